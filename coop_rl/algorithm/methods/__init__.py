@@ -1,0 +1,24 @@
+"""One file per method: which data it uses and how its loss terms weigh at each step.
+
+The loop knows only `Method`; a plain dict maps `method.kind` to the builder.
+"""
+
+from collections.abc import Callable
+
+from coop_rl.algorithm.methods import bridge, rl, sft
+from coop_rl.algorithm.methods.base import Method
+from coop_rl.config import RunConfig
+
+METHODS: dict[str, Callable[[RunConfig], Method]] = {
+    "bridge": bridge.build,
+    "rl": rl.build,
+    "sft": sft.build,
+}
+
+
+def build_method(config: RunConfig) -> Method:
+    """Build the method the config names."""
+    return METHODS[config.method.kind](config)
+
+
+__all__ = ["METHODS", "Method", "build_method"]

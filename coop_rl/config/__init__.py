@@ -1,0 +1,10 @@
+"""The run's configuration: pydantic models, YAML loading, derived sizes. Imports no torch and no engine.
+
+`cli` calls `load_config`; everyone else receives the frozen `RunConfig` or one section of it.
+"""
+
+from coop_rl.config.load import apply_overrides, load_config
+from coop_rl.config.schema import RunConfig
+from coop_rl.config.sizes import DerivedSizes, derive_sizes
+
+__all__ = ["DerivedSizes", "RunConfig", "apply_overrides", "derive_sizes", "load_config"]

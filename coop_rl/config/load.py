@@ -1,0 +1,137 @@
+"""YAML or JSON file plus `--set a.b=c` to a `RunConfig`, with one-line errors.
+
+Raises `ConfigError` for everything a user can get wrong here.
+"""
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from coop_rl.config.schema import RunConfig
+from coop_rl.errors import ConfigError
+
+DEFAULT_METHOD = "bridge"
+"""What a `method` section without `kind` means."""
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read, override and validate a run config."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}; give an existing file") from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
+    return validate(apply_overrides(values, overrides), str(path))
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `values` with each `a.b=c` set; c is read as YAML."""
+    merged: dict[str, Any] = json.loads(json.dumps(values))
+    for override in overrides:
+        dotted, separator, text = override.partition("=")
+        if not separator or not dotted:
+            raise ConfigError(f"--set wants section.field=value, got {override!r}")
+        node = merged
+        *parents, leaf = dotted.split(".")
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"--set {dotted}: {parent} is not a section")
+            node = child
+        try:
+            node[leaf] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {dotted}: {text!r} is not a YAML value") from None
+        if leaf == "kind" and len(node) > 1:
+            _drop_fields_of_other_kind(dotted, node)
+    return merged
+
+
+def _drop_fields_of_other_kind(dotted: str, node: dict[str, Any]) -> None:
+    """Changing a variant by `--set x.kind=` leaves the fields the new variant shares."""
+    section = dotted.removesuffix(".kind")
+    fields = {field.rsplit(".", 1)[1] for field in _valid_names(section, str(node["kind"]))}
+    for name in list(node):
+        if fields and name not in fields:
+            del node[name]
+
+
+def validate(values: dict[str, Any], origin: str) -> RunConfig:
+    """Build the config; the first problem becomes a `ConfigError` of one line."""
+    if isinstance(values.get("method"), dict):
+        values = {**values, "method": {"kind": DEFAULT_METHOD, **values["method"]}}
+    try:
+        return RunConfig.model_validate(_floats(values))
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_describe(error)}") from None
+
+
+def _floats(value: Any) -> Any:
+    """Read `1e-4` as a number: YAML 1.1 takes it for text unless it has a point."""
+    if isinstance(value, dict):
+        return {key: _floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_floats(item) for item in value]
+    if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    if len(location) > 1 and location[0] == "method" and location[1] in ("bridge", "rl", "sft"):
+        kind = location.pop(1)
+    else:
+        kind = ""
+    dotted = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        names = _valid_names(".".join(location[:-1]), kind)
+        nearest = difflib.get_close_matches(dotted, names, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"allowed: {', '.join(sorted(names))}"
+        return f"unknown config key {dotted}; {hint}"
+    if first["type"] == "missing":
+        return f"{dotted} is missing; add it to the config"
+    if first["type"] == "union_tag_invalid":
+        context = first.get("ctx", {})
+        allowed = str(context.get("expected_tags", "")).replace("'", "")
+        return f"unknown {dotted}.kind {context.get('tag')!r}; allowed: {allowed}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not dotted:
+        return message
+    return f"{dotted}: {message}, got {first['input']!r}; change {dotted} in the config"
+
+
+def _valid_names(section: str, kind: str) -> list[str]:
+    """Dotted names of all fields of a section (of the method variant `kind` where it applies)."""
+    model: type[BaseModel] = RunConfig
+    for part in [part for part in section.split(".") if part]:
+        if part not in model.model_fields:
+            return []
+        candidates = _models_in(model.model_fields[part].annotation)
+        chosen = [m for m in candidates if "kind" in m.model_fields and m.model_fields["kind"].default == kind]
+        if not candidates:
+            return []
+        model = (chosen or candidates)[0]
+    prefix = f"{section}." if section else ""
+    return [prefix + name for name in model.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    arguments = getattr(annotation, "__args__", ())
+    return [m for argument in arguments for m in _models_in(argument)]

@@ -1,0 +1,87 @@
+"""Sections that say which method runs: `method`, `adapter`, `shadow`, `gain`, `meta`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from coop_rl.config.base import Section
+
+
+class RlSettings(Section):
+    """The RL estimator, the same for both branches."""
+
+    normalize_by_std: bool = True
+    """Divide group-relative advantages by the group's standard deviation (GRPO); false: Dr.GRPO."""
+    ratio_cap: float = Field(5.0, gt=1.0)
+    """Upper limit of the sequence-level importance weight, applied as sg[min(weight, cap)]."""
+
+
+class BridgeMethod(Section):
+    """Cooperative SFT and RL: method.md section 3, arXiv 2509.06948."""
+
+    kind: Literal["bridge"] = "bridge"
+    mix: float = Field(0.5, ge=0.0, le=1.0)
+    """Share of RL in theta's step (the paper's lambda); 1 = RL only, 0 = SFT only."""
+    rl: RlSettings = RlSettings()
+    """Settings of the RL estimator."""
+
+
+class RlMethod(Section):
+    """RL alone ("RL-zero"): theta follows RL; no demonstrations, no adapter, no shadow."""
+
+    kind: Literal["rl"] = "rl"
+    rl: RlSettings = RlSettings()
+    """Settings of the RL estimator."""
+
+
+class SftMethod(Section):
+    """SFT alone: theta follows the demonstrations; nothing is sampled for training."""
+
+    kind: Literal["sft"] = "sft"
+
+
+Method = Annotated[BridgeMethod | RlMethod | SftMethod, Field(discriminator="kind")]
+
+
+class AdapterSection(Section):
+    """The guidance parameters w: LoRA factors A, B on the linear layers, scale alpha / rank."""
+
+    rank: int = Field(16, ge=1)
+    """LoRA rank R (paper: 16)."""
+    alpha: float = Field(16.0, gt=0)
+    """LoRA alpha (paper: 16)."""
+    lr: float = Field(1e-5, ge=0)
+    """w's own rate; the paper does not state one, 10-20x theta's is the default here."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW betas of w's optimiser."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """w's gradient is scaled down to this norm when longer."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Last name component of the linear layers that get an adapter."""
+
+
+class ShadowSection(Section):
+    """The shadow theta-hat, branch `rl_only`."""
+
+    resync_every: int | None = Field(5, ge=1)
+    """Every m steps theta-hat restarts from theta; null: the paper's persistent chain."""
+
+
+class GainSection(Section):
+    """How the bracket and the cooperative gain are estimated (method.md section 4)."""
+
+    estimator: Literal["auto", "reweighted"] = "auto"
+    """`reweighted`: always; `auto`: while ESS >= min_ess, otherwise the w-update is skipped."""
+    min_ess: float = Field(0.5, ge=0.0, le=1.0)
+    """Smallest effective sample size, as a fraction, at which the estimate counts."""
+
+
+class MetaSection(Section):
+    """The meta-controller, which owns w."""
+
+    guidance: tuple[Literal["adapter"], ...] = ("adapter",)
+    """Kinds of guidance parameters; `adapter` is the paper's LoRA w."""
+    w_objective: Literal["cooperative", "mixture", "sft", "frozen", "random"] = "cooperative"
+    """What w follows: the method, or one of its mandatory controls (method.md section 5)."""
+    penalty: float | None = Field(None, ge=0.0, le=1.0)
+    """lambda_w of method.md step 6; null: the same as method.mix."""

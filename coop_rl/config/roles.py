@@ -1,0 +1,104 @@
+"""Sections that size the roles: `rollout`, `learner`, `sync`, `placement`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from coop_rl.config.base import Section
+
+
+class RolloutSection(Section):
+    """Rollout actors: one vLLM engine each."""
+
+    num_actors: int = Field(1, ge=1)
+    """Engines that generate."""
+    samples_per_prompt: int = Field(8, ge=1)
+    """G, the group size; the group-relative baseline needs at least 2."""
+    max_tokens: int = Field(256, ge=1)
+    """Upper limit of response tokens."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature during training; the learners score at the same one."""
+    max_policy_lag: Literal[0] = 0
+    """How many versions old a rollout may be; only 0 (synchronous) is built so far."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Weight and compute type of the engine."""
+    kv_cache_gib: float = Field(1.0, gt=0)
+    """CPU engines only: key-value cache size."""
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1.0)
+    """GPU engines only: share of the device's memory vLLM may take."""
+    max_num_seqs: int = Field(256, ge=1)
+    """Sequences an engine runs at once."""
+    enforce_eager: bool = True
+    """Skip graph capture: quicker start, slower on GPUs."""
+    tensor_parallel_size: int = Field(1, ge=1)
+    """Devices per engine."""
+    prefix_caching: bool = True
+    """Share the prompt's key-value cache between the samples of a group."""
+
+
+class LearnerSection(Section):
+    """The learner groups; `joint` and `rl_only` are built from the same settings."""
+
+    num_ranks: int = Field(1, ge=1)
+    """Ranks of each learner group."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage."""
+    lr: float = Field(1e-6, ge=0)
+    """Rate of theta and theta-hat."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW betas."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW weight decay."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the rate rises linearly to `lr`."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """The fused theta-gradient is scaled down to this norm when longer."""
+    micro_batch_tokens: int = Field(16384, ge=1)
+    """Upper limit of padded tokens per micro-batch (a longer single row makes its own)."""
+    logits_chunk: int = Field(4096, ge=1)
+    """Response tokens whose vocabulary logits exist at once."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    grad_stats_every: int = Field(1, ge=0)
+    """Steps between measurements of the SFT and RL gradient norms and cosine; 0: never."""
+    num_threads: int = Field(1, ge=1)
+    """CPU threads of each learner rank."""
+
+
+class SyncSection(Section):
+    """Weights to the rollout actors, guidance to the learners."""
+
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """`auto`: nccl where the roles have devices of their own, else gloo through host memory."""
+    timeout_s: float = Field(120.0, gt=0)
+    """Longest any single collective or update call may take."""
+
+
+class RoleResources(Section):
+    """What Ray reserves for one actor of a role; fractions let roles share."""
+
+    cpus: float = Field(0.0, ge=0)
+    """Logical CPUs."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs."""
+
+
+class PlacementSection(Section):
+    """Where the roles run; the only section that differs between a laptop and a cluster."""
+
+    address: str | None = None
+    """null: start a local Ray; `auto` or an address: join that cluster."""
+    rollout: RoleResources = RoleResources(cpus=1)
+    """Each rollout actor."""
+    learner: RoleResources = RoleResources(cpus=1)
+    """Each rank of `joint`."""
+    shadow: RoleResources = RoleResources(cpus=1)
+    """Each rank of `rl_only`."""
+    meta: RoleResources = RoleResources()
+    """The meta-controller."""
+    reward: RoleResources = RoleResources()
+    """The reward actor; its worker processes come on top."""
+    startup_timeout_s: float = Field(600.0, gt=0)
+    """Longest wait for the actors to come up."""
+    call_timeout_s: float = Field(1800.0, gt=0)
+    """Longest wait for one step's generation or training call."""

@@ -1,0 +1,69 @@
+"""Every size that follows from the config, for the table printed before anything starts."""
+
+from dataclasses import dataclass
+
+from coop_rl.config.schema import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedSizes:
+    """Counts per meta-step and devices per role."""
+
+    num_prompts: int
+    num_samples: int
+    num_demonstrations: int
+    max_response_tokens: int
+    num_ranks: int
+    samples_per_rank: int
+    demonstrations_per_rank: int
+    micro_batch_tokens: int
+    optimizer_steps: int
+    cpus: dict[str, float]
+    """Logical CPUs by role, all actors of the role together."""
+    gpus: dict[str, float]
+    """GPUs by role."""
+
+    @property
+    def total_cpus(self) -> float:
+        """Logical CPUs of all roles."""
+        return sum(self.cpus.values())
+
+    @property
+    def total_gpus(self) -> float:
+        """GPUs of all roles."""
+        return sum(self.gpus.values())
+
+
+def has_shadow(config: RunConfig) -> bool:
+    """Whether the run keeps a shadow branch: only `bridge` whose w follows the bracket does."""
+    return config.method.kind == "bridge" and config.meta.w_objective in ("cooperative", "random")
+
+
+def derive_sizes(config: RunConfig) -> DerivedSizes:
+    """Multiply the config out."""
+    trains_rl = config.method.kind != "sft"
+    trains_sft = config.method.kind != "rl"
+    num_samples = config.prompts.per_step * config.rollout.samples_per_prompt if trains_rl else 0
+    num_demonstrations = config.demonstrations.per_step if trains_sft else 0
+    ranks = config.learner.num_ranks
+    place = config.placement
+    counts = {
+        "rollout": (config.rollout.num_actors, place.rollout),
+        "learner joint": (ranks, place.learner),
+        "learner rl_only": (ranks if has_shadow(config) else 0, place.shadow),
+        "meta-controller": (1 if config.method.kind == "bridge" else 0, place.meta),
+        "reward": (1, place.reward),
+    }
+    return DerivedSizes(
+        num_prompts=config.prompts.per_step if trains_rl else 0,
+        num_samples=num_samples,
+        num_demonstrations=num_demonstrations,
+        max_response_tokens=config.rollout.max_tokens,
+        num_ranks=ranks,
+        samples_per_rank=-(-num_samples // ranks),
+        demonstrations_per_rank=-(-num_demonstrations // ranks),
+        micro_batch_tokens=config.learner.micro_batch_tokens,
+        optimizer_steps=config.run.num_steps,
+        cpus={role: count * need.cpus for role, (count, need) in counts.items()},
+        gpus={role: count * need.gpus for role, (count, need) in counts.items()},
+    )

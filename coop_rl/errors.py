@@ -1,0 +1,50 @@
+"""Errors a user can meet, each worded as: what was got, what is allowed, what to change.
+
+`UserError` and its children end the program with exit code 2 and one line, before anything was
+started. `RunError` and its children end a run that had started with exit code 1; their text names
+the actor that failed.
+"""
+
+
+class UserError(Exception):
+    """The user's input is wrong; nothing was started (exit code 2)."""
+
+
+class ConfigError(UserError):
+    """A config field is unknown, of the wrong type, out of range, or contradicts another."""
+
+
+class DataError(UserError):
+    """A data file is missing, empty, or holds a bad row (file and line are named)."""
+
+
+class ModelError(UserError):
+    """A model folder is missing or does not fit the request."""
+
+
+class ResourceError(UserError):
+    """More devices are asked for than the machine or the cluster has."""
+
+
+class RunDirectoryError(UserError):
+    """The run directory can't be written, or belongs to a run with another config."""
+
+
+class RunError(Exception):
+    """A run that had started failed (exit code 1); the text names the actor."""
+
+
+class ActorLostError(RunError):
+    """A process of the run died, or did not answer within its time limit."""
+
+
+class WeightSyncError(RunError):
+    """Weights did not reach the rollout actors; says which side was lost, or which tensor differs."""
+
+
+class VersionError(RunError):
+    """Two results that must stem from the same (theta, adapter) version do not."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not a failure: the user asked for it
+    """The user stopped the run; the text says what was saved (exit code 130)."""

@@ -1,0 +1,47 @@
+"""The nouns of the data's way; every one frozen, with one producer and one consumer.
+
+    Prompt -> Rollout (in a RolloutGroup) -> ScoredGroup -> TokenSample -> PackedBatch
+           -> StepResult -> CooperativeGain -> GuidanceUpdate -> PolicyVersion
+
+Only these cross an actor boundary. Shape suffixes used throughout the project: P prompts,
+G samples per prompt, N samples of a batch (P x G), B rows of a micro-batch, L tokens of a row,
+T selected (response) tokens, V vocabulary, R adapter rank.
+"""
+
+from coop_rl.types.batch import Demonstration, MicroBatch, PackedBatch, TokenSample
+from coop_rl.types.learning import (
+    AdapterGradients,
+    CooperativeGain,
+    GuidanceUpdate,
+    Objective,
+    StepResult,
+)
+from coop_rl.types.rollout import (
+    Prompt,
+    Reward,
+    Rollout,
+    RolloutGroup,
+    SamplingSettings,
+    ScoredGroup,
+)
+from coop_rl.types.version import Branch, PolicyVersion
+
+__all__ = [
+    "AdapterGradients",
+    "Branch",
+    "CooperativeGain",
+    "Demonstration",
+    "GuidanceUpdate",
+    "MicroBatch",
+    "Objective",
+    "PackedBatch",
+    "PolicyVersion",
+    "Prompt",
+    "Reward",
+    "Rollout",
+    "RolloutGroup",
+    "SamplingSettings",
+    "ScoredGroup",
+    "StepResult",
+    "TokenSample",
+]

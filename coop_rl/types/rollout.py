@@ -1,0 +1,82 @@
+"""From a prompt to a scored group of responses.
+
+Producers and consumers: `data` makes Prompt; a rollout actor makes RolloutGroup from it; a reward
+worker makes ScoredGroup from that; `algorithm.packing` consumes ScoredGroup.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from coop_rl.types.version import PolicyVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question with a verifiable answer."""
+
+    id: str
+    """Unique within its source; part of the sampling seed."""
+    text: str
+    """The rendered prompt, after template or chat template."""
+    token_ids: tuple[int, ...]
+    """The rendered prompt's tokens, no padding, length >= 1."""
+    answer: str
+    """The gold answer the verifier compares with."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How to sample; `temperature` 0 is greedy."""
+
+    num_samples: int
+    temperature: float
+    top_p: float
+    max_tokens: int
+    """Upper limit of response tokens."""
+    seed: int
+    """Seeds of the samples derive from this, the prompt's id and the sample's index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled response, end-of-sequence token included where the model wrote one."""
+
+    token_ids: tuple[int, ...]
+    """Response tokens, length >= 1, no padding."""
+    behaviour_log_probs: tuple[float, ...]
+    """log pi_b of each token under the engine's sampling distribution; same length; nats."""
+    text: str
+    """The response without special tokens."""
+    is_truncated: bool
+    """True when the token limit ended it, not the end-of-sequence token."""
+    version: PolicyVersion
+    """The oldest policy version that sampled a token of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """The G responses to one prompt."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """The verdict on one response."""
+
+    value: float
+    """What the policy is trained on."""
+    is_correct: bool
+    """Whether the answer matches; what accuracy counts."""
+    status: Literal["scored", "timeout", "crashed"] = "scored"
+    """`timeout` and `crashed` count as value 0 but are reported apart from wrong answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A RolloutGroup with one Reward per rollout, in the same order."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    rewards: tuple[Reward, ...]

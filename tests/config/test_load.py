@@ -1,0 +1,121 @@
+"""Config loading: every wrong input is one line that says what was got and what to change."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coop_rl.config import RunConfig, derive_sizes, load_config
+from coop_rl.config.sizes import has_shadow
+from coop_rl.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+MINIMAL = {
+    "run": {"name": "x", "num_steps": 3},
+    "model": {"path": "m"},
+    "prompts": {"path": "p.jsonl"},
+    "demonstrations": {"path": "d.jsonl"},
+    "evaluation": {"data": {"path": "h.jsonl"}},
+}
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_yaml_loads(path: Path) -> None:
+    assert load_config(path).run.num_steps >= 1
+
+
+def test_there_are_shipped_configs() -> None:
+    assert list(CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("learner.lrr=1", "unknown config key learner.lrr; did you mean learner.lr?"),
+        ("method.mixx=1", "unknown config key method.mixx; did you mean method.mix?"),
+        ("lerner={}", "unknown config key lerner; did you mean learner?"),
+        ("learner.zero_stage=7", "learner.zero_stage: Input should be 0, 1, 2 or 3, got 7"),
+        ("run.num_steps=abc", "run.num_steps: Input should be a valid integer"),
+        ("method.mix=1.5", "method.mix: Input should be less than or equal to 1, got 1.5"),
+        ("method.kind=grpo", "unknown method.kind 'grpo'; allowed: bridge, rl, sft"),
+        ("rollout.samples_per_prompt=1", "rollout.samples_per_prompt must be >= 2"),
+        ("run.name=../up", "run.name: String should match pattern"),
+    ],
+)
+def test_bad_values_say_what_to_change(minimal: Path, override: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(minimal, [override])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_w_must_not_follow_a_gradient_that_is_never_computed(minimal: Path) -> None:
+    assert load_config(minimal, ["method.mix=1"]).penalty == 1.0
+    for overrides, name in ((["method.mix=0", "meta.penalty=0.5"], "RL"), (["method.mix=1", "meta.penalty=0.5"], "SFT")):
+        with pytest.raises(ConfigError, match=f"computes no {name} gradient, but w needs it"):
+            load_config(minimal, overrides)
+        assert load_config(minimal, [*overrides, "meta.w_objective=frozen"])
+
+
+def test_bad_files_and_overrides(tmp_path: Path, minimal: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read config"):
+        load_config(tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("run: [1, 2")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(broken)
+    broken.write_text("- 1")
+    with pytest.raises(ConfigError, match="mapping of sections, got list"):
+        load_config(broken)
+    with pytest.raises(ConfigError, match="--set wants"):
+        load_config(minimal, ["learner.lr"])
+    broken.write_text(yaml.safe_dump({k: v for k, v in MINIMAL.items() if k != "model"}))
+    with pytest.raises(ConfigError, match="model is missing"):
+        load_config(broken)
+
+
+def test_resolved_config_is_valid_input_again(minimal: Path, tmp_path: Path) -> None:
+    config = load_config(minimal, ["learner.lr=1e-4", "shadow.resync_every=null"])
+    resolved = tmp_path / "config.json"
+    resolved.write_text(config.model_dump_json())
+    assert load_config(resolved) == config
+    assert config.learner.lr == 1e-4
+
+
+def test_switching_the_method_keeps_what_it_shares(minimal: Path) -> None:
+    values = {**MINIMAL, "method": {"kind": "bridge", "mix": 0.3, "rl": {"ratio_cap": 2.0}}}
+    minimal.write_text(yaml.safe_dump(values))
+    config = load_config(minimal, ["method.kind=rl"])
+    assert config.method.kind == "rl"
+    assert config.method.rl.ratio_cap == 2.0
+    assert config.mix == 1.0
+
+
+def test_sizes_and_shadow_follow_the_method(minimal: Path) -> None:
+    bridge = derive_sizes(load_config(minimal))
+    assert bridge.num_samples == 32 * 8
+    assert bridge.total_cpus == 3
+    assert bridge.cpus["learner rl_only"] == 1
+    rl = derive_sizes(load_config(minimal, ["method.kind=rl"]))
+    assert rl.num_demonstrations == 0
+    assert rl.cpus["learner rl_only"] == 0
+    assert not has_shadow(load_config(minimal, ["meta.w_objective=mixture"]))
+
+
+def test_every_field_is_documented() -> None:
+    """The reference page is generated from attribute docstrings."""
+    schema = RunConfig.model_json_schema()
+    for section in schema["$defs"].values():
+        if not section.get("properties"):
+            continue
+        for name, field in section["properties"].items():
+            if name != "kind":
+                assert field.get("description"), f"{section['title']}.{name} has no docstring"
