@@ -26,7 +26,8 @@ app = typer.Typer(
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML (or JSON) run config.", metavar="CONFIG")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a field: section.field=value.", metavar="A.B=C")
+    list[str] | None,
+    typer.Option("--set", help="Override a field: section.field=value.", metavar="A.B=C"),
 ]
 
 
@@ -40,7 +41,8 @@ def train(
     resume: Annotated[
         str,
         typer.Option(
-            "--resume", help="auto: go on where this run directory stopped; never; or a checkpoint folder."
+            "--resume",
+            help="auto: go on where this run directory stopped; never; or a checkpoint folder.",
         ),
     ] = "auto",
 ) -> None:

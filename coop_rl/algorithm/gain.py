@@ -66,7 +66,10 @@ def estimate_gain(
     reward_PG = np.array([[r.value for r in group.rewards] for group in groups])
     joint_PG = np.array(joint.log_ratio_N).reshape(shape)
     shadow_PG = np.array(shadow.log_ratio_N).reshape(shape)
-    ess, ess_joint = effective_sample_size(shadow_PG.ravel()), effective_sample_size(joint_PG.ravel())
+    ess, ess_joint = (
+        effective_sample_size(shadow_PG.ravel()),
+        effective_sample_size(joint_PG.ravel()),
+    )
     is_healthy = min(ess, ess_joint) >= settings.min_ess
     gain_P = gain_per_prompt(reward_PG, joint_PG, shadow_PG) if is_healthy else None
     return CooperativeGain(

@@ -30,7 +30,9 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
     """
     progress = roles.checkpoints.restore()
     version = roles.weights.publish(progress.version)
-    roles.observer.record_evaluation(progress.next_step, roles.evaluation.maybe_run(progress.next_step, version))
+    roles.observer.record_evaluation(
+        progress.next_step, roles.evaluation.maybe_run(progress.next_step, version)
+    )
     for step in range(progress.next_step, num_steps):
         groups = roles.rollouts.next_batch(step, version) if method.uses_rollouts else ()
         demonstrations = roles.demonstrations.next_batch(step) if method.uses_demonstrations else ()
@@ -39,7 +41,9 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
         gain = estimate_gain(groups, joint, shadow, method.gain) if shadow else None
         guidance = roles.meta_controller.update(joint, shadow, gain)
         sampled_with, version = version, roles.weights.publish(version.next())
-        roles.observer.record(StepRecord(step, sampled_with, groups, batch, joint, shadow, gain, guidance))
+        roles.observer.record(
+            StepRecord(step, sampled_with, groups, batch, joint, shadow, gain, guidance)
+        )
         roles.checkpoints.maybe_save(step, version)
         roles.observer.record_evaluation(step + 1, roles.evaluation.maybe_run(step + 1, version))
     return version

@@ -24,7 +24,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read config {path}: {error.strerror}; give an existing file") from None
+        raise ConfigError(
+            f"cannot read config {path}: {error.strerror}; give an existing file"
+        ) from None
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -122,7 +124,11 @@ def _valid_names(section: str, kind: str) -> list[str]:
         if part not in model.model_fields:
             return []
         candidates = _models_in(model.model_fields[part].annotation)
-        chosen = [m for m in candidates if "kind" in m.model_fields and m.model_fields["kind"].default == kind]
+        chosen = [
+            m
+            for m in candidates
+            if "kind" in m.model_fields and m.model_fields["kind"].default == kind
+        ]
         if not candidates:
             return []
         model = (chosen or candidates)[0]

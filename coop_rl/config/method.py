@@ -56,7 +56,15 @@ class AdapterSection(Section):
     """AdamW betas of w's optimiser."""
     max_grad_norm: float = Field(1.0, gt=0)
     """w's gradient is scaled down to this norm when longer."""
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
     """Last name component of the linear layers that get an adapter."""
 
 

@@ -11,6 +11,8 @@ import torch
 
 from coop_rl.types.version import Branch, PolicyVersion
 
+SkipReason = Literal["", "low_ess", "non_finite", "frozen"]
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:
@@ -92,7 +94,7 @@ class GuidanceUpdate:
 
     version: PolicyVersion
     """Version after the update; the adapter count advances even when skipped."""
-    skipped: Literal["", "low_ess", "non_finite", "frozen"]
+    skipped: SkipReason
     """Why w did not move; empty when it did."""
     adapter_norm: float
     """Frobenius norm of all of s*B*A's factors stacked, after the update."""

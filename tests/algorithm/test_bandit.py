@@ -1,6 +1,6 @@
 """method.md section 9.3: signs of all three updates on a softmax bandit with closed form.
 
-    J(theta, w) = sum_a p_a R_a,  p = softmax(theta + w);   dJ/dtheta_a = p_a (R_a - J)
+J(theta, w) = sum_a p_a R_a,  p = softmax(theta + w);   dJ/dtheta_a = p_a (R_a - J)
 """
 
 import pytest
@@ -99,4 +99,6 @@ def test_w_gradient_weighs_sft_and_bracket(penalty: float) -> None:
         torch.testing.assert_close(got["a"], want)
     got, stats = adapter_gradient("random", penalty, joint, shadow, generator)
     assert stats.bracket_norm == pytest.approx(float((two - three).norm()))
-    assert float((got["a"] - (1 - penalty) * one).norm()) == pytest.approx(penalty * stats.bracket_norm, abs=1e-6)
+    assert float((got["a"] - (1 - penalty) * one).norm()) == pytest.approx(
+        penalty * stats.bracket_norm, abs=1e-6
+    )

@@ -55,16 +55,16 @@ def loss_gradient(theta, w, ids_NL, behaviour_NL, advantage_N, cap=NO_CAP) -> li
     """Gradient of the product's `rl_loss` with respect to w."""
     log_prob_T = POLICY.token_log_probs(theta, w, ids_NL).reshape(-1)
     row_T = torch.arange(len(ids_NL)).repeat_interleave(POLICY.length)
-    loss, _ = rl_loss(
-        log_prob_T, behaviour_NL.reshape(-1), row_T, advantage_N, len(ids_NL), 1, cap
-    )
+    loss, _ = rl_loss(log_prob_T, behaviour_NL.reshape(-1), row_T, advantage_N, len(ids_NL), 1, cap)
     return list(torch.autograd.grad(loss, w))
 
 
 @pytest.fixture
 def setting():
     theta, w = POLICY.start(0)
-    shadow = theta + 0.3 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(5), dtype=theta.dtype)
+    shadow = theta + 0.3 * torch.randn(
+        theta.shape, generator=torch.Generator().manual_seed(5), dtype=theta.dtype
+    )
     reward_N = torch.rand(3**4, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     with torch.no_grad():
         behaviour_NL = POLICY.token_log_probs(theta, w, POLICY.sequences())
@@ -87,11 +87,17 @@ def largest_error(got, want) -> float:
 def test_reweighted_bracket_is_the_exact_difference_of_gradients(setting) -> None:
     theta, shadow, w, reward_N, behaviour_NL = setting
     ids_NL = POLICY.sequences()
-    weight_N = behaviour_NL.sum(1).exp() * reward_N  # enumeration: each sequence counts by its probability
+    weight_N = (
+        behaviour_NL.sum(1).exp() * reward_N
+    )  # enumeration: each sequence counts by its probability
     joint = loss_gradient(theta, w, ids_NL, behaviour_NL, weight_N)
     rl_only = loss_gradient(shadow, w, ids_NL, behaviour_NL, weight_N)
     gradient, stats = adapter_gradient(
-        "cooperative", 1.0, as_gradients("joint", joint), as_gradients("rl_only", rl_only), torch.Generator()
+        "cooperative",
+        1.0,
+        as_gradients("joint", joint),
+        as_gradients("rl_only", rl_only),
+        torch.Generator(),
     )
     want = exact_bracket(theta, shadow, w, reward_N)
     assert largest_error([-g for g in gradient.values()], want) < 1e-9
@@ -132,7 +138,11 @@ def test_bracket_is_exactly_zero_at_equal_branches(setting) -> None:
     joint = loss_gradient(theta, w, ids_NL, behaviour_NL, reward_N)
     rl_only = loss_gradient(theta.clone(), w, ids_NL, behaviour_NL, reward_N)
     gradient, stats = adapter_gradient(
-        "cooperative", 0.5, as_gradients("joint", joint), as_gradients("rl_only", rl_only), torch.Generator()
+        "cooperative",
+        0.5,
+        as_gradients("joint", joint),
+        as_gradients("rl_only", rl_only),
+        torch.Generator(),
     )
     assert stats.bracket_norm == 0.0
     assert all(bool((g == 0).all()) for g in gradient.values())
@@ -160,7 +170,9 @@ def test_fresh_rollouts_agree_in_mean_and_vary_more(setting) -> None:
     generator = torch.Generator().manual_seed(1)
 
     def draw(log_prob_NL, count) -> torch.Tensor:
-        return torch.multinomial(log_prob_NL.sum(1).exp(), count, replacement=True, generator=generator)
+        return torch.multinomial(
+            log_prob_NL.sum(1).exp(), count, replacement=True, generator=generator
+        )
 
     def estimate(branch, picked_N, sampler_NL) -> torch.Tensor:
         grads = loss_gradient(branch, w, ids_NL[picked_N], sampler_NL[picked_N], reward_N[picked_N])

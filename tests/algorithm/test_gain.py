@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from coop_rl.algorithm.gain import GainSettings, effective_sample_size, estimate_gain, gain_per_prompt
+from coop_rl.algorithm.gain import (
+    GainSettings,
+    effective_sample_size,
+    estimate_gain,
+    gain_per_prompt,
+)
 from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, ScoredGroup, StepResult
 
 VERSION = PolicyVersion(0, 0)
@@ -30,17 +35,23 @@ def groups_of(reward_PG) -> list[ScoredGroup]:
 def test_gain_is_unbiased_over_all_samples_of_a_bandit() -> None:
     """Average over every possible pair of samples, weighted by its probability, is the exact gap."""
     reward = np.array([0.0, 1.0, 0.4])
-    behaviour, joint, shadow = (np.array(p) for p in ([0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.6, 0.1, 0.3]))
+    behaviour, joint, shadow = (
+        np.array(p) for p in ([0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.6, 0.1, 0.3])
+    )
     total = 0.0
     for a in range(3):
         for b in range(3):
             pair = [a, b]
-            total += behaviour[a] * behaviour[b] * float(
-                gain_per_prompt(
-                    reward[pair][None],
-                    np.log(joint / behaviour)[pair][None],
-                    np.log(shadow / behaviour)[pair][None],
-                )[0]
+            total += (
+                behaviour[a]
+                * behaviour[b]
+                * float(
+                    gain_per_prompt(
+                        reward[pair][None],
+                        np.log(joint / behaviour)[pair][None],
+                        np.log(shadow / behaviour)[pair][None],
+                    )[0]
+                )
             )
     assert total == pytest.approx(float((joint - shadow) @ reward), abs=1e-12)
 

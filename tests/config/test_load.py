@@ -59,7 +59,10 @@ def test_bad_values_say_what_to_change(minimal: Path, override: str, expected: s
 
 def test_w_must_not_follow_a_gradient_that_is_never_computed(minimal: Path) -> None:
     assert load_config(minimal, ["method.mix=1"]).penalty == 1.0
-    for overrides, name in ((["method.mix=0", "meta.penalty=0.5"], "RL"), (["method.mix=1", "meta.penalty=0.5"], "SFT")):
+    for overrides, name in (
+        (["method.mix=0", "meta.penalty=0.5"], "RL"),
+        (["method.mix=1", "meta.penalty=0.5"], "SFT"),
+    ):
         with pytest.raises(ConfigError, match=f"computes no {name} gradient, but w needs it"):
             load_config(minimal, overrides)
         assert load_config(minimal, [*overrides, "meta.w_objective=frozen"])

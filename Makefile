@@ -1,0 +1,40 @@
+# make demo and make test are all a newcomer needs; each creates .venv when it is missing.
+PYTHON ?= python3.11
+TORCH_INDEX_URL ?=
+BIN := $(CURDIR)/.venv/bin
+# A fixed place for DeepSpeed's compiled collective; ninja and the compiler are found through PATH.
+export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.venv/torch_extensions
+export PATH := $(BIN):$(PATH)
+export PYTHON TORCH_INDEX_URL
+
+.PHONY: help setup demo test check format clean
+
+help:
+	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
+	@echo "make test     run the tests"
+	@echo "make check    what CI runs: format, lint, types, tests"
+	@echo "make format   format the code"
+	@echo "make setup    create or renew .venv from the pinned lock"
+	@echo "make clean    remove .venv and caches"
+
+setup:
+	@.ci/setup
+
+demo: setup
+	@coop-rl train configs/local/demo.yaml --run-dir runs/demo-$$(date +%Y%m%d-%H%M%S) $(ARGS)
+
+test: setup
+	pytest
+
+check: setup
+	ruff format --check coop_rl tests
+	ruff check coop_rl tests
+	mypy
+	COOP_RL_CI=1 pytest
+
+format: setup
+	ruff format coop_rl tests
+	ruff check --fix coop_rl tests
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

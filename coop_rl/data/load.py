@@ -1,0 +1,152 @@
+"""Reads everything a run needs before anything starts; called by `distributed.run`.
+
+Beyond the form of each row it checks two things that otherwise make every reward 0 without a word:
+each gold answer must be one the verifier can call right, and so must what demonstrations teach.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from coop_rl.config import RunConfig
+from coop_rl.config.schema import DataFile
+from coop_rl.data.jsonl import read_rows
+from coop_rl.data.model_folder import ModelFacts, read_model_facts
+from coop_rl.data.order import SeededOrder
+from coop_rl.data.rendering import Renderer, load_tokenizer
+from coop_rl.errors import ConfigError, DataError
+from coop_rl.rewards.registry import VERIFIERS, settings_of
+from coop_rl.types import Demonstration, Prompt
+
+DEMONSTRATIONS_STREAM = 1
+"""Order stream of the demonstrations; prompts use 0, so equal files are not walked in step."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """All data of one run, tokenised."""
+
+    prompts: tuple[Prompt, ...]
+    """D_RL; empty where the method samples nothing for training."""
+    demonstrations: tuple[Demonstration, ...]
+    """D_SFT; empty where the method uses none."""
+    held_out: tuple[Prompt, ...]
+    """Evaluation prompts, the first `evaluation.num_items` rows."""
+
+
+def load_run_data(config: RunConfig) -> RunData:
+    """Check the model's folder, then read and render all files the method uses.
+
+    Raises:
+        ModelError: The model or its tokenizer is missing or does not fit.
+        DataError: A file or row is bad.
+        ConfigError: A template or a count does not fit the data.
+    """
+    facts = read_model_facts(config.model)
+    tokenizer = load_tokenizer(config.model.path)
+    trains_rl, trains_sft = config.method.kind != "sft", config.method.kind != "rl"
+    if trains_rl and config.reward.shuffle and config.prompts.per_step < 2:
+        raise ConfigError(
+            "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
+        )
+    return RunData(
+        prompts=load_prompts(config, tokenizer, facts) if trains_rl else (),
+        demonstrations=load_demonstrations(config, tokenizer, facts) if trains_sft else (),
+        held_out=load_held_out(config, tokenizer, facts),
+    )
+
+
+def load_prompts(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
+) -> tuple[Prompt, ...]:
+    """Read D_RL."""
+    prompts = _read_prompts("prompts", config.prompts, config, tokenizer, facts)
+    _refuse_more_than_rows("prompts", config.prompts.per_step, len(prompts))
+    return prompts
+
+
+def load_held_out(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
+) -> tuple[Prompt, ...]:
+    """Read the evaluation's prompts, at most `evaluation.num_items` from the top."""
+    section = config.evaluation
+    return _read_prompts(
+        "evaluation.data", section.data, config, tokenizer, facts, limit=section.num_items
+    )
+
+
+def load_demonstrations(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
+) -> tuple[Demonstration, ...]:
+    """Read D_SFT."""
+    section = config.demonstrations
+    columns = (section.prompt_column, section.reasoning_column, section.answer_column)
+    rows = read_rows(Path(section.path), columns)
+    renderer = Renderer("demonstrations", section, tokenizer, facts, max_new_tokens=0)
+    rendered = [renderer.demonstration(row, section) for row in rows]
+    _refuse_more_than_rows("demonstrations", section.per_step, len(rows))
+    verify = VERIFIERS[config.reward.kind].verify
+    settings = settings_of(config.reward)
+    golds = (row.columns[section.answer_column].strip() for row in rows)
+    if not any(
+        verify(text, gold, settings).is_correct
+        for (_, text), gold in zip(rendered, golds, strict=True)
+    ):
+        raise ConfigError(
+            f"no demonstration of {section.path} is right for reward.kind {config.reward.kind} "
+            f"(the first response ends in {rendered[0][1][-20:]!r}, reward.marker is "
+            f"{config.reward.marker!r}); change demonstrations.response_template or reward.marker"
+        )
+    return tuple(demonstration for demonstration, _ in rendered)
+
+
+def _read_prompts(
+    section: str,
+    data: DataFile,
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    facts: ModelFacts,
+    limit: int | None = None,
+) -> tuple[Prompt, ...]:
+    renderer = Renderer(section, data, tokenizer, facts, config.rollout.max_tokens)
+    rows = read_rows(Path(data.path), (data.prompt_column, data.answer_column), limit)
+    prompts = tuple(renderer.prompt(row) for row in rows)
+    verifier, settings = VERIFIERS[config.reward.kind], settings_of(config.reward)
+    for row, prompt in zip(rows, prompts, strict=True):
+        if not verifier.verify(
+            verifier.render(prompt.answer, settings), prompt.answer, settings
+        ).is_correct:
+            raise DataError(
+                f"{row.place}: no response can be right, the gold answer {prompt.answer!r} itself "
+                f"scores 0 for reward.kind {config.reward.kind} with reward.marker "
+                f"{config.reward.marker!r}; change the answer or the marker"
+            )
+    return prompts
+
+
+def _refuse_more_than_rows(section: str, per_step: int, num_rows: int) -> None:
+    """A step must not use a row twice: its samples would be seeded, hence sampled, alike."""
+    if per_step > num_rows:
+        raise DataError(
+            f"{section}.per_step must be at most the {num_rows} rows of {section}.path, "
+            f"got {per_step}; lower {section}.per_step or add rows"
+        )
+
+
+class Demonstrations:
+    """Implements `algorithm.roles.Demonstrations`: the rows of a step, the same after a resume."""
+
+    def __init__(self, config: RunConfig, demonstrations: Sequence[Demonstration]) -> None:
+        self._demonstrations = demonstrations
+        self._order = SeededOrder(
+            len(demonstrations),
+            config.demonstrations.per_step,
+            config.run.seed,
+            DEMONSTRATIONS_STREAM,
+        )
+
+    def next_batch(self, step: int) -> Sequence[Demonstration]:
+        """Return the demonstrations of a step."""
+        return [self._demonstrations[i] for i in self._order.batch(step)]

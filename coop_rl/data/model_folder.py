@@ -1,0 +1,117 @@
+"""What can be checked of a model without loading it: folder, weights, context, vocabulary."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coop_rl.config.schema import ModelSection
+from coop_rl.errors import ModelError
+
+CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""Names of the context length in config.json, most usual first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """Sizes that rendered data must fit."""
+
+    max_length: int
+    """Context in tokens: prompt and response together."""
+    vocab_size: int | None
+    """Rows of the embedding; None where the config does not say."""
+
+
+def local_folder(model: str) -> Path | None:
+    """Return the folder `model` names, or None for a hub id.
+
+    Checked before the hub is asked: a mistyped path must not become a slow network error.
+
+    Raises:
+        ModelError: It is a path, and there is no such folder.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"model.path must be a folder or a hub id, got the file {model}")
+    parts = path.parts
+    is_hub_id = len(parts) in (1, 2) and not path.is_absolute() and parts[0] not in (".", "..", "~")
+    if (
+        not is_hub_id
+        or model.startswith((".", "~"))
+        or (len(parts) == 2 and Path(parts[0]).is_dir())
+    ):
+        raise ModelError(
+            f"there is no model folder {model}; set model.path to an existing folder or a hub id"
+        )
+    return None
+
+
+def read_model_facts(section: ModelSection) -> ModelFacts:
+    """Check a model's folder (or ask the hub for its config) and return its sizes.
+
+    Raises:
+        ModelError: config.json or safetensors weights are missing, or model.max_length is too
+            large.
+    """
+    folder = local_folder(section.path)
+    values = _folder_config(folder) if folder else _hub_config(section.path)
+    text_values = values.get("text_config")
+    if isinstance(
+        text_values, dict
+    ):  # models that also see pictures nest the language model's sizes
+        values = {**values, **text_values}
+    context = next(
+        (values[name] for name in CONTEXT_FIELDS if isinstance(values.get(name), int)), None
+    )
+    if context is None and section.max_length is None:
+        raise ModelError(
+            f"{section.path}: its config.json names no context length; set model.max_length"
+        )
+    if context is not None and section.max_length is not None and section.max_length > context:
+        raise ModelError(
+            f"model.max_length must be at most {context}, the context of {section.path}, "
+            f"got {section.max_length}; lower model.max_length"
+        )
+    vocab_size = values.get("vocab_size")
+    max_length = section.max_length or context
+    assert max_length is not None
+    return ModelFacts(max_length, vocab_size if isinstance(vocab_size, int) else None)
+
+
+def _folder_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} has no config.json; give a Hugging Face model folder") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}; give a complete model folder") from None
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} must hold a JSON object, got {type(values).__name__}")
+    if not any(folder.glob("*.safetensors")):
+        others = sorted(
+            p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".gguf")
+        )
+        got = f"got {', '.join(others)}" if others else "got none"
+        raise ModelError(
+            f"{folder} must hold weights as *.safetensors, {got}; "
+            "save the model with save_pretrained"
+        )
+    return values
+
+
+def _hub_config(model: str) -> dict[str, Any]:
+    from transformers import AutoConfig  # slow to import, and only hub ids need it
+
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"model.path {model} is no folder here, and the hub did not give its config: "
+            f"{first_line}; give an existing folder or hub id"
+        ) from None
+    values: dict[str, Any] = config.to_dict()
+    return values

@@ -1,0 +1,158 @@
+"""From rows to tokens: plain templates or the model's chat template; `data.load` calls it.
+
+A plain template gets no special tokens: what the template says is all the model sees.
+"""
+
+import re
+from collections.abc import Mapping
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from coop_rl.config.schema import DataFile, DemonstrationsSection
+from coop_rl.data.jsonl import Row
+from coop_rl.data.model_folder import ModelFacts, local_folder
+from coop_rl.errors import ConfigError, DataError, ModelError
+from coop_rl.types import Demonstration, Prompt
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer; code that comes with a model is never run.
+
+    Raises:
+        ModelError: There is no such folder or hub id, or it has no usable tokenizer.
+    """
+    folder = local_folder(model)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder or model), trust_remote_code=False
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        where = "in the folder" if folder else "on the hub or in its cache"
+        raise ModelError(
+            f"no usable tokenizer for model.path {model} {where}: {first_line}; "
+            "save the tokenizer beside the model, or give another model.path"
+        ) from None
+    return tokenizer
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    r"""Put values into `{name}` places, once: braces in a value or elsewhere stay (`\boxed{}`)."""
+    pattern = "|".join(re.escape("{" + name + "}") for name in values)
+    return re.sub(pattern, lambda match: values[match.group()[1:-1]], template)
+
+
+class Renderer:
+    """Turns rows of one data file into tokens that fit the model."""
+
+    def __init__(
+        self,
+        section: str,
+        data: DataFile,
+        tokenizer: PreTrainedTokenizerBase,
+        facts: ModelFacts,
+        max_new_tokens: int,
+    ) -> None:
+        """Check the section's templates.
+
+        Args:
+            section: Name of the section in the config, for errors.
+            data: The section.
+            tokenizer: The model's.
+            facts: Context length and vocabulary size.
+            max_new_tokens: Room a prompt must leave for the response.
+
+        Raises:
+            ConfigError: A template lacks its place for the value.
+            ModelError: A chat template is wanted and the model has none.
+        """
+        self._section, self._data = section, data
+        self._tokenizer, self._facts = tokenizer, facts
+        self._max_new_tokens = max_new_tokens
+        if data.template is None:
+            if not tokenizer.chat_template:
+                raise ModelError(
+                    f"{section}.template is null, but the model has no chat template; "
+                    f'set {section}.template, for instance to "{{prompt}}"'
+                )
+        elif "{prompt}" not in data.template:
+            raise ConfigError(f"{section}.template must contain {{prompt}}, got {data.template!r}")
+
+    def prompt(self, row: Row) -> Prompt:
+        """Render a prompt with a gold answer.
+
+        Raises:
+            DataError: It has no token, or is too long for the context.
+        """
+        text = self._prompt_text(row.columns[self._data.prompt_column])
+        token_ids = self._tokenize(text, row)
+        if not token_ids:
+            raise DataError(f"{row.place}: the prompt has no tokens; drop the row")
+        allowed = self._facts.max_length - self._max_new_tokens
+        if len(token_ids) > allowed:
+            raise DataError(
+                f"{row.place}: prompts may have {allowed} tokens (context {self._facts.max_length} "
+                f"less {self._max_new_tokens} for the response), got {len(token_ids)}; drop the "
+                "row, lower rollout.max_tokens, or raise model.max_length if the model allows it"
+            )
+        return Prompt(row.id, text, token_ids, row.columns[self._data.answer_column].strip())
+
+    def demonstration(self, row: Row, section: DemonstrationsSection) -> tuple[Demonstration, str]:
+        """Render an expert trace; returns it and the text of its response.
+
+        Raises:
+            DataError: It is too long for the context, or empty.
+        """
+        prompt_ids = self._tokenize(self._prompt_text(row.columns[section.prompt_column]), row)
+        response = self.response_text(row, section)
+        response_ids = (*self._tokenize(response, row), self.end_of_sequence())
+        total = len(prompt_ids) + len(response_ids)
+        if not prompt_ids:
+            raise DataError(f"{row.place}: the prompt has no tokens; drop the row")
+        if total > self._facts.max_length:
+            raise DataError(
+                f"{row.place}: prompt, response and end token may have {self._facts.max_length} "
+                f"tokens together, got {len(prompt_ids)} + {len(response_ids)}; drop the row, or "
+                "raise model.max_length if the model allows it"
+            )
+        return Demonstration(row.id, prompt_ids, response_ids), response
+
+    def response_text(self, row: Row, section: DemonstrationsSection) -> str:
+        """Write out reasoning and answer as the model is to produce them."""
+        values = {
+            "reasoning": row.columns[section.reasoning_column],
+            "answer": row.columns[section.answer_column].strip(),
+        }
+        return fill(section.response_template, values)
+
+    def end_of_sequence(self) -> int:
+        """Return the token that ends a response.
+
+        Raises:
+            ModelError: The tokenizer has none.
+        """
+        token = self._tokenizer.eos_token_id
+        if not isinstance(token, int):
+            raise ModelError(
+                "the model's tokenizer has no end-of-sequence token, which demonstrations must end "
+                "with; set eos_token in its tokenizer_config.json"
+            )
+        return token
+
+    def _prompt_text(self, prompt: str) -> str:
+        if self._data.template is not None:
+            return fill(self._data.template, {"prompt": prompt})
+        rendered = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        return str(rendered)
+
+    def _tokenize(self, text: str, row: Row) -> tuple[int, ...]:
+        token_ids = tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        size = self._facts.vocab_size
+        if size is not None and token_ids and max(token_ids) >= size:
+            raise ModelError(
+                f"{row.place}: the tokenizer gives token {max(token_ids)}, the model knows {size}; "
+                "tokenizer and model do not belong together"
+            )
+        return token_ids

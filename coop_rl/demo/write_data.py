@@ -1,0 +1,57 @@
+"""Writes the data sets of the demo: `python -m coop_rl.demo.write_data --out FOLDER`.
+
+Three files, pairwise disjoint because each draws from its own split of the problems:
+
+    demonstrations.jsonl  {"id", "prompt", "reasoning", "answer"}   for SFT
+    prompts.jsonl         {"id", "prompt", "answer"}                for RL
+    held_out.jsonl        {"id", "prompt", "answer"}                for evaluation
+"""
+
+import argparse
+import json
+import logging
+import random
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from coop_rl.demo.task import Problem, Split, draw_distinct, solve
+
+LOG = logging.getLogger(__name__)
+NUM_ROWS = {Split.DEMONSTRATIONS: 2048, Split.PROMPTS: 2048, Split.HELD_OUT: 512}
+
+
+def to_row(problem: Problem, split: Split, index: int) -> dict[str, str]:
+    """Turn a problem into one row; only demonstrations show the reasoning."""
+    row = {"id": f"{split}-{index:04d}", "prompt": problem.prompt}
+    if split is Split.DEMONSTRATIONS:
+        row["reasoning"] = solve(problem).reasoning
+    return row | {"answer": problem.answer}
+
+
+def write_split(folder: Path, split: Split, seed: int) -> Path:
+    """Write one data set and return its path."""
+    # A string seed, so that the order of the splits or a new one changes no other file.
+    problems = islice(draw_distinct(random.Random(f"{seed}-{split}"), split), NUM_ROWS[split])
+    lines = [json.dumps(to_row(problem, split, index)) for index, problem in enumerate(problems)]
+    path = folder / f"{split}.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write every data set."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the files in")
+    parser.add_argument("--seed", type=int, default=0)
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    for split in NUM_ROWS:
+        path = write_split(parsed.out, split, parsed.seed)
+        LOG.info("%s: %d rows, %d bytes", path, NUM_ROWS[split], path.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()

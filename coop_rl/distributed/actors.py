@@ -1,0 +1,227 @@
+"""Ray actor shells: a few lines each around plain classes that are testable without Ray.
+
+Every shell first sends its output to its own log file, then imports what is heavy, so that the
+terminal stays readable and an import error is in the log too.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.actor import ActorHandle
+
+from coop_rl.config import RunConfig
+from coop_rl.distributed.sync_client import RayWeightSyncClient
+from coop_rl.errors import ActorLostError
+from coop_rl.observability.logs import redirect_output
+from coop_rl.types import (
+    AdapterGradients,
+    Branch,
+    CooperativeGain,
+    GuidanceUpdate,
+    Objective,
+    PackedBatch,
+    PolicyVersion,
+    Prompt,
+    RolloutGroup,
+    SamplingSettings,
+    ScoredGroup,
+    StepResult,
+)
+from coop_rl.weights.process_group import GroupRegistry
+
+if TYPE_CHECKING:  # imports vllm, which the driver has no use for
+    from coop_rl.weights.publisher import SyncBackend, SyncReport
+
+LOOPBACK = "127.0.0.1"
+
+
+def own_address(config: RunConfig) -> str:
+    """Return the address peers reach this process at: loopback in local single-node mode."""
+    return LOOPBACK if config.placement.address is None else ray.util.get_node_ip_address()
+
+
+@ray.remote
+class RolloutActor:
+    """A vLLM engine; asynchronous, so groups overlap inside it."""
+
+    def __init__(self, config: RunConfig, backend: str, log: Path) -> None:
+        redirect_output(log)
+        self._config, self._backend = config, backend
+
+    async def start(self) -> int:
+        """Load the engine; returns the process id."""
+        from coop_rl.rollout.vllm_engine import VllmEngine
+        from coop_rl.rollout.worker import RolloutWorker
+
+        self._engine = VllmEngine(self._config, self._backend)
+        await self._engine.start()
+        self._worker = RolloutWorker(self._engine)
+        return os.getpid()
+
+    async def generate_group(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
+        """Sample one group."""
+        try:
+            return await self._worker.generate_group(prompt, sampling)
+        except ActorLostError:
+            # A dead engine core never comes back: end the process, so that Ray reports the loss
+            # (re-raising would keep a live actor with a dead engine).
+            os._exit(1)
+
+    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        """Join the transfer group."""
+        await self._engine.init_weight_transfer(init_info)
+
+    async def start_weight_update(self) -> None:
+        """Pause and open an update."""
+        await self._engine.start_weight_update()
+
+    async def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive weights."""
+        await self._engine.update_weights(update_info)
+
+    async def finish_weight_update(self, version: str) -> None:
+        """Close the update and resume."""
+        await self._engine.finish_weight_update(version)
+
+    async def shutdown(self) -> None:
+        """End the engine's processes."""
+        await self._engine.shutdown()
+
+
+@ray.remote
+class LearnerActor:
+    """One rank of a learner group; both branches are this class."""
+
+    def __init__(
+        self, config: RunConfig, branch: Branch, rank: int, backend: "SyncBackend", log: Path
+    ) -> None:
+        redirect_output(log)
+        from coop_rl.learner.build import LearnerRank
+
+        self._config, self._backend = config, backend
+        self._rank = LearnerRank(config, branch, rank)
+        self._groups = GroupRegistry(own_address(config), config.sync.timeout_s)
+
+    def open_world(self) -> tuple[str, int]:
+        """Rank 0: hold the store of this branch's torch world."""
+        return self._rank.open_world(own_address(self._config))
+
+    def start(self, host: str, port: int) -> int:
+        """Join the world and build the engine; returns the process id."""
+        self._learner = self._rank.start(host, port)
+        return os.getpid()
+
+    def open_group(self, name: str) -> tuple[str, int]:
+        """Hold the store of a named group."""
+        return self._groups.open(name)
+
+    def join_group(self, name: str, host: str, port: int, rank: int, size: int) -> None:
+        """Join a named group; the learner uses it by its name."""
+        self._learner.attach_group(name, self._groups.join(name, host, port, rank, size))
+
+    def connect_rollouts(self, actors: list[ActorHandle]) -> None:
+        """Join the weight transfer group; rank 0 drives the rollout actors."""
+        tensor_parallel = self._config.rollout.tensor_parallel_size
+        timeout_s = self._config.sync.timeout_s
+        self._learner.connect_rollouts(
+            RayWeightSyncClient(actors, tensor_parallel, timeout_s),
+            backend=self._backend,
+            host=own_address(self._config),
+            num_engine_workers=len(actors) * tensor_parallel,
+        )
+
+    def step(
+        self, step: int, batch: PackedBatch, objective: Objective
+    ) -> tuple[StepResult, AdapterGradients | None]:
+        """Take one step; the gradients of w are a return of their own, so they can stay remote."""
+        return self._learner.step(step, batch, objective)
+
+    def receive_guidance(self) -> None:
+        """Receive w from the meta-controller."""
+        self._learner.receive_guidance()
+
+    def publish(self, version: PolicyVersion) -> "SyncReport":
+        """Send merged weights to the rollout actors."""
+        return self._learner.publish(version)
+
+    def save(self, folder: str) -> None:
+        """Write this branch's state."""
+        self._learner.save_state(Path(folder))
+
+    def load(self, folder: str) -> None:
+        """Read this branch's state."""
+        self._learner.load_state(Path(folder))
+
+
+@ray.remote
+class MetaControllerActor:
+    """The keeper of w."""
+
+    def __init__(self, config: RunConfig, log: Path) -> None:
+        redirect_output(log)
+        self._config = config
+        self._groups = GroupRegistry(own_address(config), config.sync.timeout_s)
+
+    def start(self) -> int:
+        """Build w and its optimiser; returns the process id."""
+        from coop_rl.learner.build import build_meta_controller
+
+        self._meta = build_meta_controller(self._config)
+        return os.getpid()
+
+    def open_group(self, name: str) -> tuple[str, int]:
+        """Hold the store of a named group."""
+        return self._groups.open(name)
+
+    def join_group(self, name: str, host: str, port: int, rank: int, size: int) -> None:
+        """Join the guidance group as its rank 0."""
+        self._meta.attach_group(name, self._groups.join(name, host, port, rank, size))
+
+    def update(
+        self,
+        joint: AdapterGradients,
+        shadow: AdapterGradients | None,
+        gain: CooperativeGain | None,
+    ) -> GuidanceUpdate:
+        """Update w."""
+        return self._meta.update(joint, shadow, gain)
+
+    def push(self) -> None:
+        """Broadcast w to the learners."""
+        self._meta.push()
+
+    def save(self, folder: str) -> None:
+        """Write w and its optimiser."""
+        self._meta.save_state(Path(folder))
+
+    def load(self, folder: str) -> None:
+        """Read w and its optimiser."""
+        self._meta.load_state(Path(folder))
+
+
+@ray.remote
+class RewardActor:
+    """The verifier's pool of processes."""
+
+    def __init__(self, config: RunConfig, log: Path) -> None:
+        redirect_output(log)
+        self._config = config
+
+    def start(self) -> int:
+        """Start the worker processes; returns the process id."""
+        from coop_rl.rewards.pool import RewardPool
+
+        self._pool = RewardPool(self._config.reward)
+        return os.getpid()
+
+    def score(self, group: RolloutGroup) -> ScoredGroup:
+        """Score one group."""
+        from coop_rl.rewards.scoring import score_group
+
+        return score_group(self._pool, group)
+
+    def shutdown(self) -> None:
+        """End the worker processes."""
+        self._pool.close()

@@ -1,0 +1,85 @@
+"""Waiting for remote calls with a limit, naming whoever is lost.
+
+Every wait of the controller goes through `gather`, so nothing waits for ever and every failure
+names an actor and a phase.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from coop_rl.errors import ActorLostError, RunError
+
+SECONDARY_GRACE_S = 5.0
+"""After one call failed, how long to look for a dead actor that may have caused it: Ray needs
+about 2 s to report a killed actor, gloo 0.3 s to report a closed connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A remote call under way."""
+
+    actor: str
+    """Name for people, such as `rollout-0`."""
+    phase: str
+    """The verb, such as `generate`."""
+    ref: Any
+    """Ray's ObjectRef; the first one where the call has several returns."""
+
+
+def gather(calls: Sequence[Call], timeout_s: float) -> list[Any]:
+    """Return the calls' results in order.
+
+    Raises:
+        ActorLostError: An actor died, or did not answer within `timeout_s`.
+        RunError: A call raised; an error of ours passes through unchanged.
+    """
+    deadline = time.monotonic() + timeout_s
+    pending = {call.ref: call for call in calls}
+    while pending:
+        ready, _ = ray.wait(
+            list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic())
+        )
+        if not ready:
+            waiting = ", ".join(sorted({f"{c.actor} ({c.phase})" for c in pending.values()}))
+            raise ActorLostError(f"no answer within {timeout_s:g} s from {waiting}")
+        call = pending.pop(ready[0])
+        try:
+            ray.get(call.ref)
+        except (RayActorError, RayTaskError) as error:
+            raise _explain(call, error, list(pending.values())) from None
+    return [ray.get(call.ref) for call in calls]
+
+
+def _explain(call: Call, error: Exception, others: Sequence[Call]) -> RunError:
+    """Turn a failed call into the error to raise, preferring a dead actor to its peers' complaints."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, RayActorError):
+        return _lost(call, cause)
+    deadline = time.monotonic() + SECONDARY_GRACE_S
+    pending = {other.ref: other for other in others}
+    while pending and time.monotonic() < deadline:
+        ready, _ = ray.wait(
+            list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic())
+        )
+        for ref in ready:
+            other = pending.pop(ref)
+            try:
+                ray.get(ref)
+            except RayActorError as death:
+                return _lost(other, death)
+            except (RayTaskError, GetTimeoutError):
+                continue
+    if isinstance(cause, RunError):
+        return type(cause)(f"{call.actor}, {call.phase}: {cause}")
+    last_line = str(error).strip().splitlines()[-1]
+    return RunError(f"{call.actor} failed in {call.phase}: {last_line}; see logs/{call.actor}.log")
+
+
+def _lost(call: Call, error: RayActorError) -> ActorLostError:
+    reason = str(error).strip().splitlines()[0]
+    return ActorLostError(f"{call.actor} died in {call.phase}: {reason}; see logs/{call.actor}.log")

@@ -1,0 +1,83 @@
+"""Joining or starting Ray, checking the request against what it has, and leaving nothing behind."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import ray
+
+from coop_rl.config import DerivedSizes
+from coop_rl.config.roles import PlacementSection
+from coop_rl.errors import ResourceError
+
+GRACE_S = 5.0
+"""How long our processes get to end by themselves before they are killed by pid."""
+
+
+def count_local_gpus() -> int:
+    """Return the CUDA devices of this machine."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def preflight_local(sizes: DerivedSizes) -> None:
+    """Refuse, before Ray is started, a request this machine cannot hold.
+
+    Raises:
+        ResourceError: With the arithmetic by role.
+    """
+    available = {"CPU": float(os.cpu_count() or 1), "GPU": float(count_local_gpus())}
+    _compare(sizes, available, "this machine")
+
+
+def _compare(sizes: DerivedSizes, available: dict[str, float], where: str) -> None:
+    for kind, by_role in (("CPU", sizes.cpus), ("GPU", sizes.gpus)):
+        wanted = sum(by_role.values())
+        if wanted > available.get(kind, 0.0) + 1e-6:
+            parts = " + ".join(f"{role} {count:g}" for role, count in by_role.items() if count)
+            raise ResourceError(
+                f"{wanted:g} {kind}s are asked for ({parts}), {where} has "
+                f"{available.get(kind, 0.0):g}; lower placement.*.{kind.lower()}s, "
+                "rollout.num_actors or learner.num_ranks"
+            )
+
+
+@contextmanager
+def ray_session(placement: PlacementSection, sizes: DerivedSizes, run_name: str) -> Iterator[None]:
+    """Join or start Ray for the length of a run, then end every process this run started."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    if placement.address is None:
+        preflight_local(sizes)
+        ray.init(
+            num_cpus=max(int(os.cpu_count() or 1), 1),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            namespace=f"coop-rl-{run_name}",
+            configure_logging=False,
+        )
+    else:
+        ray.init(address=placement.address, log_to_driver=False, namespace=f"coop-rl-{run_name}")
+        _compare(sizes, ray.cluster_resources(), f"the Ray cluster at {placement.address}")
+    try:
+        yield
+    finally:
+        ours = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+        ray.shutdown()
+        _end(ours)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Wait for processes to end, then kill what is left (psutil checks that a pid was not reused)."""
+    deadline = time.monotonic() + GRACE_S
+    _, alive = psutil.wait_procs(processes, timeout=max(0.0, deadline - time.monotonic()))
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=GRACE_S)

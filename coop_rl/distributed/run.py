@@ -1,0 +1,132 @@
+"""`coop-rl train`: check everything, start the actors, run the loop, sum up, leave nothing behind.
+
+Order matters: all input is checked before the run directory is made, and that before Ray starts.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from coop_rl.algorithm.methods import build_method
+from coop_rl.algorithm.packing import PackShape
+from coop_rl.algorithm.roles import Roles
+from coop_rl.algorithm.train import train
+from coop_rl.config import RunConfig, derive_sizes
+from coop_rl.data.load import Demonstrations, RunData, load_run_data
+from coop_rl.distributed.build import team_of
+from coop_rl.distributed.checkpoints import RayCheckpoints, StopRequest
+from coop_rl.distributed.cluster import preflight_local, ray_session
+from coop_rl.distributed.roles import RayLearners, RayMetaController, RayRollouts, RayWeights
+from coop_rl.distributed.team import Team
+from coop_rl.errors import RunDirectoryError
+from coop_rl.evaluation.evaluator import Evaluator
+from coop_rl.learner.checkpoint import CheckpointStore, read_progress
+from coop_rl.observability.console import RunConsole
+from coop_rl.observability.observer import RunObserver
+from coop_rl.observability.run_directory import RunDirectory
+from coop_rl.observability.stages import Stages
+
+
+def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
+    """Run one training job from input checks to summary.
+
+    Raises:
+        UserError: The input is wrong; nothing was started.
+        RunError: The run failed; the text names the actor.
+        Interrupted: The user stopped it after a checkpoint.
+    """
+    console = RunConsole()
+    sizes = derive_sizes(config)
+    if config.placement.address is None:
+        preflight_local(sizes)
+    data = load_run_data(config)
+    directory = RunDirectory.open(config, run_dir)
+    store = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
+    resume_from = _resume_point(config, store, resume)
+    console.show_plan(config, sizes, directory.path, resume_from)
+    with directory.running():
+        _run(config, data, directory, store, resume_from, console)
+
+
+def _resume_point(config: RunConfig, store: CheckpointStore, resume: str) -> Path | None:
+    """Return the checkpoint to go on from, or None to start anew."""
+    if resume == "never":
+        if store.complete():
+            raise RunDirectoryError(
+                "the run directory already holds checkpoints and --resume is never; "
+                "give another --run-dir or run.name"
+            )
+        return None
+    checkpoint = store.latest() if resume == "auto" else Path(resume)
+    if checkpoint and read_progress(checkpoint).next_step >= config.run.num_steps:
+        raise RunDirectoryError(
+            f"nothing to train: {checkpoint} already holds all {config.run.num_steps} steps; "
+            "raise run.num_steps, or give another --run-dir or run.name"
+        )
+    return checkpoint
+
+
+def _run(
+    config: RunConfig,
+    data: RunData,
+    directory: RunDirectory,
+    store: CheckpointStore,
+    resume_from: Path | None,
+    console: RunConsole,
+) -> None:
+    started = time.monotonic()
+    stop = StopRequest()
+    with ray_session(config.placement, derive_sizes(config), config.run.name), stop.listening():
+        with team_of(config, directory.logs) as team:
+            console.milestone("starting actors")
+            team.start(config.placement.startup_timeout_s, config.sync.timeout_s, console.milestone)
+            session = _Session.build(
+                config, data, directory, store, resume_from, console, team, stop
+            )
+            method = build_method(config)
+            shape = PackShape(config.learner.num_ranks, config.learner.micro_batch_tokens)
+            try:
+                train(config.run.num_steps, method, shape, session.roles)
+            finally:
+                session.observer.close()
+        console.summary(directory.path, session.evaluation.comparison(), time.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """The roles, and the two whose results the summary needs."""
+
+    roles: Roles
+    observer: RunObserver
+    evaluation: Evaluator
+
+    @classmethod
+    def build(
+        cls,
+        config: RunConfig,
+        data: RunData,
+        directory: RunDirectory,
+        store: CheckpointStore,
+        resume_from: Path | None,
+        console: RunConsole,
+        team: Team,
+        stop: StopRequest,
+    ) -> "_Session":
+        """Put the roles on top of a started team."""
+        stages = Stages()
+        rollouts = RayRollouts(config, team, data.prompts, stages)
+        observer = RunObserver(config, directory, console, stages)
+        evaluation = Evaluator(
+            config, data.held_out, rollouts.generate, stages, directory.evaluations
+        )
+        roles = Roles(
+            rollouts=rollouts,
+            demonstrations=Demonstrations(config, data.demonstrations),
+            learners=RayLearners(config, team, stages),
+            meta_controller=RayMetaController(config, team, stages),
+            weights=RayWeights(config, team, stages),
+            checkpoints=RayCheckpoints(config, team, store, resume_from, stop, stages),
+            evaluation=evaluation,
+            observer=observer,
+        )
+        return cls(roles, observer, evaluation)

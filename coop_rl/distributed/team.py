@@ -1,0 +1,91 @@
+"""The actors of one run, by role, and the start-up that links them.
+
+meta --- "guidance" group --- joint ranks, rl_only ranks        (push of w)
+joint rank 0 --- "resync" group --- rl_only ranks               (theta and optimiser state)
+joint rank 0 --- weight transfer (vLLM) --- engine workers      (merged weights)
+joint ranks among themselves, rl_only ranks among themselves    (DeepSpeed's torch worlds)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from coop_rl.distributed.calls import Call, gather
+from coop_rl.types import Branch
+
+GUIDANCE_GROUP = "guidance"
+RESYNC_GROUP = "resync"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One actor and the name it has in errors, logs and `ray list actors`."""
+
+    name: str
+    handle: ActorHandle
+
+    def call(self, phase: str, method: str, *arguments: Any) -> Call:
+        """Start a remote call."""
+        return Call(self.name, phase, getattr(self.handle, method).remote(*arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """All actors of a run."""
+
+    rollouts: tuple[Member, ...]
+    joint: tuple[Member, ...]
+    shadow: tuple[Member, ...]
+    meta: Member | None
+    reward: Member
+
+    @property
+    def learners(self) -> tuple[Member, ...]:
+        """Both branches, in the order of the guidance group's ranks 1, 2, ..."""
+        return self.joint + self.shadow
+
+    @property
+    def all(self) -> tuple[Member, ...]:
+        """Every actor."""
+        return self.rollouts + self.learners + ((self.meta,) if self.meta else ()) + (self.reward,)
+
+    def branch(self, branch: Branch) -> tuple[Member, ...]:
+        """The ranks of one learner group."""
+        return self.joint if branch == "joint" else self.shadow
+
+    def start(
+        self, startup_timeout_s: float, sync_timeout_s: float, report: Callable[[str], None]
+    ) -> None:
+        """Bring every process up, then link them; `report` gets one line per milestone."""
+        starting = [m.call("start", "start") for m in self.rollouts + (self.reward,)]
+        worlds = [self.joint] + ([self.shadow] if self.shadow else [])
+        opened = [group[0].call("open world", "open_world") for group in worlds]
+        for group, address in zip(worlds, gather(opened, startup_timeout_s), strict=True):
+            starting += [member.call("start", "start", *address) for member in group]
+        if self.meta:
+            starting.append(self.meta.call("start", "start"))
+        gather(starting, startup_timeout_s)
+        report(f"{len(self.all)} actors are up")
+        if self.meta:
+            self._link(GUIDANCE_GROUP, (self.meta, *self.learners), sync_timeout_s)
+        if self.shadow:
+            self._link(RESYNC_GROUP, (self.joint[0], *self.shadow), sync_timeout_s)
+        handles = [member.handle for member in self.rollouts]
+        gather(
+            [m.call("connect rollouts", "connect_rollouts", handles) for m in self.joint],
+            startup_timeout_s,
+        )
+        report("weight sync and guidance groups are connected")
+
+    def _link(self, name: str, members: Sequence[Member], timeout_s: float) -> None:
+        """Join members into a named group; the first is rank 0 and holds its store."""
+        (address,) = gather([members[0].call(f"open group {name}", "open_group", name)], timeout_s)
+        gather(
+            [
+                member.call(f"join group {name}", "join_group", name, *address, rank, len(members))
+                for rank, member in enumerate(members)
+            ],
+            timeout_s,
+        )

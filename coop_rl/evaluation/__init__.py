@@ -1,0 +1,1 @@
+"""Held-out accuracy with intervals: `estimators` (statistics), `evaluator` (when and on what)."""

@@ -1,0 +1,156 @@
+"""From the config to a learner rank or the meta-controller; called by the actor shells."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+
+from coop_rl.config import RunConfig
+from coop_rl.learner.engine import EngineSettings, TrainingEngine
+from coop_rl.learner.learner import Learner, LearnerSettings
+from coop_rl.learner.meta_controller import MetaController
+from coop_rl.learner.world import init_world
+from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm, load_skeleton
+from coop_rl.types import Branch, PolicyVersion
+from coop_rl.weights.process_group import open_store
+from coop_rl.weights.publisher import SyncBackend, SyncReport, VersionedSyncClient, WeightPublisher
+from coop_rl.weights.source import MergedWeightSource
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class GatheredTheta:
+    """The learner's full parameters as `weights.source` reads them."""
+
+    def __init__(self, engine: TrainingEngine) -> None:
+        """Read from `engine`."""
+        self._engine = engine
+
+    def metadata(self) -> Sequence[tuple[str, tuple[int, ...]]]:
+        """Return (checkpoint name, full shape) of each weight."""
+        return self._engine.metadata()
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the full weights; every rank iterates."""
+        return self._engine.full_parameters()
+
+
+class PublishingLearner(Learner):
+    """A learner that can also send merged weights to the rollout actors (`joint` only)."""
+
+    publisher: WeightPublisher
+    wire_dtype: torch.dtype
+    sync_timeout_s: float
+
+    def connect_rollouts(
+        self,
+        client: VersionedSyncClient,
+        *,
+        backend: SyncBackend,
+        host: str,
+        num_engine_workers: int,
+    ) -> None:
+        """Prepare the weight sync; it connects at the first publish.
+
+        Args:
+            client: Drives the rollout actors; used by rank 0.
+            backend: How the weights travel.
+            host: This machine's address for the rollout actors.
+            num_engine_workers: Worker processes of all rollout actors together.
+        """
+        self.publisher = WeightPublisher(
+            backend=backend,
+            rank=self.engine.rank,
+            num_engine_workers=num_engine_workers,
+            host=host,
+            client=client,
+            source=MergedWeightSource(GatheredTheta(self.engine), self.adapter, self.wire_dtype),
+            timeout_s=self.sync_timeout_s,
+        )
+
+    def publish(self, version: PolicyVersion) -> SyncReport:
+        """Send merged weights; when this returns, every rollout actor samples with `version`.
+
+        Raises:
+            VersionError: This learner is at another version.
+        """
+        self.check_version(version)
+        return self.publisher.publish(version)
+
+
+class LearnerRank:
+    """One rank before its world exists: first the store, then the rest."""
+
+    def __init__(self, config: RunConfig, branch: Branch, rank: int) -> None:
+        """Remember what to build."""
+        self._config = config
+        self._branch: Branch = branch
+        self._rank = rank
+        self._store: dist.Store | None = None
+        torch.set_num_threads(config.learner.num_threads)
+
+    def open_world(self, host: str) -> tuple[str, int]:
+        """Rank 0: hold the store of this branch's world on `host`; return where it listens."""
+        self._store, port = open_store(host, self._config.sync.timeout_s)
+        return host, port
+
+    def start(self, host: str, port: int) -> PublishingLearner:
+        """Join the world and build the learner; all ranks at the same time.
+
+        The model is loaded before the world is joined: loading takes as long as it takes, while
+        every collective has a limit.
+        """
+        from coop_rl.learner.deepspeed_engine import DeepSpeedEngine
+
+        config, timeout_s = self._config, self._config.sync.timeout_s
+        policy, adapter = build_policy(config)
+        name = f"learner {self._branch}"
+        init_world(
+            host,
+            port,
+            self._rank,
+            config.learner.num_ranks,
+            timeout_s,
+            store=self._store,
+            name=name,
+        )
+        engine = DeepSpeedEngine(policy, EngineSettings.from_config(config), timeout_s)
+        learner = PublishingLearner(
+            LearnerSettings.from_config(config), self._branch, engine, adapter
+        )
+        learner.wire_dtype = DTYPES[config.rollout.dtype]
+        learner.sync_timeout_s = timeout_s
+        return learner
+
+
+def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
+    """Load the base model and, for methods that have one, attach the adapter."""
+    causal_lm = load_causal_lm(
+        config.model.path,
+        DTYPES[config.model.dtype],
+        activation_checkpointing=config.learner.activation_checkpointing,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    adapter = None
+    if config.method.kind == "bridge":
+        adapter = _build_adapter(config, adapter_shapes(causal_lm, config.adapter.targets), device)
+        adapter.attach(causal_lm)
+    policy = PolicyModel(
+        causal_lm, temperature=config.rollout.temperature, logits_chunk=config.learner.logits_chunk
+    )
+    return policy, adapter
+
+
+def build_meta_controller(config: RunConfig) -> MetaController:
+    """Build w from the model's shapes alone; no weights are loaded."""
+    skeleton = load_skeleton(config.model.path)
+    return MetaController(
+        config, _build_adapter(config, adapter_shapes(skeleton, config.adapter.targets), "cpu")
+    )
+
+
+def _build_adapter(config: RunConfig, shapes: dict[str, tuple[int, int]], device: str) -> Adapter:
+    section = config.adapter
+    return Adapter(
+        shapes, rank=section.rank, alpha=section.alpha, seed=config.run.seed, device=device
+    )

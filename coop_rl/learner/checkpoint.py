@@ -1,0 +1,115 @@
+"""Checkpoint folders that are complete or absent.
+
+    tmp-000100-<random>/   roles write here
+        joint/ rl_only/ meta/ ...    safetensors and JSON, one folder per role
+        progress.json                next step and version
+        manifest.json                SHA-256 of every file; written last, fsynced
+    step-000100/           the same folder, renamed: the only commit point
+
+A crash at any moment leaves the last renamed folder as it was; leftovers named tmp-* are ignored
+and removed by the next save. The manifest guards against damage, not against an attacker.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+
+from coop_rl.algorithm.roles import Progress
+from coop_rl.errors import RunDirectoryError
+from coop_rl.types import PolicyVersion
+
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+HASH_CHUNK_BYTES = 1 << 20
+
+
+class CheckpointStore:
+    """The checkpoints of one run; the newest `keep` survive."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+
+    def begin(self, next_step: int) -> Path:
+        """Return a fresh temporary folder for the roles to write into."""
+        for leftover in self._folder.glob("tmp-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        path = self._folder / f"tmp-{next_step:06d}-{uuid.uuid4().hex[:8]}"
+        path.mkdir(parents=True)
+        return path
+
+    def commit(self, temporary: Path, progress: Progress) -> Path:
+        """Seal a written folder and give it its final name; returns that."""
+        (temporary / PROGRESS).write_text(json.dumps(asdict(progress), indent=2))
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        manifest = {str(p.relative_to(temporary)): _sha256(p) for p in files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        for path in [*files, temporary / MANIFEST, *{p.parent for p in files}]:
+            _fsync(path)
+        final = self._folder / f"step-{progress.next_step:06d}"
+        if final.exists():  # a resumed run reached the same step again
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _fsync(self._folder)
+        for old in self.complete()[: -self._keep]:
+            shutil.rmtree(old)
+        return final
+
+    def complete(self) -> list[Path]:
+        """Return the committed folders, oldest first."""
+        return sorted(p for p in self._folder.glob("step-*") if (p / MANIFEST).is_file())
+
+    def latest(self) -> Path | None:
+        """Return the newest folder whose files match their manifest; None where there is none."""
+        for path in reversed(self.complete()):
+            if not damaged_files(path):
+                return path
+        return None
+
+
+def damaged_files(checkpoint: Path) -> list[str]:
+    """Return the files that are missing or differ from the manifest."""
+    manifest: dict[str, str] = json.loads((checkpoint / MANIFEST).read_text())
+    return [
+        name
+        for name, digest in manifest.items()
+        if not (checkpoint / name).is_file() or _sha256(checkpoint / name) != digest
+    ]
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Return where the run that wrote a checkpoint stood.
+
+    Raises:
+        RunDirectoryError: The folder is no checkpoint, or a file of it is damaged.
+    """
+    if not (checkpoint / MANIFEST).is_file():
+        raise RunDirectoryError(
+            f"{checkpoint} is no checkpoint (no {MANIFEST}); give --resume a step-* folder"
+        )
+    if damaged := damaged_files(checkpoint):
+        raise RunDirectoryError(
+            f"{checkpoint / damaged[0]} does not match its checksum; resume from another checkpoint"
+        )
+    values = json.loads((checkpoint / PROGRESS).read_text())
+    return Progress(values["next_step"], PolicyVersion(**values["version"]))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

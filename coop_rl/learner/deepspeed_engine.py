@@ -1,0 +1,339 @@
+"""theta on DeepSpeed ZeRO 0-3; the only module that imports deepspeed.
+
+Gradients accumulate over any number of `backward` calls (`managed_gradient_accumulation: false`)
+and one `step` ends them. Where they lie in between differs by stage, and reading or scaling them
+touches DeepSpeed's internals, all of it in this file:
+
+| stage | accumulated gradient | reduced |
+|---|---|---|
+| 0 | `param.grad` | in `step`, by us |
+| 1 | `param.grad` | in `step`, by DeepSpeed |
+| 2 | own slices of `all_grad_tensors` (bf16: one flat buffer) | in every `backward` |
+| 3 | partitions in `averaged_gradients` | in every `backward` |
+
+DeepSpeed averages over ranks; our losses carry global denominators, so they are multiplied by the
+number of ranks. Stage 0 has no guard against non-finite gradients: ours is in `_step_replicated`.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from coop_rl.errors import ConfigError
+from coop_rl.learner.engine import (
+    MASTER,
+    MOMENTS,
+    NUM_STEPS,
+    EngineSettings,
+    NamedTensors,
+    StepStats,
+    take,
+)
+from coop_rl.learner.world import limit_all_groups
+from coop_rl.models.policy import TokenScores, checkpoint_name
+
+TESTED_VERSION = "0.19."
+NEVER = 10**9
+
+
+class DeepSpeedEngine:
+    """One rank of a learner group; `init_world` must have been called."""
+
+    def __init__(self, module: nn.Module, settings: EngineSettings, timeout_s: float) -> None:
+        """Split `module` and its optimiser over the ranks.
+
+        Args:
+            module: The policy, whole, with the adapter's hooks already attached.
+            settings: Optimiser and ZeRO stage.
+            timeout_s: Limit of every collective.
+
+        Raises:
+            ConfigError: bf16 at a stage without fp32 accumulation.
+        """
+        self._stage = settings.zero_stage
+        self._is_bfloat16 = settings.is_bfloat16
+        if self._is_bfloat16 and self._stage < 2:
+            raise ConfigError(
+                f"learner.zero_stage must be 2 or 3 with model.dtype bfloat16, got {self._stage}; "
+                "stages 0 and 1 would not accumulate gradients in fp32 shards"
+            )
+        deepspeed = _import_deepspeed()
+        self._params = [(checkpoint_name(n), p) for n, p in module.named_parameters()]
+        # Taken now: ZeRO-3 empties the parameters it partitions.
+        self._metadata = [(name, tuple(p.shape)) for name, p in self._params]
+        self._engine, *_ = deepspeed.initialize(
+            model=module,
+            model_parameters=[p for _, p in self._params],
+            config=_deepspeed_config(settings),
+            dist_init_required=False,
+        )
+        if self._stage == 0:
+            self._engine.enable_backward_allreduce = False
+        limit_all_groups(timeout_s)
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+        self.device = torch.device(self._engine.device)
+        self.loss_factor = float(self.world_size)
+
+    def __call__(self, token_ids_BL: torch.Tensor, is_response_BL: torch.Tensor) -> TokenScores:
+        """Score response tokens."""
+        scores: TokenScores = self._engine(token_ids_BL, is_response_BL)
+        return scores
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of `loss`, summed over the ranks."""
+        self._engine.backward(loss * self.loss_factor)
+
+    def scale_gradient(self, factor: float) -> None:
+        """Multiply the accumulated gradient by `factor`, wherever it lies."""
+        for tensor in self._accumulated():
+            tensor.mul_(factor)
+
+    def gradient_parts(self) -> list[torch.Tensor]:
+        """Return copies of own parts of the accumulated gradient."""
+        if self._stage >= 2:
+            return [tensor.detach().float().clone() for tensor in self._accumulated()]
+        parts = []
+        for index, (_, parameter) in enumerate(self._params):
+            whole = _gradient_of(parameter).detach().clone()
+            self.all_reduce_sum(whole)
+            if index % self.world_size == self.rank:
+                parts.append(whole.div_(self.world_size))
+        return parts
+
+    def zero_grad(self) -> None:
+        """Forget the accumulated gradient."""
+        if self._stage == 0:
+            self._engine.zero_grad()
+            return
+        zero = self._engine.optimizer
+        zero.zero_grad()
+        if self._stage < 3:
+            # zero_grad leaves the reduced sums.
+            for group in list(zero.averaged_gradients):
+                zero.averaged_gradients[group] = None
+            for group in list(zero.all_grad_tensors):
+                zero.all_grad_tensors[group] = None
+
+    def step(self, lr: float) -> StepStats:
+        """Clip and update on all ranks, or skip on all."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        if self._stage == 0:
+            return self._step_replicated()
+        self._engine.step()
+        return StepStats(
+            float(self._engine.get_global_grad_norm()), bool(self._engine.was_step_applied())
+        )
+
+    def _step_replicated(self) -> StepStats:
+        self._engine.buffered_allreduce_fallback()
+        # The reduced gradients are the same on all ranks, hence so is the verdict.
+        squares = [_gradient_of(p).double().square().sum() for _, p in self._params]
+        norm = torch.stack(squares).sum().sqrt()
+        is_applied = bool(torch.isfinite(norm))
+        if is_applied:
+            self._engine.step()
+        self.zero_grad()
+        return StepStats(float(norm), is_applied)
+
+    def metadata(self) -> Sequence[tuple[str, tuple[int, ...]]]:
+        """Return (checkpoint name, full shape) of every parameter."""
+        return self._metadata
+
+    def full_parameters(self) -> NamedTensors:
+        """Yield the full fp32 parameters, gathering one at a time."""
+        for name, parameter in self._params:
+            if self._stage == 0 or (self._stage < 3 and not self._is_bfloat16):
+                yield name, parameter.detach()
+            else:
+                yield name, self._full(parameter)
+
+    def export_state(self) -> NamedTensors:
+        """Yield step count, masters and moments, gathering one at a time."""
+        self._ensure_optimizer_state()
+        step = self._inner_optimizer().state[self._masters()[0]]["step"]
+        yield NUM_STEPS, step.to("cpu", torch.int64).view(1)
+        for (_, parameter), (name, shape) in zip(self._params, self._metadata, strict=True):
+            yield MASTER + name, self._full(parameter).view(shape)
+            for moment in MOMENTS:
+                yield f"{moment}/{name}", self._full(parameter, moment).view(shape)
+
+    @torch.no_grad()
+    def import_state(self, tensors: NamedTensors) -> None:
+        """Overwrite step count, masters and moments; each rank keeps its part."""
+        self._ensure_optimizer_state()
+        num_steps = int(take(tensors, NUM_STEPS, (1,)))
+        inner = self._inner_optimizer()
+        for master in self._masters():
+            inner.state[master]["step"].fill_(num_steps)
+        for (_, parameter), (name, shape) in zip(self._params, self._metadata, strict=True):
+            self._overwrite(parameter, take(tensors, MASTER + name, shape), None)
+            for moment in MOMENTS:
+                self._overwrite(parameter, take(tensors, f"{moment}/{name}", shape), moment)
+        self._refresh_weights()
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> None:
+        """Sum over the ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+
+    def _accumulated(self) -> list[torch.Tensor]:
+        """Return the tensors that hold the accumulated gradient, themselves."""
+        if self._stage < 2:
+            return [_gradient_of(p) for _, p in self._params]
+        zero = self._engine.optimizer
+        if self._stage == 3:
+            return [
+                part
+                for group in sorted(zero.averaged_gradients)
+                for part in zero.averaged_gradients[group]
+            ]
+        parts: list[torch.Tensor] = []
+        for i in range(len(zero.bit16_groups)):
+            if zero._use_compact_grad_partition_buffer(i):
+                parts.append(zero._get_compact_grad_partition_buffer(i).flat_partition)
+            else:
+                # Views of the valid slices; nothing is copied.
+                parts += zero.get_flat_partition(
+                    zero.params_in_partition[i],
+                    zero.first_offset[i],
+                    zero.partition_size[i],
+                    dtype=zero.gradient_accumulation_dtype,
+                    device=self.device,
+                    param_group_idx=i,
+                    return_tensor_list=True,
+                )
+        return parts
+
+    def _inner_optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self._engine.optimizer
+        inner: torch.optim.Optimizer = optimizer if self._stage == 0 else optimizer.optimizer
+        return inner
+
+    def _masters(self) -> list[torch.Tensor]:
+        """Return the fp32 tensors the inner optimiser updates."""
+        if self._stage == 0:
+            return [p for _, p in self._params]
+        zero = self._engine.optimizer
+        return list(
+            zero.fp32_partitioned_groups_flat
+            if self._stage == 3
+            else zero.single_partition_of_fp32_groups
+        )
+
+    def _ensure_optimizer_state(self) -> None:
+        """Make AdamW's state as its first step would, so that it can be read and written before."""
+        inner = self._inner_optimizer()
+        for master in self._masters():
+            state = inner.state[master]
+            if not state:
+                state["step"] = torch.tensor(0.0)
+                for moment in MOMENTS:
+                    state[moment] = torch.zeros_like(master)
+        if self._stage in (1, 2):
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _full(self, parameter: nn.Parameter, moment: str | None = None) -> torch.Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        full: torch.Tensor
+        if self._stage == 0:
+            full = parameter if moment is None else self._inner_optimizer().state[parameter][moment]
+        elif moment is None:
+            full = safe_get_full_fp32_param(parameter)
+        else:
+            full = safe_get_full_optimizer_state(parameter, moment)
+        return full.detach()
+
+    def _overwrite(self, parameter: nn.Parameter, value: torch.Tensor, moment: str | None) -> None:
+        import deepspeed.utils as access
+
+        value = value.to(self.device)
+        if self._stage == 0:
+            self._full(parameter, moment).copy_(value)
+        elif self._stage < 3:
+            if moment is None:
+                access.safe_set_full_fp32_param(parameter, value)
+            else:
+                access.safe_set_full_optimizer_state(parameter, value, moment)
+        else:
+            # The full-tensor setter refuses parameters that do not divide evenly over the ranks.
+            share = parameter.ds_tensor.numel()  # type: ignore[attr-defined] # set by ZeRO-3
+            padded = torch.zeros(share * self.world_size, device=self.device)
+            padded[: value.numel()] = value.reshape(-1)
+            own = padded.narrow(0, share * self.rank, share)
+            if moment is None:
+                access.safe_set_local_fp32_param(parameter, own)
+            else:
+                access.safe_set_local_optimizer_state(parameter, own, moment)
+
+    def _refresh_weights(self) -> None:
+        """Carry changed masters over to the weights the module computes with."""
+        zero = self._engine.optimizer
+        if self._stage in (1, 2):
+            zero.update_lp_params()
+        if self._stage == 3:
+            for i, master in enumerate(zero.fp32_partitioned_groups_flat):
+                zero.fp16_partitioned_groups_flat[i].data.copy_(master.data)
+                zero._unflatten_partitioned_parameters(i)
+            if persistent := zero.persistent_parameters:
+                persistent[0].partition(persistent)
+                persistent[0].all_gather(persistent)
+
+
+def _gradient_of(parameter: nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None, "a parameter took no part in the loss"
+    return parameter.grad
+
+
+def _import_deepspeed() -> Any:
+    """Import it quietly, without its compiled CPU collective, for the device at hand."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if not deepspeed.__version__.startswith(TESTED_VERSION):
+        raise ConfigError(
+            f"deepspeed {deepspeed.__version__} is installed, the engine's use of its internals is "
+            f"tested with {TESTED_VERSION}x; install that"
+        )
+    # Only inference kernels use this op; declared absent, the CPU path needs no compiler, and no
+    # build lock left by a killed process can hang the start.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+    return deepspeed
+
+
+def _deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
+    optimizer = {
+        "lr": 0.0,  # set at every step
+        "betas": list(settings.betas),
+        "weight_decay": settings.weight_decay,
+        "torch_adam": True,
+    }
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": settings.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "optimizer": {"type": "AdamW", "params": optimizer},
+        "zero_optimization": {
+            "stage": settings.zero_stage,
+            "overlap_comm": False,  # stages 0, 1, 3 refuse it with unmanaged accumulation
+            "stage3_param_persistence_threshold": settings.persistence_threshold,
+        },
+        "bf16": {"enabled": settings.is_bfloat16},
+        "steps_per_print": NEVER,
+    }
+    if settings.is_bfloat16:
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

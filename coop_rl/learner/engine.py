@@ -1,0 +1,147 @@
+"""What a learner asks of whatever holds theta: `LocalEngine` (plain torch) or `DeepSpeedEngine`.
+
+Every method but `metadata` is a collective: all ranks of a learner group call it together, in the
+same order and the same number of times.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol, Self
+
+import torch
+
+from coop_rl.config import RunConfig
+from coop_rl.errors import RunError
+from coop_rl.models.policy import TokenScores
+
+NamedTensors = Iterator[tuple[str, torch.Tensor]]
+NUM_STEPS = "num_steps"
+MASTER = "master/"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The optimiser of theta and how its state is split."""
+
+    zero_stage: int = 0
+    is_bfloat16: bool = False
+    """Weights and activations in bf16; masters, moments and accumulated gradients stay fp32."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    persistence_threshold: int = 100_000
+    """ZeRO-3 keeps smaller parameters whole on every rank."""
+
+    @classmethod
+    def from_config(cls, config: RunConfig) -> Self:
+        """Take the sections `learner` and `model`."""
+        section = config.learner
+        return cls(
+            zero_stage=section.zero_stage,
+            is_bfloat16=config.model.dtype == "bfloat16",
+            betas=section.betas,
+            weight_decay=section.weight_decay,
+            max_grad_norm=section.max_grad_norm,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """One optimiser step."""
+
+    grad_norm: float
+    """Before clipping; inf or nan when the step was skipped."""
+    is_applied: bool
+    """False when a non-finite gradient made every rank skip."""
+
+
+class TrainingEngine(Protocol):
+    """theta, its gradient and its optimiser, whatever they are split over."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    loss_factor: float
+    """What `backward` multiplies losses by; the adapter's gradients carry it, theta's do not."""
+
+    def __call__(self, token_ids_BL: torch.Tensor, is_response_BL: torch.Tensor) -> TokenScores:
+        """Score response tokens (see `PolicyModel.forward`)."""
+        ...
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of a loss, summed over the ranks, to theta's.
+
+        The loss is this rank's share, normalised by global counts.
+        """
+        ...
+
+    def scale_gradient(self, factor: float) -> None:
+        """Multiply theta's accumulated gradient by `factor`."""
+        ...
+
+    def gradient_parts(self) -> list[torch.Tensor]:
+        """Return copies of this rank's parts of theta's accumulated gradient, fp32.
+
+        Over all ranks every value occurs exactly once, always at the same place, so dot products
+        are local sums plus one `all_reduce_sum`.
+        """
+        ...
+
+    def zero_grad(self) -> None:
+        """Forget theta's accumulated gradient."""
+        ...
+
+    def step(self, lr: float) -> StepStats:
+        """Clip, update theta (all ranks or none), and forget the gradient."""
+        ...
+
+    def metadata(self) -> Sequence[tuple[str, tuple[int, ...]]]:
+        """Return (checkpoint name, full shape) of every parameter, without communication."""
+        ...
+
+    def full_parameters(self) -> NamedTensors:
+        """Yield (checkpoint name, full fp32 tensor) in the order of `metadata`, one at a time.
+
+        A yielded tensor may be the live parameter: read it before the next step, never write it.
+        """
+        ...
+
+    def export_state(self) -> NamedTensors:
+        """Yield what `state_layout` lists, full tensors, one at a time: an exact copy of theta."""
+        ...
+
+    def import_state(self, tensors: NamedTensors) -> None:
+        """Become the exporter's exact copy; `tensors` in the order of `state_layout`."""
+        ...
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> None:
+        """Sum `tensor` over the ranks, in place."""
+        ...
+
+
+def state_layout(
+    metadata: Sequence[tuple[str, tuple[int, ...]]],
+) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
+    """Return (key, shape, type) of everything `export_state` yields, in order."""
+    layout: list[tuple[str, tuple[int, ...], torch.dtype]] = [(NUM_STEPS, (1,), torch.int64)]
+    for name, shape in metadata:
+        layout.append((MASTER + name, shape, torch.float32))
+        layout += [(f"{moment}/{name}", shape, torch.float32) for moment in MOMENTS]
+    return layout
+
+
+def take(tensors: NamedTensors, key: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return the next tensor of an import.
+
+    Raises:
+        RunError: It is not the one expected.
+    """
+    got, tensor = next(tensors, ("nothing", torch.empty(0)))
+    if got != key or tensor.numel() != prod(shape):
+        raise RunError(
+            f"learner state holds {got} of shape {tuple(tensor.shape)} where {key} of shape "
+            f"{shape} is expected; it was written for another model"
+        )
+    return tensor.view(shape)

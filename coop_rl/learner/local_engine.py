@@ -1,0 +1,115 @@
+"""theta in plain torch, one process: the reference that DeepSpeed is measured against."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from coop_rl.learner.engine import (
+    MASTER,
+    MOMENTS,
+    NUM_STEPS,
+    EngineSettings,
+    NamedTensors,
+    StepStats,
+    take,
+)
+from coop_rl.models.policy import TokenScores, checkpoint_name
+
+
+class LocalEngine:
+    """AdamW on the module's own parameters."""
+
+    rank = 0
+    world_size = 1
+    loss_factor = 1.0
+
+    def __init__(self, module: nn.Module, settings: EngineSettings) -> None:
+        """Train `module` where it is."""
+        self._module = module
+        self._settings = settings
+        self._params = {checkpoint_name(name): p for name, p in module.named_parameters()}
+        self.device = next(module.parameters()).device
+        self._optimizer = torch.optim.AdamW(
+            self._params.values(), betas=settings.betas, weight_decay=settings.weight_decay
+        )
+
+    def __call__(self, token_ids_BL: torch.Tensor, is_response_BL: torch.Tensor) -> TokenScores:
+        """Score response tokens."""
+        scores: TokenScores = self._module(token_ids_BL, is_response_BL)
+        return scores
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of `loss`."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def scale_gradient(self, factor: float) -> None:
+        """Multiply the accumulated gradient by `factor`."""
+        for gradient in self._gradients():
+            gradient.mul_(factor)
+
+    def gradient_parts(self) -> list[torch.Tensor]:
+        """Return a copy of the accumulated gradient."""
+        return [gradient.clone() for gradient in self._gradients()]
+
+    def zero_grad(self) -> None:
+        """Forget the accumulated gradient."""
+        self._optimizer.zero_grad()
+
+    def step(self, lr: float) -> StepStats:
+        """Clip and update, unless the gradient is not finite."""
+        norm = torch.nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm)
+        is_applied = bool(torch.isfinite(norm))
+        if is_applied:
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            self._optimizer.step()
+        self.zero_grad()
+        return StepStats(float(norm), is_applied)
+
+    def metadata(self) -> Sequence[tuple[str, tuple[int, ...]]]:
+        """Return (checkpoint name, shape) of every parameter."""
+        return [(name, tuple(p.shape)) for name, p in self._params.items()]
+
+    def full_parameters(self) -> NamedTensors:
+        """Yield the parameters."""
+        for name, parameter in self._params.items():
+            yield name, parameter.detach().float()
+
+    def export_state(self) -> NamedTensors:
+        """Yield step count, parameters and moments."""
+        states = [self._state(p) for p in self._params.values()]
+        yield NUM_STEPS, states[0]["step"].to(torch.int64).view(1)
+        for (name, parameter), state in zip(self._params.items(), states, strict=True):
+            yield MASTER + name, parameter.detach()
+            for moment in MOMENTS:
+                yield f"{moment}/{name}", state[moment]
+
+    @torch.no_grad()
+    def import_state(self, tensors: NamedTensors) -> None:
+        """Overwrite step count, parameters and moments."""
+        num_steps = int(take(tensors, NUM_STEPS, (1,)))
+        for name, parameter in self._params.items():
+            shape = tuple(parameter.shape)
+            parameter.copy_(take(tensors, MASTER + name, shape))
+            state = self._state(parameter)
+            state["step"].fill_(num_steps)
+            for moment in MOMENTS:
+                state[moment].copy_(take(tensors, f"{moment}/{name}", shape))
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> None:
+        """Sum over one rank: nothing to do."""
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [
+            p.grad if p.grad is not None else torch.zeros_like(p) for p in self._params.values()
+        ]
+
+    def _state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return AdamW's state, made as its first step would make it."""
+        state: dict[str, torch.Tensor] = self._optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            for moment in MOMENTS:
+                state[moment] = torch.zeros_like(parameter)
+        return state

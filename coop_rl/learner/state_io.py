@@ -1,0 +1,100 @@
+"""State as safetensors plus JSON: written to one side, synced, then renamed into place."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from coop_rl.errors import RunDirectoryError
+
+META = "state.json"
+MAX_FILE_BYTES = 2 << 30
+"""About the size of one file, so that a full model never sits in host memory."""
+
+
+class StateWriter:
+    """Writes one role's folder; complete or absent."""
+
+    def __init__(self, folder: Path) -> None:
+        """Prepare to write `folder`, which is replaced by `finish`."""
+        self._folder = folder
+        self._side = folder.with_name(folder.name + ".writing")
+        shutil.rmtree(self._side, ignore_errors=True)
+        self._side.mkdir(parents=True)
+        self._pending: dict[str, torch.Tensor] = {}
+        self._pending_bytes = 0
+        self._file_of_key: dict[str, str] = {}
+
+    def add(self, key: str, tensor: torch.Tensor) -> None:
+        """Add one tensor."""
+        # A copy: exporters yield live parameters.
+        self._pending[key] = tensor.detach().to("cpu", copy=True).contiguous()
+        self._pending_bytes += tensor.numel() * tensor.element_size()
+        if self._pending_bytes >= MAX_FILE_BYTES:
+            self._flush()
+
+    def finish(self, values: dict[str, Any]) -> None:
+        """Write `values` beside the tensors, sync everything, and put the folder in place."""
+        self._flush()
+        text = json.dumps({**values, "tensors": self._file_of_key}, indent=1)
+        (self._side / META).write_text(text)
+        for path in [*self._side.iterdir(), self._side]:
+            _fsync(path)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._side.rename(self._folder)
+        _fsync(self._folder.parent)
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        name = f"tensors-{len(set(self._file_of_key.values())):05d}.safetensors"
+        save_file(self._pending, self._side / name)
+        self._file_of_key |= dict.fromkeys(self._pending, name)
+        self._pending = {}
+        self._pending_bytes = 0
+
+
+class StateReader:
+    """Reads one role's folder, tensor by tensor."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder`.
+
+        Raises:
+            RunDirectoryError: It is not there.
+        """
+        self._folder = folder
+        try:
+            self.values: dict[str, Any] = json.loads((folder / META).read_text())
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{folder} holds no state of this role: {error.strerror}; "
+                "resume with the config the checkpoint was written with"
+            ) from error
+        self._file_of_key: dict[str, str] = self.values["tensors"]
+
+    def read(self, keys: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (key, tensor) of the keys that are there, in the given order."""
+        opened, handle = "", None
+        for key in keys:
+            if key not in self._file_of_key:
+                continue
+            if self._file_of_key[key] != opened:
+                opened = self._file_of_key[key]
+                handle = safe_open(self._folder / opened, framework="pt")
+            assert handle is not None
+            yield key, handle.get_tensor(key)  # type: ignore[no-untyped-call]
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

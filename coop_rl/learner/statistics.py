@@ -1,0 +1,123 @@
+"""Sums over the micro-batches and ranks of one step, and the two parts of theta's gradient."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from coop_rl.models.policy import TokenScores
+from coop_rl.types import MicroBatch
+
+
+class Reducer(Protocol):
+    """Who sums over ranks."""
+
+    device: torch.device
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> None:
+        """Sum in place."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """One step's figures over all ranks."""
+
+    rl_loss: float
+    sft_loss: float
+    entropy: float
+    mismatch_kl: float
+    log_ratio_N: tuple[float, ...]
+
+
+class StepSums:
+    """Collects in fp64; one all-reduce at the end."""
+
+    def __init__(self, num_samples: int, device: torch.device) -> None:
+        """Start at zero for `num_samples` rollouts over all ranks."""
+        self._num_samples = num_samples
+        self._losses_2 = torch.zeros(2, dtype=torch.float64, device=device)
+        self._entropy = torch.zeros(1, dtype=torch.float64, device=device)
+        self._log_ratio_N = torch.zeros(num_samples, dtype=torch.float64, device=device)
+
+    def add_rl(
+        self, micro: MicroBatch, loss: torch.Tensor, log_ratio_B: torch.Tensor, scores: TokenScores
+    ) -> None:
+        """Add a micro-batch of rollouts; anchor rows have no sample to report."""
+        self._losses_2[0] += loss.detach().double()
+        self._entropy += scores.entropy_T.double().sum()
+        row_B = micro.row_B.to(log_ratio_B.device)
+        is_real_B = row_B >= 0
+        self._log_ratio_N[row_B[is_real_B]] = log_ratio_B[is_real_B].double()
+
+    def add_sft(self, loss: torch.Tensor) -> None:
+        """Add a micro-batch of demonstrations."""
+        self._losses_2[1] += loss.detach().double()
+
+    def reduce(
+        self, reducer: Reducer, num_rl_tokens: int, *, has_rl: bool, has_sft: bool
+    ) -> Totals:
+        """Sum over the ranks and take the means."""
+        packed = torch.cat([self._losses_2, self._entropy, self._log_ratio_N])
+        reducer.all_reduce_sum(packed)
+        values: list[float] = packed.tolist()
+        rl_loss, sft_loss, entropy = values[:3]
+        log_ratio_N = tuple(values[3:])
+        return Totals(
+            rl_loss=rl_loss if has_rl else math.nan,
+            sft_loss=sft_loss if has_sft else math.nan,
+            entropy=entropy / num_rl_tokens if has_rl else math.nan,
+            mismatch_kl=-math.fsum(log_ratio_N) / num_rl_tokens if has_rl else math.nan,
+            log_ratio_N=log_ratio_N if has_rl else (),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GradientParts:
+    """Norms of the unweighted RL and SFT parts of theta's gradient, and their cosine."""
+
+    rl_norm: float = math.nan
+    sft_norm: float = math.nan
+    cosine: float = math.nan
+
+
+def compare_parts(
+    reducer: Reducer,
+    rl: Sequence[torch.Tensor] | None,
+    total: Sequence[torch.Tensor] | None,
+    rl_weight: float,
+    sft_weight: float,
+) -> GradientParts:
+    """Measure g_RL and g_SFT = (g - rl_weight * g_RL) / sft_weight, where they were computed.
+
+    Args:
+        reducer: Sums over ranks.
+        rl: This rank's parts of g_RL; None when there was no RL phase.
+        total: This rank's parts of the fused gradient g; None when there was no SFT phase.
+        rl_weight: Weight of g_RL in g.
+        sft_weight: Weight of g_SFT in g.
+    """
+    dots_3 = torch.zeros(3, dtype=torch.float64, device=reducer.device)
+    for index in range(len(total or rl or ())):
+        rl_part = rl[index].double() if rl is not None else None
+        if rl_part is not None:
+            dots_3[0] += rl_part.square().sum()
+        if total is None:
+            continue
+        sft_part = total[index].double()
+        if rl_part is not None:
+            sft_part = sft_part - rl_weight * rl_part
+        sft_part = sft_part / sft_weight
+        dots_3[1] += sft_part.square().sum()
+        if rl_part is not None:
+            dots_3[2] += (rl_part * sft_part).sum()
+    reducer.all_reduce_sum(dots_3)
+    rl_square, sft_square, dot = dots_3.tolist()
+    product = math.sqrt(rl_square * sft_square) if rl_square >= 0 and sft_square >= 0 else math.nan
+    return GradientParts(
+        rl_norm=math.sqrt(rl_square) if rl is not None else math.nan,
+        sft_norm=math.sqrt(sft_square) if total is not None else math.nan,
+        cosine=dot / product if rl is not None and total is not None and product > 0 else math.nan,
+    )

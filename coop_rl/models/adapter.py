@@ -1,0 +1,164 @@
+r"""The guidance parameters w: LoRA factors on linear layers, applied by forward hooks.
+
+    o  <-  o + s * B (A x),     s = alpha / rank,     merged weight  W + s * B A
+
+w is leaf tensors outside the module's parameters, so that ZeRO neither partitions nor sees them:
+their gradient is an ordinary `.grad`, and any ZeRO stage works. The meta-controller owns the
+authoritative copy; learners hold replicas that `load_flat` overwrites.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from coop_rl.errors import ConfigError, VersionError
+
+Shapes = Mapping[str, tuple[int, int]]
+"""Layer name -> (out features, in features)."""
+
+
+def adapter_shapes(model: nn.Module, targets: tuple[str, ...]) -> dict[str, tuple[int, int]]:
+    """Return the linear layers of `model` (weights may be on meta) that get an adapter.
+
+    Args:
+        model: The causal LM; layer names are those of its checkpoint.
+        targets: Last name components, e.g. `q_proj`.
+
+    Raises:
+        ConfigError: A target names no linear layer.
+    """
+    shapes = {
+        name: (module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
+    }
+    found = {name.rpartition(".")[2] for name in shapes}
+    if missing := [target for target in targets if target not in found]:
+        linear = {
+            n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, nn.Linear)
+        }
+        raise ConfigError(
+            f"adapter.targets {', '.join(missing)} match no linear layer of the model; "
+            f"allowed: {', '.join(sorted(linear - {'lm_head'}))}"
+        )
+    if "lm_head" in found:
+        raise ConfigError("adapter.targets must not name lm_head; remove it in the run config")
+    return shapes
+
+
+class Adapter:
+    """w in fp32; the same seed and shapes give the same start everywhere."""
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        *,
+        rank: int,
+        alpha: float,
+        seed: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Draw A (Kaiming uniform, as PEFT does) and set B to zero, so that s*B*A starts at 0.
+
+        Args:
+            shapes: The adapted layers.
+            rank: R.
+            alpha: Scale s is alpha / rank.
+            seed: Seed of A.
+            device: Where w lives; drawn on the CPU, so the values do not depend on it.
+            dtype: fp32, but for gradient checks.
+        """
+        self.rank = rank
+        self.alpha = alpha
+        self.scale = alpha / rank
+        self.shapes = dict(shapes)
+        generator = torch.Generator().manual_seed(seed)
+        self._tensors: dict[str, torch.Tensor] = {}
+        for name, (num_out, num_in) in self.shapes.items():
+            bound = 1.0 / math.sqrt(num_in)
+            a_RI = (torch.rand(rank, num_in, generator=generator) * 2.0 - 1.0) * bound
+            b_OR = torch.zeros(num_out, rank)
+            for factor, value in (("lora_A", a_RI), ("lora_B", b_OR)):
+                leaf = value.to(device=device, dtype=dtype).requires_grad_()
+                self._tensors[f"{name}.{factor}"] = leaf
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The leaf tensors by name, e.g. `model.layers.0.self_attn.q_proj.lora_A`."""
+        return self._tensors
+
+    def numel(self) -> int:
+        """Return the number of values in w."""
+        return sum(tensor.numel() for tensor in self._tensors.values())
+
+    def attach(self, model: nn.Module) -> None:
+        """Hook the layers of `model` (the causal LM) so that their outputs include w's part.
+
+        Attach before a ZeRO engine wraps the model: its own hooks must see the changed outputs.
+        """
+        modules = dict(model.named_modules())
+        for name in self.shapes:
+            modules[name].register_forward_hook(self._hook(name))
+
+    def _hook(self, name: str):  # type: ignore[no-untyped-def] # torch's hook type is private
+        a_name, b_name = f"{name}.lora_A", f"{name}.lora_B"
+
+        def add_adapter(
+            _module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+        ) -> torch.Tensor:
+            x = inputs[0]
+            low_rank = nn.functional.linear(x, self._tensors[a_name].to(x.dtype))
+            part = nn.functional.linear(low_rank, self._tensors[b_name].to(x.dtype))
+            return output + self.scale * part
+
+        return add_adapter
+
+    @torch.no_grad()
+    def delta(self, name: str) -> torch.Tensor | None:
+        """Return s*B*A [out, in] for the checkpoint weight `name`; None where w has no part."""
+        layer = name.removesuffix(".weight")
+        if layer not in self.shapes:
+            return None
+        b_OR, a_RI = self._tensors[f"{layer}.lora_B"], self._tensors[f"{layer}.lora_A"]
+        return self.scale * (b_OR @ a_RI)
+
+    @torch.no_grad()
+    def flatten(self) -> torch.Tensor:
+        """Return a copy of w as one vector, in the order of `tensors`."""
+        return torch.cat([tensor.reshape(-1) for tensor in self._tensors.values()])
+
+    @torch.no_grad()
+    def load_flat(self, vector: torch.Tensor) -> None:
+        """Overwrite w with what `flatten` returned elsewhere.
+
+        Raises:
+            VersionError: The vector has another length.
+        """
+        if vector.numel() != self.numel():
+            raise VersionError(
+                f"got an adapter of {vector.numel()} values, this one has {self.numel()}; "
+                "the processes run different configs"
+            )
+        parts = torch.split(vector, [tensor.numel() for tensor in self._tensors.values()])
+        for tensor, part in zip(self._tensors.values(), parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Return the accumulated gradients (not copies; zeros where none arrived)."""
+        return {
+            name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+            for name, tensor in self._tensors.items()
+        }
+
+    def zero_grad(self) -> None:
+        """Forget the accumulated gradients."""
+        for tensor in self._tensors.values():
+            tensor.grad = None
+
+    @torch.no_grad()
+    def norm(self) -> float:
+        """Return the Frobenius norm of all factors stacked."""
+        return math.sqrt(sum(float(t.double().square().sum()) for t in self._tensors.values()))

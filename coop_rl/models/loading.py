@@ -1,0 +1,75 @@
+"""Causal LMs from a Hugging Face folder: safetensors only, no code from the folder."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from coop_rl.errors import ModelError
+
+
+def load_causal_lm(
+    path: str, dtype: torch.dtype, *, activation_checkpointing: bool = False
+) -> PreTrainedModel:
+    """Load a model for training, without dropout.
+
+    Args:
+        path: A Hugging Face folder, or a hub id.
+        dtype: Type of the loaded weights.
+        activation_checkpointing: Recompute each layer's activations in the backward pass.
+
+    Raises:
+        ModelError: The folder is missing, holds no safetensors, or is no causal LM.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, trust_remote_code=False, use_safetensors=True, low_cpu_mem_usage=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _model_error(path, error) from error
+    prepare_for_training(model, activation_checkpointing=activation_checkpointing)
+    return model
+
+
+def prepare_for_training(model: PreTrainedModel, *, activation_checkpointing: bool) -> None:
+    """Remove dropout and set up recomputation."""
+    # A policy gradient needs the log-probs of the policy that sampled, which had no dropout.
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for key in ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop"):
+        if key in model.config.to_dict():
+            setattr(model.config, key, 0.0)
+    for module in model.modules():
+        if "attention_dropout" in vars(module):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - mypy: not a Tensor or Module
+    model.train()
+    model.requires_grad_(True)
+    if activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def load_skeleton(path: str) -> PreTrainedModel:
+    """Build the model on the meta device: names and shapes without weights.
+
+    Raises:
+        ModelError: The folder has no usable config.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise _model_error(path, error) from error
+
+
+def _model_error(path: str, error: Exception) -> ModelError:
+    where = Path(path)
+    if where.is_dir() and not list(where.glob("*.safetensors")):
+        reason = "the folder holds no *.safetensors"
+    else:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ModelError(
+        f"cannot load model {path}: {reason}; set model.path to a Hugging Face causal LM"
+    )

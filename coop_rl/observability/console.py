@@ -1,0 +1,240 @@
+"""What a run shows in the terminal; the only module that prints.
+
+On a terminal: coloured lines above a progress bar. Into a file or pipe: the same lines, plain, one
+a step. What models wrote is never interpreted: no markup, no control characters.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from coop_rl.config import DerivedSizes, RunConfig
+from coop_rl.evaluation.estimators import Estimate
+from coop_rl.evaluation.evaluator import Comparison
+from coop_rl.observability.metrics import Metrics
+from coop_rl.types import Reward
+
+NOT_AVAILABLE = "n/a"
+SAMPLE_WIDTH = 160
+"""Characters of a prompt or response that a sample line shows."""
+
+
+def clean(text: str, width: int = SAMPLE_WIDTH) -> str:
+    """Return text that is safe to print on one line: line breaks shown, control characters gone."""
+    shown = text.replace("\r\n", "\n").replace("\n", "⏎")
+    # Cc and Cf hold escape sequences, NUL, and the marks that turn the writing direction around.
+    safe = "".join(
+        c for c in shown if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn")
+    )
+    return safe if len(safe) <= width else safe[: width - 1] + "…"
+
+
+class RunConsole:
+    """Prints a run's plan, milestones, steps and summary."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Print to stdout, or to `console`."""
+        self._console = console or Console(highlight=False)
+        self._started = monotonic()
+        self._progress: Progress | None = None
+        self._num_steps = 0
+        self._steps_done: list[float] = []
+        self._totals = {"tokens": 0.0, "applied": 0, "skipped": 0, "w_applied": 0, "w_skipped": 0}
+
+    def show_plan(
+        self, config: RunConfig, sizes: DerivedSizes, path: Path, resume_from: Path | None
+    ) -> None:
+        """Print every derived size, before anything starts."""
+        table = Table(title=f"{config.run.name}: {config.method.kind}", title_justify="left")
+        table.add_column("size")
+        table.add_column("value", justify="right")
+        table.add_column("from", overflow="fold")
+        for name, value, origin in _plan_rows(config, sizes):
+            table.add_row(name, value, origin)
+        self._console.print(table)
+        if resume_from:
+            self._line(f"resumes from {resume_from}")
+        self._line(f"run directory {path}")
+
+    def milestone(self, text: str) -> None:
+        """Print a line about start-up, with the seconds since this object was made."""
+        self._line(f"{monotonic() - self._started:6.1f} s  {text}", "dim")
+
+    def begin(self, first_step: int, num_steps: int) -> None:
+        """Start counting steps; on a terminal, show the progress bar."""
+        self._num_steps = num_steps
+        self._first_step = first_step
+        if self._console.is_terminal:
+            columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._progress = Progress(
+                *columns,
+                console=self._console,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._progress.add_task("step", total=num_steps, completed=first_step)
+            self._progress.start()
+
+    def step(self, metrics: Metrics) -> None:
+        """Print one step."""
+        step = int(metrics["step"] or 0)
+        duration_s = metrics.get("time/step_s") or 0.0
+        self._steps_done.append(duration_s)
+        self._count(metrics)
+        done = step + 1
+        mean_s = sum(self._steps_done) / len(self._steps_done)
+        remaining = max(0, self._num_steps - done) * mean_s
+        generated = metrics.get("tokens/generated") or 0.0
+        parts = [
+            f"step {done:>{len(str(self._num_steps))}}/{self._num_steps}",
+            f"reward {_number(metrics.get('reward/mean'), '.3f')}",
+            f"accuracy {_number(metrics.get('reward/accuracy'), '.3f')}",
+            f"gain {_gain(metrics)}",
+            f"sft loss {_number(metrics.get('loss/sft'), '.3f')}",
+            f"{generated / duration_s if duration_s else 0:,.0f} tokens/s",
+            f"{duration_s:.1f} s",
+            f"remaining {_duration(remaining)}",
+        ]
+        self._line("  ".join(parts))
+        if self._progress:
+            self._progress.update(self._task, completed=done)
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Print what an evaluation found."""
+        parts = []
+        for name, value in metrics.items():
+            if f"{name}_low" in metrics:
+                estimate = Estimate(value, metrics[f"{name}_low"], metrics[f"{name}_high"])
+                parts.append(f"{name.removeprefix('eval/')} {_estimate(estimate)}")
+        self._line(f"evaluated after {step} steps: {', '.join(parts)}", "bold")
+
+    def sample(self, prompt: str, response: str, reward: Reward) -> None:
+        """Print one response of the model."""
+        verdict = "right" if reward.is_correct else "wrong"
+        if reward.status != "scored":
+            verdict = reward.status
+        self._line(f"sample  {clean(prompt)}  ->  {clean(response)}  ({verdict})", "dim")
+
+    def summary(self, path: Path, comparison: Comparison | None, duration_s: float) -> None:
+        """Print before against after, and what the run did."""
+        self.close()
+        if comparison:
+            self._console.print(_comparison_table(comparison))
+        totals = self._totals
+        self._line(
+            f"{len(self._steps_done)} steps in {_duration(duration_s)}; "
+            f"{totals['tokens']:,.0f} tokens generated; "
+            f"updates of theta: {totals['applied']:.0f} applied, {totals['skipped']:.0f} skipped; "
+            f"of w: {totals['w_applied']:.0f} applied, {totals['w_skipped']:.0f} skipped"
+        )
+        self._line(f"run directory {path}")
+
+    def close(self) -> None:
+        """Take the progress bar away; lines stay."""
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+    def _count(self, metrics: Metrics) -> None:
+        self._totals["tokens"] += metrics.get("tokens/generated") or 0.0
+        for metric, prefix in (("grad/skipped", ""), ("guidance/skipped", "w_")):
+            value = metrics.get(metric)
+            if value is not None:
+                self._totals[prefix + ("skipped" if value else "applied")] += 1
+
+    def _line(self, text: str, style: str = "") -> None:
+        # soft_wrap: a line of a log must stay one line, however wide.
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, str]]:
+    rollout, learner = config.rollout, config.learner
+    rows = [
+        ("steps", f"{sizes.optimizer_steps:,}", "run.num_steps; one optimiser step each"),
+        ("prompts per step", f"{sizes.num_prompts:,}", "prompts.per_step"),
+        (
+            "samples per step",
+            f"{sizes.num_samples:,}",
+            f"x rollout.samples_per_prompt {rollout.samples_per_prompt}",
+        ),
+        ("demonstrations per step", f"{sizes.num_demonstrations:,}", "demonstrations.per_step"),
+        ("longest response", f"{sizes.max_response_tokens:,} tokens", "rollout.max_tokens"),
+        (
+            "learner ranks per branch",
+            f"{sizes.num_ranks}",
+            f"learner.num_ranks, ZeRO {learner.zero_stage}",
+        ),
+        ("samples per rank", f"{sizes.samples_per_rank:,}", ""),
+        ("demonstrations per rank", f"{sizes.demonstrations_per_rank:,}", ""),
+        (
+            "micro-batch",
+            f"{sizes.micro_batch_tokens:,} tokens",
+            "padded, at most; accumulated until a rank's rows are through",
+        ),
+        (
+            "rollout actors",
+            f"{rollout.num_actors}",
+            f"tensor parallel {rollout.tensor_parallel_size}",
+        ),
+        (
+            "mix / penalty",
+            f"{config.mix:g} / {config.penalty:g}",
+            "share of RL in theta's, of bracket in w's step",
+        ),
+    ]
+    for role, cpus in sizes.cpus.items():
+        gpus = sizes.gpus.get(role, 0.0)
+        if cpus or gpus:
+            rows.append((f"{role} devices", f"{cpus:g} CPU, {gpus:g} GPU", "placement"))
+    rows.append(
+        ("all devices", f"{sizes.total_cpus:g} CPU, {sizes.total_gpus:g} GPU", "reserved in Ray")
+    )
+    return rows
+
+
+def _comparison_table(comparison: Comparison) -> Table:
+    before, after = comparison.before, comparison.after
+    table = Table(
+        title=f"{comparison.name}, {len(after.ids)} items, 95 % intervals", title_justify="left"
+    )
+    for column in (
+        "",
+        f"before ({before.step} steps)",
+        f"after ({after.step} steps)",
+        "difference (paired)",
+    ):
+        table.add_column(column)
+    rows = (
+        ("pass@1", before.pass_at_1, after.pass_at_1, comparison.pass_at_1_difference),
+        (f"avg@{after.num_samples}", before.average, after.average, comparison.average_difference),
+    )
+    for name, first, last, difference in rows:
+        table.add_row(name, _estimate(first), _estimate(last), _estimate(difference, "+.3f"))
+    return table
+
+
+def _estimate(estimate: Estimate, form: str = ".3f") -> str:
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def _gain(metrics: Metrics) -> str:
+    value, stderr = metrics.get("gain/value"), metrics.get("gain/stderr")
+    if value is None:
+        return NOT_AVAILABLE
+    return f"{value:+.4f} ± {_number(stderr, '.4f')}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return NOT_AVAILABLE if value is None else format(value, form)
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

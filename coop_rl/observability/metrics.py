@@ -1,0 +1,191 @@
+"""All metrics: one table with units and meaning, and their computation from a step's record.
+
+`observer` calls `step_metrics`; whoever adds a metric adds its row here, which a test checks.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from coop_rl.algorithm.roles import StepRecord
+from coop_rl.types import CooperativeGain, GuidanceUpdate, ScoredGroup, StepResult
+
+Metrics = dict[str, float | None]
+"""Metric name -> value; None (JSON null) where the quantity was not measured or does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of the table."""
+
+    unit: str
+    meaning: str
+
+
+METRICS: dict[str, Metric] = {
+    "step": Metric(
+        "", "meta-step k, from 0; in rows of eval/: steps trained before the evaluation"
+    ),
+    "version": Metric("", "theta updates of the policy that generated the step's rollouts"),
+    "time/step_s": Metric("s", "from the last row to this one, evaluations left out"),
+    "time/<stage>_s": Metric("s", "spent in a stage; save: the checkpoint after the previous step"),
+    "tokens/generated": Metric("tokens", "response tokens sampled for training"),
+    "tokens/trained_rl": Metric("tokens", "response tokens in the RL loss of joint"),
+    "tokens/trained_sft": Metric("tokens", "response tokens in the SFT loss of joint"),
+    "tokens/trained_shadow": Metric("tokens", "response tokens in the RL loss of rl_only"),
+    "reward/mean": Metric("reward", "mean over the step's responses"),
+    "reward/std": Metric("reward", "standard deviation over the step's responses"),
+    "reward/accuracy": Metric("share", "responses with the right answer"),
+    "reward/timeouts": Metric(
+        "responses", "verifier killed at its time limit; they count as reward 0"
+    ),
+    "reward/crashed": Metric("responses", "verifier failed; they count as reward 0"),
+    "groups/all_right": Metric("share", "prompts whose responses are all right: no RL gradient"),
+    "groups/all_wrong": Metric("share", "prompts whose responses are all wrong: no RL gradient"),
+    "response/length_mean": Metric("tokens", "mean length of a response"),
+    "response/truncated": Metric("share", "responses that hit rollout.max_tokens"),
+    "policy/entropy": Metric("nats", "mean entropy of joint at the sampled tokens"),
+    "policy/mismatch_kl": Metric("nats", "mean of log pi_b - log pi at the sampled tokens"),
+    "policy/lag": Metric("updates", "most theta updates any rollout is behind `version`"),
+    "loss/rl": Metric("reward", "RL loss of joint (surrogate)"),
+    "loss/sft": Metric("nats", "mean negative log-likelihood of demonstration tokens under joint"),
+    "loss/shadow_rl": Metric("reward", "RL loss of rl_only (surrogate)"),
+    "grad/norm": Metric("", "norm of joint's fused theta-gradient before clipping"),
+    "grad/rl_norm": Metric("", "norm of its unweighted RL part; null when not measured"),
+    "grad/sft_norm": Metric("", "norm of its unweighted SFT part; null when not measured"),
+    "grad/cosine": Metric("", "cosine of the two parts; null when not measured"),
+    "grad/shadow_norm": Metric("", "norm of rl_only's theta-gradient before clipping"),
+    "grad/skipped": Metric("0 or 1", "1: a non-finite gradient made a branch skip its update"),
+    "gain/value": Metric(
+        "reward", "cooperative gain; null where the effective sample size is too low"
+    ),
+    "gain/stderr": Metric("reward", "its standard error over prompts"),
+    "gain/ess": Metric("share", "effective sample size of the shadow's sequence weights"),
+    "gain/ess_joint": Metric("share", "effective sample size of joint's sequence weights"),
+    "gain/capped_share": Metric("share", "shadow's sequence weights above the cap"),
+    "guidance/mix": Metric("share", "lambda, the share of RL in theta's step"),
+    "guidance/adapter_norm": Metric("", "norm of w after the update"),
+    "guidance/update_norm": Metric("", "norm of the change of w"),
+    "guidance/bracket_norm": Metric("", "norm of g_w^RL - g-hat_w^RL"),
+    "guidance/bracket_cosine": Metric(
+        "", "cosine of the bracket with g_w^SFT; null where one is zero"
+    ),
+    "guidance/grad_sft_norm": Metric("", "norm of g_w^SFT"),
+    "guidance/skipped": Metric("0 or 1", "1: w was not updated"),
+    "shadow/kl": Metric("nats", "mean over responses of log pi_joint - log pi_rl_only"),
+    "sync/bytes": Metric("bytes", "sent to the rollout actors"),
+    "sync/seconds": Metric("s", "of it, as the sender measured"),
+    "eval/<name>/pass@1": Metric("share", "greedy accuracy on held-out items"),
+    "eval/<name>/pass@<k>": Metric("share", "items solved by at least one of k samples, unbiased"),
+    "eval/<name>/avg@<k>": Metric("share", "mean accuracy of k samples an item"),
+    "eval/<name>/<value>_low": Metric("share", "lower end of the value's 95 % interval"),
+    "eval/<name>/<value>_high": Metric("share", "upper end of the value's 95 % interval"),
+    "eval/<name>/truncated": Metric("share", "responses that hit rollout.max_tokens"),
+    "eval/<name>/length_mean": Metric("tokens", "mean length of a response"),
+    "eval/<name>/unscored": Metric("share", "responses whose verifier timed out or crashed"),
+}
+
+
+def describe(name: str) -> Metric | None:
+    """Return the table's row for a metric, or None if it has none."""
+    if name in METRICS:
+        return METRICS[name]
+    for pattern, metric in METRICS.items():
+        expression = re.sub(
+            r"<\w+>", "[^/]+", re.escape(pattern).replace(r"\<", "<").replace(r"\>", ">")
+        )
+        if "<" in pattern and re.fullmatch(expression, name):
+            return metric
+    return None
+
+
+def step_metrics(record: StepRecord, timings: Mapping[str, float]) -> Metrics:
+    """Return one step's row: everything from the record, and the stages' sums as they are."""
+    metrics: dict[str, float | None] = {
+        "step": record.step,
+        "version": record.version.theta,
+        "tokens/trained_rl": record.batch.num_rl_tokens,
+        "tokens/trained_sft": record.batch.num_sft_tokens,
+        "tokens/trained_shadow": record.batch.num_rl_tokens if record.shadow else 0,
+        **_rollout_metrics(record.groups, record.version.theta),
+        **_learner_metrics(record.joint, record.shadow),
+        **_gain_metrics(record.gain),
+        **_guidance_metrics(record.guidance),
+        **timings,
+    }
+    return {name: finite(value) for name, value in metrics.items()}
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value, or None where it is no number: JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _rollout_metrics(groups: Sequence[ScoredGroup], version: int) -> Metrics:
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    rewards = [reward for group in groups for reward in group.rewards]
+    metrics: Metrics = {"tokens/generated": sum(len(rollout.token_ids) for rollout in rollouts)}
+    if not rollouts:
+        return metrics
+    values = np.array([reward.value for reward in rewards])
+    right_P = [sum(reward.is_correct for reward in group.rewards) for group in groups]
+    size_P = [len(group.rewards) for group in groups]
+    return metrics | {
+        "reward/mean": float(values.mean()),
+        "reward/std": float(values.std()),
+        "reward/accuracy": sum(right_P) / len(rewards),
+        "reward/timeouts": sum(reward.status == "timeout" for reward in rewards),
+        "reward/crashed": sum(reward.status == "crashed" for reward in rewards),
+        "groups/all_right": sum(r == n for r, n in zip(right_P, size_P, strict=True)) / len(groups),
+        "groups/all_wrong": sum(r == 0 for r in right_P) / len(groups),
+        "response/length_mean": sum(len(r.token_ids) for r in rollouts) / len(rollouts),
+        "response/truncated": sum(r.is_truncated for r in rollouts) / len(rollouts),
+        "policy/lag": max(version - rollout.version.theta for rollout in rollouts),
+    }
+
+
+def _learner_metrics(joint: StepResult, shadow: StepResult | None) -> Metrics:
+    return {
+        "policy/entropy": joint.entropy,
+        "policy/mismatch_kl": joint.mismatch_kl,
+        "loss/rl": joint.rl_loss,
+        "loss/sft": joint.sft_loss,
+        "loss/shadow_rl": shadow.rl_loss if shadow else None,
+        "grad/norm": joint.grad_norm,
+        "grad/rl_norm": joint.rl_grad_norm,
+        "grad/sft_norm": joint.sft_grad_norm,
+        "grad/cosine": joint.grad_cosine,
+        "grad/shadow_norm": shadow.grad_norm if shadow else None,
+        "grad/skipped": int(
+            not (joint.is_step_applied and (shadow is None or shadow.is_step_applied))
+        ),
+    }
+
+
+def _gain_metrics(gain: CooperativeGain | None) -> Metrics:
+    if gain is None:
+        return {"gain/value": None, "gain/stderr": None, "gain/ess": None, "shadow/kl": None}
+    return {
+        "gain/value": gain.value,
+        "gain/stderr": gain.stderr,
+        "gain/ess": gain.ess,
+        "gain/ess_joint": gain.ess_joint,
+        "gain/capped_share": gain.capped_share,
+        "shadow/kl": gain.shadow_kl,
+    }
+
+
+def _guidance_metrics(update: GuidanceUpdate | None) -> Metrics:
+    if update is None:
+        return {}
+    return {
+        "guidance/adapter_norm": update.adapter_norm,
+        "guidance/update_norm": update.update_norm,
+        "guidance/bracket_norm": update.bracket_norm,
+        "guidance/bracket_cosine": update.bracket_cosine,
+        "guidance/grad_sft_norm": update.sft_grad_norm,
+        "guidance/skipped": int(update.skipped != ""),
+    }

@@ -1,0 +1,136 @@
+"""The loop's role `Observer`: a step's record to metrics, samples, events and terminal."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from coop_rl.algorithm.roles import StepRecord
+from coop_rl.config import RunConfig
+from coop_rl.observability.console import RunConsole
+from coop_rl.observability.metrics import Metrics, finite, step_metrics
+from coop_rl.observability.run_directory import RunDirectory
+from coop_rl.observability.sinks import JsonlSink, Row, TensorBoardSink
+from coop_rl.observability.stages import Stages
+from coop_rl.types import Reward, Rollout, ScoredGroup
+
+EVALUATION_PREFIX = "eval/"
+EVALUATION_TIME = "time/evaluate"
+
+
+class RunObserver:
+    """Writes a row per step and per evaluation, each on disk before the loop goes on.
+
+    The loop reports the evaluation before its first step first, due or not: that call starts the
+    clock and tells where a resumed run goes on, so rows of steps about to be repeated are dropped.
+    """
+
+    def __init__(
+        self, config: RunConfig, directory: RunDirectory, console: RunConsole, stages: Stages
+    ) -> None:
+        """Open the run's files.
+
+        Raises:
+            RunError: They cannot be written.
+        """
+        self._config = config
+        self._directory = directory
+        self._console = console
+        self._stages = stages
+        self._metrics = JsonlSink(directory.metrics)
+        self._samples = JsonlSink(directory.samples)
+        self._events: TensorBoardSink | None = None
+        self._has_begun = False
+        self._last_row = time.monotonic()
+
+    def record(self, record: StepRecord) -> None:
+        """Write one step's row, its samples, and its line."""
+        self._begin(record.step, is_evaluated=False)
+        now = time.monotonic()
+        timings = self._stages.take() | {"time/step_s": now - self._last_row}
+        self._last_row = now
+        metrics = step_metrics(record, timings) | {"guidance/mix": self._config.mix}
+        self._write(record.step, metrics)
+        for group, rollout, reward in islice(
+            _by_sample(record.groups), self._config.observability.samples_per_step
+        ):
+            self._samples.write(_sample_row(record.step, group, rollout, reward))
+        self._console.step(metrics)
+        if record.groups and record.step + 1 == self._config.run.num_steps:
+            self._show_sample(record.groups)
+
+    def record_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the figures measured after `step` steps; empty ones only keep the clock right."""
+        self._begin(step, is_evaluated=bool(metrics))
+        timings = self._stages.take(EVALUATION_TIME)
+        if metrics:
+            self._last_row += sum(timings.values())
+            self._write(
+                step, {"step": step, **{k: finite(v) for k, v in {**metrics, **timings}.items()}}
+            )
+            self._console.evaluation(step, metrics)
+
+    def close(self) -> None:
+        """Close files and progress bar."""
+        self._console.close()
+        for sink in (self._metrics, self._samples, self._events):
+            if sink:
+                sink.close()
+
+    def _begin(self, step: int, is_evaluated: bool) -> None:
+        """On the first call, go back to `step`."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+
+        def is_kept(row: Row) -> bool:
+            is_evaluation = any(name.startswith(EVALUATION_PREFIX) for name in row)
+            return bool(
+                row["step"] < step or (row["step"] == step and is_evaluation and not is_evaluated)
+            )
+
+        self._metrics.rewind(is_kept)
+        self._samples.rewind(lambda row: bool(row["step"] < step))
+        if self._config.observability.tensorboard:
+            self._events = TensorBoardSink(self._directory.events, step)
+        self._console.begin(step, self._config.run.num_steps)
+        # What was timed so far is start-up (and an evaluation, which its own row reports).
+        evaluation = self._stages.take(EVALUATION_TIME)
+        self._stages.take()
+        for name, value in evaluation.items():
+            self._stages.count(name, value)
+        self._last_row = time.monotonic() - sum(evaluation.values())
+
+    def _write(self, step: int, metrics: Metrics) -> None:
+        self._metrics.write(metrics)
+        if self._events:
+            self._events.write(step, metrics)
+
+    def _show_sample(self, groups: Sequence[ScoredGroup]) -> None:
+        group, rollout, reward = next(_by_sample(groups))
+        self._console.sample(group.prompt.text, rollout.text, reward)
+
+
+def _by_sample(groups: Sequence[ScoredGroup]) -> Iterator[tuple[ScoredGroup, Rollout, Reward]]:
+    """Yield the first sample of every prompt, then the second of every prompt, and so on."""
+    most = max((len(group.rollouts) for group in groups), default=0)
+    for index in range(most):
+        for group in groups:
+            if index < len(group.rollouts):
+                yield group, group.rollouts[index], group.rewards[index]
+
+
+def _sample_row(step: int, group: ScoredGroup, rollout: Rollout, reward: Reward) -> dict[str, Any]:
+    return {
+        "step": step,
+        "version": str(rollout.version),
+        "prompt_id": group.prompt.id,
+        "prompt": group.prompt.text,
+        "response": rollout.text,
+        "answer": group.prompt.answer,
+        "reward": reward.value,
+        "is_correct": reward.is_correct,
+        "status": reward.status,
+        "is_truncated": rollout.is_truncated,
+        "num_tokens": len(rollout.token_ids),
+    }

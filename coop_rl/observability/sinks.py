@@ -1,0 +1,138 @@
+"""Where metrics and samples go: JSONL files that are never torn, and TensorBoard events."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from coop_rl.errors import RunError
+
+Row = dict[str, Any]
+
+
+class JsonlSink:
+    """An append-only file of JSON objects: rows are whole, and on disk when `write` returns.
+
+    Only `rewind` takes rows away: a resumed run repeats the steps after its checkpoint, and a file
+    with two rows for one step would draw every curve twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open for appending; a torn last line, left by a crash, is cut off.
+
+        Raises:
+            RunError: The file cannot be opened.
+        """
+        self._path = path
+        self._descriptor = -1
+        _guard(path, self._open)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row.
+
+        Raises:
+            RunError: The disk is full or gone; the file holds whole rows still.
+        """
+        line = json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
+        # A lone surrogate, which a model's bytes can decode to, has no UTF-8 form.
+        data = line.encode("utf-8", errors="replace")
+        _guard(self._path, lambda: self._append(data))
+
+    def rewind(self, is_kept: Callable[[Row], bool]) -> None:
+        """Keep only some rows, replacing the file at once.
+
+        Raises:
+            RunError: The file cannot be replaced; the old one stands.
+        """
+        rows = read_jsonl(self._path)
+        kept = [row for row in rows if is_kept(row)]
+        if len(kept) < len(rows):
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+            _guard(self._path, lambda: self._replace(lines))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._descriptor, whole)
+
+    def _append(self, data: bytes) -> None:
+        size = os.fstat(self._descriptor).st_size
+        try:
+            if os.write(self._descriptor, data) < len(data):
+                raise OSError("disk full")
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, size)
+            raise
+
+    def _replace(self, text: str) -> None:
+        self.close()
+        write_atomically(self._path, text)
+        self._open()
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """Return the whole rows of a file another process may be writing to."""
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole: at any moment it holds the old text or the new.
+
+    Raises:
+        OSError: It cannot be written; the old file stands.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _guard(path: Path, action: Callable[[], None]) -> None:
+    try:
+        action()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"driver cannot write {path}: {reason}; free space there and resume"
+        ) from None
+
+
+class TensorBoardSink:
+    """The same figures as events for TensorBoard; quantities that are null leave a gap."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """Write into `folder`; events of `first_step` and later, from before a resume, go."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and optional
+
+        self._writer = SummaryWriter(log_dir=str(folder), purge_step=first_step or None)
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Write one row's numbers."""
+        for name, value in metrics.items():
+            if value is not None and name != "step":
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self._writer.close()

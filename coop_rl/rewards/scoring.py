@@ -1,0 +1,51 @@
+"""From RolloutGroup to ScoredGroup, and the control that makes rewards meaningless."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from coop_rl.rewards.pool import RewardPool
+from coop_rl.rewards.verdict import Answer, Verdict
+from coop_rl.types import Reward, RolloutGroup, ScoredGroup
+
+
+def score_group(pool: RewardPool, group: RolloutGroup) -> ScoredGroup:
+    """Judge the responses of one group; truncated ones like the others."""
+    (scored,) = score_groups(pool, [group])
+    return scored
+
+
+def score_groups(pool: RewardPool, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
+    """Judge several groups at once; order is kept."""
+    answers = [Answer(r.text, group.prompt.answer) for group in groups for r in group.rollouts]
+    verdicts = iter(pool.score(answers))
+    return [
+        ScoredGroup(
+            group.prompt, group.rollouts, tuple(_to_reward(next(verdicts)) for _ in group.rollouts)
+        )
+        for group in groups
+    ]
+
+
+def _to_reward(verdict: Verdict) -> Reward:
+    return Reward(verdict.value, verdict.is_correct, verdict.status)
+
+
+def shuffle_rewards(groups: Sequence[ScoredGroup], seed: int) -> list[ScoredGroup]:
+    """Hand each prompt's rewards to another prompt: same rewards, no information.
+
+    The assignment is one random cycle through all groups (Sattolo), so no group keeps its own.
+
+    Raises:
+        ValueError: There are fewer than 2 groups, or they differ in size.
+    """
+    if len(groups) < 2 or len({len(group.rewards) for group in groups}) > 1:
+        raise ValueError(f"shuffling needs 2 or more groups of one size, got {len(groups)} groups")
+    rng = random.Random(seed)
+    giver = list(range(len(groups)))
+    for last in range(len(giver) - 1, 0, -1):
+        other = rng.randrange(last)
+        giver[last], giver[other] = giver[other], giver[last]
+    return [
+        replace(group, rewards=groups[i].rewards) for group, i in zip(groups, giver, strict=True)
+    ]

@@ -1,0 +1,50 @@
+"""Ends vLLM's processes when the rollout actor that started them was killed.
+
+    rollout actor (front end) --> engine core --> workers
+
+vLLM's engine core outlives a front end that dies without saying so (SIGKILL, out of memory) and
+keeps its memory and devices for ever. The front end announces itself in the environment; the core
+and the workers, which run our vLLM plugin, each watch their parent. Processes of a vLLM that we did
+not start find no announcement and are left alone.
+"""
+
+import os
+import threading
+import time
+
+PARENT_VARIABLE = "COOP_RL_ENGINE_PARENT"
+POLL_S = 1.0
+
+
+def announce_parent() -> None:
+    """Make the processes started from here follow this one."""
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+
+
+def follow_parent() -> None:
+    """End this process soon after the parent that announced itself; nothing in other processes."""
+    announced = os.environ.get(PARENT_VARIABLE)
+    if announced is None or int(announced) == os.getpid():
+        return
+    parent = int(announced)
+    if os.getppid() != parent and _is_alive(parent):
+        return  # a helper that somebody in between started and looks after
+    announce_parent()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True, name="lifeline").start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+    # Not sys.exit: the main thread may be inside a collective that nobody will ever join.
+    os._exit(1)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,232 @@
+"""vLLM as a generation engine: `AsyncLLM`, whose core and workers are processes of their own.
+
+Sampled tokens come with their log-probs under the sampling distribution (temperature and top-p
+applied) and the version of the weights that sampled them; both are recorded by vLLM itself.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from coop_rl.config import RunConfig
+from coop_rl.errors import ActorLostError, DataError, RunError, WeightSyncError
+from coop_rl.rollout.lifeline import announce_parent
+from coop_rl.types import PolicyVersion, Rollout, SamplingSettings
+from coop_rl.weights.plugin import BACKEND_NAME, ENTRY_POINT_NAME, is_installed
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.outputs import CompletionOutput
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+GIB = 2**30
+SHUTDOWN_LIMIT_S = 3.0
+"""How long vLLM's processes get to end by themselves before they are killed; on a busy machine they
+need longer, only to collect garbage."""
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    # By default every CPU engine of a machine binds its threads to the same cores; unbound, it has
+    # OMP_NUM_THREADS of them.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+"""Defaults for vLLM's processes; what the user has set stays."""
+
+
+class VllmEngine:
+    """Implements GenerationEngine."""
+
+    def __init__(self, config: RunConfig, backend: str) -> None:
+        """Prepare an engine for the model and `rollout` section of `config`.
+
+        Args:
+            config: The run.
+            backend: How weights arrive: `gloo` or `nccl`.
+        """
+        self._config = config
+        self._backend = BACKEND_NAME if backend == "gloo" else backend
+        self._request_ids = itertools.count()
+        self._engine: AsyncLLM | None = None
+
+    async def start(self) -> None:
+        """Start vLLM's processes and load the model; about 20 s, mostly imports."""
+        # As many threads as the actor has CPUs (Ray sets the same): more of them wait for each
+        # other in busy loops, which costs other roles more than it brings here.
+        num_threads = max(1, int(self._config.placement.rollout.cpus))
+        for name, value in {**ENVIRONMENT, "OMP_NUM_THREADS": str(num_threads)}.items():
+            os.environ.setdefault(name, value)
+        if self._backend == BACKEND_NAME and not is_installed():
+            raise RunError(
+                f"vLLM's entry point {ENTRY_POINT_NAME} is not installed; install this package "
+                "(pip install --no-deps -e .) instead of only putting it on PYTHONPATH"
+            )
+        announce_parent()
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._engine = AsyncLLM.from_engine_args(self._engine_args())
+        # A folder holds what a fresh run starts from; a resumed run publishes before it samples.
+        await self._engine.update_weight_version(str(PolicyVersion(0, 0)))
+
+    def _engine_args(self) -> "AsyncEngineArgs":
+        from vllm.config import WeightTransferConfig
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+
+        section, model = self._config.rollout, self._config.model
+        device: dict[str, Any] = {"gpu_memory_utilization": section.gpu_memory_utilization}
+        if current_platform.is_cpu():
+            device = {"kv_cache_memory_bytes": int(section.kv_cache_gib * GIB)}
+        return AsyncEngineArgs(
+            model=model.path,
+            dtype=section.dtype,
+            max_model_len=model.max_length,
+            max_num_seqs=section.max_num_seqs,
+            tensor_parallel_size=section.tensor_parallel_size,
+            enforce_eager=section.enforce_eager,
+            enable_prefix_caching=section.prefix_caching,
+            seed=self._config.run.seed,
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config=WeightTransferConfig(backend=self._backend),
+            enable_log_requests=False,
+            disable_log_stats=True,
+            **device,
+        )
+
+    async def generate(
+        self, prompt_token_ids: Sequence[int], sampling: SamplingSettings, seed: int
+    ) -> Rollout:
+        """Sample one response."""
+        from vllm.inputs import tokens_input
+
+        engine = self._started()
+        room = engine.model_config.max_model_len - len(prompt_token_ids)
+        if room < 1:
+            raise DataError(
+                f"prompts must be shorter than {engine.model_config.max_model_len} tokens, got "
+                f"{len(prompt_token_ids)}; raise model.max_length or drop the prompt"
+            )
+        request = engine.generate(
+            tokens_input(list(prompt_token_ids)),
+            _sampling_params(sampling, min(sampling.max_tokens, room), seed),
+            request_id=str(next(self._request_ids)),
+        )
+        with _dead_engine_is_lost_actor():
+            async for output in request:
+                if output.finished:
+                    return _to_rollout(output.outputs[0])
+        raise RunError("vLLM ended a request without an output")
+
+    async def pause(self) -> None:
+        """Freeze requests where they are; drop the key-value cache, which goes with the weights."""
+        with _dead_engine_is_lost_actor():
+            await self._started().pause_generation(mode="keep", clear_cache=True)
+
+    async def resume(self) -> None:
+        """Go on with frozen requests, computing their keys and values anew."""
+        with _dead_engine_is_lost_actor():
+            await self._started().resume_generation()
+
+    async def init_weight_transfer(self, init_info: Mapping[str, Any]) -> None:
+        """Join the transfer group."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        with _dead_engine_is_lost_actor(), _failure_is_sync_error("joining"):
+            request = WeightTransferInitRequest(dict(init_info))
+            await self._started().init_weight_transfer_engine(request)
+
+    async def start_weight_update(self) -> None:
+        """Pause and open an update."""
+        await self.pause()
+        with _dead_engine_is_lost_actor(), _failure_is_sync_error("starting"):
+            await self._started().start_weight_update()
+
+    async def update_weights(self, update_info: Mapping[str, Any]) -> None:
+        """Receive weights; after a failure the engine stays paused, see GenerationEngine."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        with _dead_engine_is_lost_actor(), _failure_is_sync_error("receiving"):
+            request = WeightTransferUpdateRequest(dict(update_info))
+            await self._started().update_weights(request)
+
+    async def finish_weight_update(self, version: str) -> None:
+        """Close the update, stamp `version` on tokens sampled from now on, and resume."""
+        with _dead_engine_is_lost_actor(), _failure_is_sync_error("finishing"):
+            await self._started().finish_weight_update(weight_version=version)
+        await self.resume()
+
+    async def check_health(self) -> None:
+        """Return if the engine's processes live."""
+        with _dead_engine_is_lost_actor():
+            await self._started().check_health()
+
+    async def shutdown(self) -> None:
+        """End the engine's processes; nothing may be called afterwards."""
+        if self._engine is not None:
+            self._engine.shutdown(timeout=SHUTDOWN_LIMIT_S)
+            self._engine = None
+
+    def _started(self) -> "AsyncLLM":
+        if self._engine is None:
+            raise ActorLostError("the vLLM engine is not running")
+        return self._engine
+
+
+def _sampling_params(sampling: SamplingSettings, max_tokens: int, seed: int) -> "SamplingParams":
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    return SamplingParams(
+        n=1,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=max_tokens,
+        seed=seed if sampling.temperature else None,
+        # The sampled token's own log-prob and no alternatives.
+        logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _to_rollout(completion: "CompletionOutput") -> Rollout:
+    if completion.finish_reason not in ("stop", "length"):
+        raise RunError(f"vLLM ended a request with {completion.finish_reason!r}")
+    spans, log_probs = completion.weight_versions, completion.logprobs
+    if not spans or log_probs is None:
+        raise RunError("vLLM returned a response without weight versions or log-probs")
+    token_ids = tuple(completion.token_ids)
+    return Rollout(
+        token_ids=token_ids,
+        behaviour_log_probs=tuple(
+            entry[token].logprob for entry, token in zip(log_probs, token_ids, strict=True)
+        ),
+        text=completion.text,
+        is_truncated=completion.finish_reason == "length",
+        version=min(PolicyVersion.parse(span.version) for span in spans),
+    )
+
+
+@contextmanager
+def _dead_engine_is_lost_actor() -> Iterator[None]:
+    """Tell a dead engine, which never comes back, from a failed call."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise ActorLostError(f"the vLLM engine died: {error}") from error
+
+
+@contextmanager
+def _failure_is_sync_error(phase: str) -> Iterator[None]:
+    """Name the phase in which a worker failed; vLLM relays its exception as text."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError:
+        raise
+    except Exception as error:
+        raise WeightSyncError(f"{phase} weights: {error}") from error

@@ -1,0 +1,213 @@
+"""Many tensors as few checked byte buffers over a PeerGroup.
+
+Both sides cut the same list of tensors into the same buckets; each bucket travels as a header and
+one flat buffer:
+
+    header  kind | bucket index | bytes | crc32 of the buffer        (int64 each)
+    buffer  the bucket's tensors one after the other, each at its own aligned offset
+
+A closing header says how many buckets there were; an abort header says that the sender gave up, so
+that receivers fail at once and not by their time limit. Knows nothing of vLLM.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from coop_rl.errors import RunError, WeightSyncError
+from coop_rl.weights.process_group import PeerGroup
+
+DEFAULT_BUCKET_BYTES = 32 * 2**20
+"""Large enough that latency does not count, small enough to be nothing beside a model."""
+ALIGNMENT = 16
+"""Bytes; a view as a wider type needs an offset divisible by its size."""
+DATA, END, ABORT = 1, 2, 3
+HEADER_LENGTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What both sides know of a tensor before it travels."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its elements."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Tensors that travel in one buffer."""
+
+    index: int
+    specs: tuple[TensorSpec, ...]
+    offsets: tuple[int, ...]
+    num_bytes: int
+
+    def __str__(self) -> str:
+        return f"bucket {self.index} (first tensor {self.specs[0].name})"
+
+    def views(self, buffer: torch.Tensor) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
+        """Return each tensor's place in `buffer`, typed and shaped."""
+        for spec, offset in zip(self.specs, self.offsets, strict=True):
+            part = buffer[offset : offset + spec.num_bytes]
+            yield spec, part.view(spec.dtype).view(spec.shape)
+
+
+def plan_buckets(specs: Sequence[TensorSpec], bucket_bytes: int) -> list[Bucket]:
+    """Cut `specs` in order into buckets of at most `bucket_bytes`; a larger tensor has its own."""
+    buckets: list[Bucket] = []
+    members: list[TensorSpec] = []
+    offsets: list[int] = []
+    end = 0
+
+    def close() -> None:
+        buckets.append(Bucket(len(buckets), tuple(members), tuple(offsets), end))
+
+    for spec in specs:
+        start = -(-end // ALIGNMENT) * ALIGNMENT
+        if members and start + spec.num_bytes > bucket_bytes:
+            close()
+            members, offsets, start = [], [], 0
+        members.append(spec)
+        offsets.append(start)
+        end = start + spec.num_bytes
+    if members:
+        close()
+    return buckets
+
+
+def checksum(buffer: torch.Tensor) -> int:
+    """CRC-32 of a byte buffer on the CPU."""
+    return zlib.crc32(buffer.numpy().data)
+
+
+class BucketSender:
+    """The root's side; one object per transfer."""
+
+    def __init__(
+        self, group: PeerGroup, buckets: Sequence[Bucket], check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Send `buckets`; `check` runs before each and may raise when receivers have failed."""
+        self._group = group
+        self._buckets = buckets
+        self._check = check
+
+    def send(self, pairs: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Send the tensors of `pairs`, which must be those of the buckets, in order.
+
+        Raises:
+            ActorLostError: A receiver was lost, or gave up.
+            WeightSyncError: `pairs` is not what the buckets declare.
+        """
+        iterator = iter(pairs)
+        try:
+            for bucket in self._buckets:
+                buffer = self._fill(bucket, iterator)
+                self._check()
+                self._transmit(bucket, buffer)
+            extra = next(iterator, None)
+            if extra is not None:
+                raise WeightSyncError(f"tensor {extra[0]} was not declared")
+            self._send_header(END, len(self._buckets), 0, 0)
+        except BaseException as error:
+            self._abort()
+            # What the other ranks of the learner gather with us are collectives: go on to the end,
+            # or they wait for us until their limit.
+            if isinstance(error, RunError):
+                for _ in iterator:
+                    pass
+            raise
+
+    def _fill(self, bucket: Bucket, iterator: Iterator[tuple[str, torch.Tensor]]) -> torch.Tensor:
+        """Copy the next tensors of `iterator` into one buffer."""
+        buffer = torch.zeros(bucket.num_bytes, dtype=torch.uint8)
+        for spec, view in bucket.views(buffer):
+            name, tensor = next(iterator, (None, None))
+            if tensor is None:
+                raise WeightSyncError(f"tensor {spec.name} was declared but is missing")
+            if (name, tensor.dtype, tuple(tensor.shape)) != (spec.name, spec.dtype, spec.shape):
+                raise WeightSyncError(
+                    f"declared {spec.name} {spec.dtype} {spec.shape}, "
+                    f"got {name} {tensor.dtype} {tuple(tensor.shape)}"
+                )
+            view.copy_(tensor.detach())
+        return buffer
+
+    def _transmit(self, bucket: Bucket, buffer: torch.Tensor) -> None:
+        """Send one bucket; the place for tests to damage or drop it."""
+        self._send_header(DATA, bucket.index, bucket.num_bytes, checksum(buffer))
+        self._send_payload(bucket, buffer)
+
+    def _send_payload(self, bucket: Bucket, buffer: torch.Tensor) -> None:
+        self._group.broadcast(buffer, what=str(bucket))
+
+    def _send_header(self, kind: int, index: int, num_bytes: int, crc: int) -> None:
+        header = torch.tensor([kind, index, num_bytes, crc], dtype=torch.int64)
+        self._group.broadcast(header, what=f"the header of bucket {index}")
+
+    def _abort(self) -> None:
+        # Where the group is gone already, the receivers notice that as well.
+        with suppress(RunError):
+            self._send_header(ABORT, 0, 0, 0)
+        self._group.close()
+
+
+def receive(
+    group: PeerGroup, buckets: Sequence[Bucket]
+) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    """Yield the tensors of each bucket once its checksum has been verified.
+
+    Every bucket has fresh memory: the consumer may keep views of it (vLLM does, until the layer is
+    complete).
+
+    Raises:
+        ActorLostError: The sender was lost, or did not send within the limit.
+        WeightSyncError: A bucket is damaged, missing or not the expected one.
+    """
+    try:
+        for bucket in buckets:
+            kind, index, num_bytes, crc = _receive_header(group, str(bucket))
+            _check_header(bucket, kind, index, num_bytes)
+            buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
+            group.broadcast(buffer, what=str(bucket))
+            got = checksum(buffer)
+            if got != crc:
+                raise WeightSyncError(f"{bucket} is damaged: crc {got:08x}, sent as {crc:08x}")
+            yield [(spec.name, tensor) for spec, tensor in bucket.views(buffer)]
+        kind, index, _, _ = _receive_header(group, "the end of the weights")
+        if (kind, index) != (END, len(buckets)):
+            raise WeightSyncError(
+                f"{len(buckets)} buckets were expected, the sender has {index} or more"
+            )
+    except BaseException:
+        # Closing tells the sender, which would wait for us until its limit.
+        group.close()
+        raise
+
+
+def _receive_header(group: PeerGroup, what: str) -> list[int]:
+    header = torch.zeros(HEADER_LENGTH, dtype=torch.int64)
+    group.broadcast(header, what=f"the header of {what}")
+    values: list[int] = header.tolist()
+    return values
+
+
+def _check_header(bucket: Bucket, kind: int, index: int, num_bytes: int) -> None:
+    if kind == ABORT:
+        raise WeightSyncError(f"the sender gave up before {bucket}")
+    if kind != DATA or index != bucket.index:
+        got = f"bucket {index}" if kind == DATA else "the end"
+        raise WeightSyncError(f"{bucket} was skipped: got {got}")
+    if num_bytes != bucket.num_bytes:
+        raise WeightSyncError(
+            f"{bucket} has {bucket.num_bytes} bytes here, {num_bytes} at the sender"
+        )

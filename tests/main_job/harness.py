@@ -1,0 +1,99 @@
+"""Running `coop-rl` as a user does, and finding every process it started."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "configs/local/demo.yaml"
+TAG = "COOP_RL_TEST_TAG"
+SMALL = (
+    "prompts.per_step=8",
+    "rollout.samples_per_prompt=4",
+    "demonstrations.per_step=8",
+    "evaluation.num_items=16",
+    "evaluation.num_samples=2",
+)
+"""Overrides that make the demo a matter of seconds per step."""
+
+
+@dataclass
+class Job:
+    """One `coop-rl` process and whatever it starts; `tag` travels in the environment."""
+
+    arguments: list[str]
+    tag: str = field(default_factory=lambda: uuid.uuid4().hex)
+    process: "subprocess.Popen[str] | None" = None
+
+    def start(self) -> "Job":
+        """Start in the background."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "coop_rl", *self.arguments],
+            cwd=ROOT,
+            env={**os.environ, TAG: self.tag},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def finish(self, timeout_s: float = 240) -> "subprocess.CompletedProcess[str]":
+        """Wait for the end."""
+        assert self.process is not None
+        try:
+            out, err = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            for process in self.processes():
+                process.kill()
+            raise
+        return subprocess.CompletedProcess(self.arguments, self.process.returncode, out, err)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the living processes that carry this job's tag."""
+        return [p for p in psutil.process_iter() if self._is_ours(p)]
+
+    def left_over(self, within_s: float = 15) -> list[str]:
+        """Return what is still alive after a moment of grace; empty is good."""
+        deadline = time.monotonic() + within_s
+        while (alive := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.3)
+        return [" ".join(p.cmdline())[:120] for p in alive if p.is_running()]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            return process.environ().get(TAG) == self.tag
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
+
+def train(run_dir: Path, *overrides: str, small: bool = True) -> Job:
+    """Return a training job on the demo's config."""
+    sets = [f"--set={override}" for override in ((*SMALL, *overrides) if small else overrides)]
+    return Job(["train", str(DEMO), "--run-dir", str(run_dir), *sets])
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the rows of metrics.jsonl."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for_step(run_dir: Path, step: int, timeout_s: float = 200) -> None:
+    """Wait until a step has been recorded."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if (run_dir / "metrics.jsonl").exists() and any(
+            row.get("step", -1) >= step for row in metrics(run_dir)
+        ):
+            return
+        time.sleep(0.3)
+    raise TimeoutError(f"step {step} was not reached within {timeout_s} s")

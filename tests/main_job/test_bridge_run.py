@@ -1,0 +1,113 @@
+"""The main job on the real stack: Ray + vLLM + DeepSpeed ZeRO-2, bridge with shadow and guidance."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.main_job.harness import metrics, train
+
+NUM_STEPS = 7
+
+
+@pytest.fixture(scope="module")
+def bridge(tmp_path_factory: pytest.TempPathFactory):
+    run_dir = tmp_path_factory.mktemp("runs") / "bridge"
+    job = train(run_dir, f"run.num_steps={NUM_STEPS}", "checkpoint.every=4").start()
+    done = job.finish()
+    assert done.returncode == 0, done.stderr[-2000:]
+    return run_dir, done, job
+
+
+def step_rows(run_dir: Path) -> list[dict]:
+    return [row for row in metrics(run_dir) if "reward/mean" in row]
+
+
+def test_run_directory_holds_what_the_docs_say(bridge) -> None:
+    run_dir, _, _ = bridge
+    for name in ("config.json", "run.json", "metrics.jsonl", "samples.jsonl", "events", "logs"):
+        assert (run_dir / name).exists(), name
+    assert json.loads((run_dir / "run.json").read_text())["status"] == "finished"
+    assert [p.name for p in sorted((run_dir / "checkpoints").iterdir())] == [
+        "step-000004",
+        "step-000007",
+    ]
+
+
+def test_every_step_is_recorded_with_sane_values(bridge) -> None:
+    run_dir, _, _ = bridge
+    rows = step_rows(run_dir)
+    assert [row["step"] for row in rows] == list(range(NUM_STEPS))
+    for row in rows:
+        assert 0 <= row["reward/mean"] <= 1
+        assert row["tokens/generated"] > 0
+        assert row["tokens/trained_sft"] > 0
+        assert row["sync/bytes"] > 1e6
+        assert row["policy/lag"] == 0
+        assert abs(row["policy/mismatch_kl"]) < 1e-4
+        assert row["grad/rl_norm"] >= 0
+        assert row["grad/sft_norm"] > 0
+
+
+def test_w_moves_and_the_shadow_differs(bridge) -> None:
+    run_dir, _, _ = bridge
+    rows = step_rows(run_dir)
+    assert rows[0]["gain/value"] == 0.0
+    assert rows[0]["guidance/bracket_norm"] == 0.0
+    assert all(row["guidance/skipped"] == 0 for row in rows)
+    assert all(row["guidance/update_norm"] > 0 for row in rows)
+    assert rows[-1]["guidance/adapter_norm"] > rows[0]["guidance/adapter_norm"]
+    assert all(row["guidance/bracket_norm"] > 0 for row in rows[2:])
+    assert all(0.5 < row["gain/ess"] <= 1 for row in rows)
+    assert all(math.isfinite(row["gain/stderr"]) for row in rows)
+
+
+def test_accuracy_is_reported_before_and_after(bridge) -> None:
+    run_dir, done, _ = bridge
+    evaluated = [row for row in metrics(run_dir) if "eval/sums/pass@1" in row]
+    assert [row["step"] for row in evaluated] == [0, NUM_STEPS]
+    for row in evaluated:
+        assert (
+            row["eval/sums/pass@1_low"] <= row["eval/sums/pass@1"] <= row["eval/sums/pass@1_high"]
+        )
+        assert 0 <= row["eval/sums/avg@2"] <= 1
+    assert str(run_dir) in done.stdout.replace("\n", "")
+
+
+def test_terminal_is_not_drowned_and_logs_are_per_actor(bridge) -> None:
+    run_dir, done, _ = bridge
+    logs = {path.stem for path in (run_dir / "logs").iterdir()}
+    assert {
+        "rollout-0",
+        "learner-joint-0",
+        "learner-rl_only-0",
+        "meta-controller",
+        "reward",
+    } <= logs
+    noise = [
+        line
+        for line in (done.stdout + done.stderr).splitlines()
+        if "WARNING" in line or "Traceback" in line
+    ]
+    assert noise == []
+
+
+def test_checkpoint_holds_both_branches_and_w(bridge) -> None:
+    run_dir, _, _ = bridge
+    folder = run_dir / "checkpoints/step-000007"
+    tensors: dict[str, torch.Tensor] = {}
+    for path in folder.rglob("*.safetensors"):
+        tensors |= {f"{path.parent.name}/{key}": value for key, value in load_file(path).items()}
+    joint = {k for k in tensors if "joint" in k}
+    shadow = {k for k in tensors if "rl_only" in k}
+    assert len(joint) >= 3 * 40
+    assert len(shadow) >= 3 * 40
+    assert any("lora_A" in k for k in tensors)
+
+
+def test_no_process_is_left(bridge) -> None:
+    _, _, job = bridge
+    assert job.left_over() == []

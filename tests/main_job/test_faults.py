@@ -1,0 +1,64 @@
+"""Nothing hangs, the error names who was lost, and no process of ours is left."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.main_job.harness import Job, train, wait_for_step
+
+
+def named(job: Job, name: str) -> psutil.Process:
+    """Return the Ray actor process whose title contains `name`."""
+    for process in job.processes():
+        if any(name in part for part in process.cmdline()):
+            return process
+    raise LookupError(f"{name} not among {[p.cmdline()[:1] for p in job.processes()]}")
+
+
+def test_ctrl_c_saves_a_checkpoint_and_leaves_nothing(tmp_path: Path) -> None:
+    job = train(tmp_path / "run", "run.num_steps=200", "checkpoint.every=0").start()
+    wait_for_step(tmp_path / "run", 1)
+    assert job.process is not None
+    job.process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    done = job.finish(60)
+    assert done.returncode == 130, done.stderr[-2000:]
+    assert time.monotonic() - asked < 20
+    assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == 1
+    assert "interrupted" in done.stderr
+    assert job.left_over() == []
+
+
+def test_lost_engine_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    job = train(tmp_path / "run", "run.num_steps=200", "sync.timeout_s=20").start()
+    wait_for_step(tmp_path / "run", 1)
+    os.kill(named(job, "EngineCore").pid, signal.SIGKILL)
+    done = job.finish(90)
+    assert done.returncode == 1
+    assert "rollout-0" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert job.left_over() == []
+
+
+def test_lost_learner_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    job = train(tmp_path / "run", "run.num_steps=200", "sync.timeout_s=20").start()
+    wait_for_step(tmp_path / "run", 1)
+    victims = [p for p in job.processes() if "LearnerActor" in " ".join(p.cmdline())]
+    assert len(victims) == 2
+    os.kill(victims[0].pid, signal.SIGKILL)
+    done = job.finish(90)
+    assert done.returncode == 1
+    assert "learner-" in done.stderr
+    assert job.left_over() == []
+
+
+def test_killed_driver_leaves_nothing(tmp_path: Path) -> None:
+    job = train(tmp_path / "run", "run.num_steps=200").start()
+    wait_for_step(tmp_path / "run", 1)
+    assert job.process is not None
+    job.process.kill()
+    job.process.wait()
+    assert job.left_over(within_s=30) == []

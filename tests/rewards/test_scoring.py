@@ -1,0 +1,81 @@
+"""Verdicts to rewards in order; shuffled rewards are the same rewards at other prompts."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coop_rl.config.schema import RewardSection
+from coop_rl.rewards.exact import render_exact, verify_exact
+from coop_rl.rewards.pool import RewardPool
+from coop_rl.rewards.scoring import score_group, score_groups, shuffle_rewards
+from coop_rl.rewards.verdict import VerifierSettings
+from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, RolloutGroup, ScoredGroup
+
+VERSION = PolicyVersion(0, 0)
+
+
+def group(name: str, gold: str, *texts: str) -> RolloutGroup:
+    rollouts = tuple(Rollout((1,), (0.0,), text, text.endswith("…"), VERSION) for text in texts)
+    return RolloutGroup(Prompt(name, "?", (1,), gold), rollouts)
+
+
+@pytest.mark.parametrize(
+    ("text", "marker", "is_right"),
+    [
+        ("1+1=2\n#2", "#", True),
+        ("#2 ", "#", True),
+        ("#1 #2", "#", True),
+        ("#2 #1", "#", False),
+        ("2", "#", False),
+        ("", "#", False),
+        ("#22", "#", False),
+        ("#2.", "#", False),
+        ("so #### 2\n", "####", True),
+        ("### 2", "####", False),
+    ],
+)
+def test_exact_compares_what_follows_the_last_marker(
+    text: str, marker: str, is_right: bool
+) -> None:
+    verdict = verify_exact(text, "2", VerifierSettings(marker))
+    assert (verdict.is_correct, verdict.value) == (is_right, float(is_right))
+
+
+@given(st.text(), st.text())
+def test_exact_never_raises(text: str, gold: str) -> None:
+    settings = VerifierSettings("#")
+    verify_exact(text, gold, settings)
+    assert "#" in gold or verify_exact(render_exact(gold, settings), gold, settings).is_correct
+
+
+def test_groups_are_scored_in_order_truncated_ones_too() -> None:
+    pool = RewardPool(RewardSection())
+    first, second = group("a", "4", "#4", "#5"), group("b", "…", "#…", "")
+    scored = score_groups(pool, [first, second])
+    assert score_group(pool, first) == scored[0]
+    pool.close()
+    assert [g.prompt.id for g in scored] == ["a", "b"]
+    assert [[r.value for r in g.rewards] for g in scored] == [[1.0, 0.0], [1.0, 0.0]]
+    assert scored[0].rollouts == first.rollouts
+    assert scored[0].rewards[0] == Reward(1.0, True)
+
+
+@given(st.integers(2, 30), st.integers(0, 2**62))
+def test_shuffling_moves_every_groups_rewards(num_groups: int, seed: int) -> None:
+    groups = [
+        ScoredGroup(g.prompt, g.rollouts, (Reward(float(i), False), Reward(i + 0.5, True)))
+        for i, g in ((i, group(str(i), "4", "x", "y")) for i in range(num_groups))
+    ]
+    shuffled = shuffle_rewards(groups, seed)
+    assert Counter(g.rewards for g in shuffled) == Counter(g.rewards for g in groups)
+    assert all(a.rewards != b.rewards for a, b in zip(shuffled, groups, strict=True))
+    assert [(g.prompt, g.rollouts) for g in shuffled] == [(g.prompt, g.rollouts) for g in groups]
+    assert shuffled == shuffle_rewards(groups, seed)
+
+
+def test_one_group_cannot_be_shuffled() -> None:
+    scored = ScoredGroup(Prompt("a", "?", (1,), "4"), (), ())
+    with pytest.raises(ValueError, match="2 or more groups"):
+        shuffle_rewards([scored], 0)

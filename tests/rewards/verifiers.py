@@ -1,0 +1,52 @@
+"""Verifiers that misbehave on purpose; at module level, because the pool's processes import them."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from coop_rl.rewards.exact import render_exact, verify_exact
+from coop_rl.rewards.verdict import Verdict, Verifier, VerifierSettings
+
+
+def _fail(text: str, gold: str, settings: VerifierSettings) -> Verdict:
+    """Do what the text says, else judge."""
+    if text == "hang":
+        while True:
+            pass
+    if text == "hang in C":
+        sum(range(10**13))
+    if text == "slow":
+        time.sleep(0.7)
+    if text == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if text.startswith("die once "):
+        mark = Path(text.removeprefix("die once "))
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    if text == "exit":
+        sys.exit(3)
+    if text == "raise":
+        raise ValueError(text)
+    if text == "memory":
+        bytearray(4 << 30)
+    if text == "recursion":
+        return _fail(text, gold, settings)
+    if text == "nan":
+        return Verdict(float("nan"), True)
+    return verify_exact(text + (gold if text == "slow" else ""), gold, settings)
+
+
+def _zero(text: str, gold: str, settings: VerifierSettings) -> Verdict:
+    return Verdict(0.0, False)
+
+
+def _one(text: str, gold: str, settings: VerifierSettings) -> Verdict:
+    return Verdict(1.0, True)
+
+
+FAILING = Verifier(_fail, render_exact)
+ALWAYS_WRONG = Verifier(_zero, render_exact)
+ALWAYS_RIGHT = Verifier(_one, render_exact)
