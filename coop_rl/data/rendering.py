@@ -148,7 +148,8 @@ class Renderer:
         return str(rendered)
 
     def _tokenize(self, text: str, row: Row) -> tuple[int, ...]:
-        token_ids = tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        # verbose: transformers would print its own warning beside our error on a long text
+        token_ids = tuple(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
         size = self._facts.vocab_size
         if size is not None and token_ids and max(token_ids) >= size:
             raise ModelError(

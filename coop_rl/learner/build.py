@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from coop_rl.config import RunConfig
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
@@ -86,7 +86,7 @@ class LearnerRank:
         self._config = config
         self._branch: Branch = branch
         self._rank = rank
-        self._store: dist.Store | None = None
+        self._store: Store | None = None
         torch.set_num_threads(config.learner.num_threads)
 
     def open_world(self, host: str) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from datetime import timedelta
 import psutil
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined] # not in its __all__
+from torch._C._distributed_c10d import Store, TCPStore
 
 from coop_rl.errors import ActorLostError
 from coop_rl.weights.process_group import local_address_towards
@@ -24,7 +24,7 @@ def init_world(
     world_size: int,
     timeout_s: float,
     *,
-    store: dist.Store | None = None,
+    store: Store | None = None,
     name: str = "learner",
 ) -> None:
     """Join the group's torch world as its default process group.
@@ -79,7 +79,7 @@ def leave_world() -> None:
         dist.destroy_process_group()
 
 
-def _connect_store(host: str, port: int, limit: timedelta) -> dist.Store:
+def _connect_store(host: str, port: int, limit: timedelta) -> Store:
     return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=limit)
 
 

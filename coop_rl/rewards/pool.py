@@ -72,6 +72,8 @@ class RewardPool:
         """
         with self._lock:
             size = max(1, min(BATCH_SIZE, -(-len(answers) // self._num_workers)))
+            if size == 1:
+                return self._score_alone(answers)
             batches = [answers[i : i + size] for i in range(0, len(answers), size)]
             limit_s = min(BATCH_LIMIT_S, self._time_limit_s)
             verdicts: list[Verdict] = []

@@ -33,6 +33,9 @@ ENVIRONMENT = {
     # By default every CPU engine of a machine binds its threads to the same cores; unbound, it has
     # OMP_NUM_THREADS of them.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    # Threads that wait actively starve each other where other roles use the same cores: two threads
+    # on two busy cores made a quarter of the tokens or less.
+    "OMP_WAIT_POLICY": "passive",
 }
 """Defaults for vLLM's processes; what the user has set stays."""
 
@@ -54,8 +57,7 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Start vLLM's processes and load the model; about 20 s, mostly imports."""
-        # As many threads as the actor has CPUs (Ray sets the same): more of them wait for each
-        # other in busy loops, which costs other roles more than it brings here.
+        # As many threads as the actor has CPUs; Ray sets the same.
         num_threads = max(1, int(self._config.placement.rollout.cpus))
         for name, value in {**ENVIRONMENT, "OMP_NUM_THREADS": str(num_threads)}.items():
             os.environ.setdefault(name, value)
@@ -79,7 +81,12 @@ class VllmEngine:
         section, model = self._config.rollout, self._config.model
         device: dict[str, Any] = {"gpu_memory_utilization": section.gpu_memory_utilization}
         if current_platform.is_cpu():
-            device = {"kv_cache_memory_bytes": int(section.kv_cache_gib * GIB)}
+            # A prompt prefilled in parts makes vLLM 0.32 take back a random number, which
+            # generators on the CPU cannot: the engine dies. So prompts are prefilled whole.
+            device = {
+                "kv_cache_memory_bytes": int(section.kv_cache_gib * GIB),
+                "enable_chunked_prefill": False,
+            }
         return AsyncEngineArgs(
             model=model.path,
             dtype=section.dtype,

@@ -70,7 +70,7 @@ def test_equal_ids_are_refused(tmp_path: Path) -> None:
 def test_empty_and_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no rows"):
         read_rows(write(tmp_path, "", " "), COLUMNS)
-    with pytest.raises(DataError, match="cannot read data file .*none.jsonl"):
+    with pytest.raises(DataError, match=r"cannot read data file .*none.jsonl"):
         read_rows(tmp_path / "none.jsonl", COLUMNS)
     with pytest.raises(DataError, match="cannot read data file"):
         read_rows(tmp_path, COLUMNS)

@@ -36,6 +36,7 @@ def build(tmp_path: Path):
     def config(*overrides: str) -> RunConfig:
         sets = [f"{section}.path={path}" for section, path in files.items()]
         sizes = ["prompts.per_step=2", "demonstrations.per_step=2", f"model.path={MODEL}"]
+        sizes += ["rollout.max_tokens=56"]
         return load_config(DEMO, [*sets, *sizes, *overrides])
 
     return config
@@ -104,15 +105,18 @@ def test_only_what_the_method_uses_is_read(build) -> None:
     assert (len(rl.prompts), len(sft.demonstrations), len(sft.held_out)) == (4, 4, 4)
 
 
-def test_long_rows_are_refused_with_tokens_got_and_allowed(build, tmp_path: Path) -> None:
-    long = write(tmp_path / "long.jsonl", [PROMPT, {**TRACE, "prompt": "1" * 220}])
-    with pytest.raises(DataError, match=r"long.jsonl:2: prompts may have 200 tokens .*got 220"):
+def test_long_rows_are_refused_with_tokens_got_and_allowed(
+    build, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = write(tmp_path / "long.jsonl", [PROMPT, {**TRACE, "prompt": "1" * 400}])
+    with pytest.raises(DataError, match=r"long.jsonl:2: prompts may have 200 tokens .*got 400"):
         load_run_data(build(f"prompts.path={long}"))
     rows = write(tmp_path / "long_traces.jsonl", [TRACE, {**TRACE, "reasoning": "1" * 250}])
     with pytest.raises(
-        DataError, match=r"long_traces.jsonl:2: .* 256 tokens together, got 6 \+ 253"
+        DataError, match=r"long_traces.jsonl:2: .* 256 tokens together, got 6 \+ 254"
     ):
         load_run_data(build(f"demonstrations.path={rows}"))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_answers_and_templates_that_never_score_are_refused(build, tmp_path: Path) -> None:
@@ -130,9 +134,9 @@ def test_config_that_does_not_fit_the_data_is_refused(build) -> None:
         load_run_data(build("prompts.per_step=5"))
     with pytest.raises(ConfigError, match=r"prompts.template must contain \{prompt\}"):
         load_run_data(build("prompts.template=Q"))
-    with pytest.raises(ConfigError, match="reward.shuffle needs"):
+    with pytest.raises(ConfigError, match=r"reward.shuffle needs"):
         load_run_data(build("prompts.per_step=1", "reward.shuffle=true"))
-    with pytest.raises(ModelError, match="model.max_length must be at most 256, .* got 512"):
+    with pytest.raises(ModelError, match=r"model.max_length must be at most 256, .* got 512"):
         load_run_data(build("model.max_length=512"))
 
 
@@ -165,7 +169,7 @@ def test_incomplete_model_folders_are_refused(build, tmp_path: Path) -> None:
         read_model_facts(section)
     section = build(f"model.path={folder}", "model.max_length=64").model
     assert read_model_facts(section).max_length == 64
-    with pytest.raises(ModelError, match="no usable tokenizer .* in the folder"):
+    with pytest.raises(ModelError, match=r"no usable tokenizer .* in the folder"):
         load_tokenizer(str(folder))
 
 
@@ -174,7 +178,7 @@ def test_tokenizer_of_another_model_is_refused(build, tmp_path: Path) -> None:
     load_tokenizer(str(MODEL)).save_pretrained(folder)
     (folder / "model.safetensors").touch()
     (folder / "config.json").write_text('{"vocab_size": 20, "max_position_embeddings": 256}')
-    with pytest.raises(ModelError, match="tokenizer gives token .*, the model knows 20"):
+    with pytest.raises(ModelError, match=r"tokenizer gives token .*, the model knows 20"):
         load_run_data(build(f"model.path={folder}"))
 
 

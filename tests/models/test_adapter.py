@@ -10,7 +10,9 @@ from tests.models.tiny import TARGETS, random_rows, save_tiny, tiny_model, to_te
 
 def random_adapter(model: torch.nn.Module, targets: tuple[str, ...] = TARGETS) -> Adapter:
     adapter = Adapter(adapter_shapes(model, targets), rank=3, alpha=6.0, seed=5)
-    adapter.load_flat(torch.randn(adapter.numel(), generator=torch.Generator().manual_seed(7)) * 0.2)
+    adapter.load_flat(
+        torch.randn(adapter.numel(), generator=torch.Generator().manual_seed(7)) * 0.2
+    )
     return adapter
 
 

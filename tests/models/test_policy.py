@@ -13,7 +13,9 @@ from tests.models.tiny import random_rows, save_tiny, tiny_model, to_tensors
 def test_log_probs_and_entropy_are_those_of_the_logits(is_tied: bool, temperature: float) -> None:
     model = tiny_model(is_tied=is_tied)
     token_ids_BL, is_response_BL = to_tensors(random_rows())
-    scores = PolicyModel(model, temperature=temperature, logits_chunk=5)(token_ids_BL, is_response_BL)
+    scores = PolicyModel(model, temperature=temperature, logits_chunk=5)(
+        token_ids_BL, is_response_BL
+    )
 
     log_prob_BLV = (model(token_ids_BL).logits / temperature).log_softmax(-1)
     expected, entropy = [], []

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coop_rl.config.schema import RewardSection
 from coop_rl.rewards.exact import render_exact, verify_exact
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.scoring import score_group, score_groups, shuffle_rewards
 from coop_rl.rewards.verdict import VerifierSettings
 from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, RolloutGroup, ScoredGroup
+from tests.rewards.verifiers import section
 
 VERSION = PolicyVersion(0, 0)
 
@@ -51,7 +51,7 @@ def test_exact_never_raises(text: str, gold: str) -> None:
 
 
 def test_groups_are_scored_in_order_truncated_ones_too() -> None:
-    pool = RewardPool(RewardSection())
+    pool = RewardPool(section())
     first, second = group("a", "4", "#4", "#5"), group("b", "…", "#…", "")
     scored = score_groups(pool, [first, second])
     assert score_group(pool, first) == scored[0]

@@ -1,4 +1,4 @@
-"""Verifiers that misbehave on purpose; at module level, because the pool's processes import them."""
+"""Verifiers that misbehave on purpose; at module level, where the pool's processes find them."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from coop_rl.config.schema import RewardSection
 from coop_rl.rewards.exact import render_exact, verify_exact
 from coop_rl.rewards.verdict import Verdict, Verifier, VerifierSettings
 
@@ -50,3 +51,8 @@ def _one(text: str, gold: str, settings: VerifierSettings) -> Verdict:
 FAILING = Verifier(_fail, render_exact)
 ALWAYS_WRONG = Verifier(_zero, render_exact)
 ALWAYS_RIGHT = Verifier(_one, render_exact)
+
+
+def section(**fields: float) -> RewardSection:
+    """Return a reward section; mypy does not know the defaults of pydantic fields."""
+    return RewardSection.model_validate(fields)

@@ -107,6 +107,23 @@ def test_response_ends_with_its_end_token_or_is_truncated(rig: Rig) -> None:
 
 @pytest.mark.timeout(240)
 @one_case
+def test_more_prompt_tokens_than_one_step_takes(rig: Rig) -> None:
+    # Prefilled in parts, a seeded request kills vLLM 0.32's CPU engine.
+    prompts = [
+        Prompt(id=f"long{i}", text="", token_ids=(4 + i, *range(4, 124), 4 + i), answer="")
+        for i in range(50)
+    ]
+    few = SamplingSettings(num_samples=1, temperature=TEMPERATURE, top_p=1.0, max_tokens=3, seed=7)
+
+    async def sample_all() -> list[RolloutGroup]:
+        worker = RolloutWorker(rig.engine)
+        return list(await asyncio.gather(*(worker.generate_group(p, few) for p in prompts)))
+
+    assert len(rig.run(sample_all())) == len(prompts)
+
+
+@pytest.mark.timeout(240)
+@one_case
 def test_greedy_follows_the_learners_largest_logit(rig: Rig) -> None:
     rig.publisher.publish(version(6))
     greedy = SamplingSettings(num_samples=2, temperature=0.0, top_p=1.0, max_tokens=10, seed=1)

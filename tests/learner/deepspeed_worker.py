@@ -1,0 +1,192 @@
+"""One DeepSpeed rank: runs every scene of test_deepspeed_engine.py and saves what it saw.
+
+python -m tests.learner.deepspeed_worker RANK WORLD_SIZE PORT OUT_FILE
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coop_rl.learner.deepspeed_engine import DeepSpeedEngine
+from coop_rl.learner.engine import EngineSettings
+from coop_rl.learner.learner import Learner
+from coop_rl.learner.world import init_world, leave_world
+from coop_rl.weights.process_group import open_store
+from tests.learner import scenes
+from tests.learner.scenes import ENGINE, MIXED, RL_ONLY, Pipe, build_batch, record_steps
+
+TIMEOUT_S = 60.0
+HOST = "127.0.0.1"
+
+
+def learner_at(stage: int, branch: Any = "joint", **options: Any) -> Learner:
+    """Build a learner on DeepSpeed; `options` of EngineSettings or of the policy."""
+    settings = {k: options.pop(k) for k in list(options) if k in EngineSettings.__slots__}
+    policy, adapter = scenes.build_policy(**options)
+    if settings.get("is_bfloat16"):
+        policy.to(torch.bfloat16)
+    engine = DeepSpeedEngine(policy, replace(ENGINE, zero_stage=stage, **settings), TIMEOUT_S)
+    return Learner(scenes.LEARNER, branch, engine, adapter)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def replay(stage: int, **options: Any) -> dict[str, Any]:
+    """Export after one step, step twice, import, step twice again; also into a fresh engine."""
+    learner = learner_at(stage, **options)
+    size = learner.engine.world_size
+    learner.step(0, build_batch(0, size), MIXED)
+    state = scenes.state_of(learner.engine)
+    for step in (1, 2):
+        learner.step(step, build_batch(step, size), MIXED)
+    first = scenes.state_of(learner.engine)
+    learner.engine.import_state(iter(state.items()))
+    back = same(scenes.state_of(learner.engine), state)
+    fresh = learner_at(stage, **options)
+    fresh.engine.import_state(iter(state.items()))
+    outcomes = []
+    for other in (learner, fresh):
+        for step in (1, 2):
+            other.step(step, build_batch(step, size), MIXED)
+        outcomes.append(same(scenes.state_of(other.engine), first))
+    return {"is_back": back, "replays": outcomes, "keys": list(state), "state": state}
+
+
+def save_and_load(stage: int) -> dict[str, Any]:
+    """Save on all ranks, load into a fresh learner, go on equally."""
+    learner = learner_at(stage)
+    size = learner.engine.world_size
+    folder = Path(tempfile.gettempdir()) / f"coop-rl-state-{os.environ['SCENE_TAG']}-{stage}"
+    learner.step(0, build_batch(0, size), MIXED)
+    learner.save_state(folder)
+    flag = torch.zeros(1)
+    learner.engine.all_reduce_sum(flag)  # rank 0 has written when all are here
+    fresh = learner_at(stage)
+    assert fresh.adapter is not None
+    fresh.adapter.load_flat(torch.zeros(fresh.adapter.numel()))
+    fresh.load_state(folder)
+    for other in (learner, fresh):
+        other.step(1, build_batch(1, size), MIXED)
+    return {
+        "is_same": same(scenes.state_of(learner.engine), scenes.state_of(fresh.engine)),
+        "version": (fresh.version.theta, fresh.version.adapter),
+    }
+
+
+def non_finite(stage: int) -> dict[str, Any]:
+    """The last rank gets a NaN: everyone skips, and the next step is as if nothing had been."""
+    learner, clean = learner_at(stage), learner_at(stage)
+    size = learner.engine.world_size
+    before = scenes.state_of(learner.engine)
+    bad = scenes.poison(build_batch(0, size), size - 1)
+    result, _ = learner.step(0, bad, MIXED)
+    unchanged = same(scenes.state_of(learner.engine), before)
+    for other in (learner, clean):
+        other.step(1, build_batch(1, size), MIXED)
+    return {
+        "is_applied": result.is_step_applied,
+        "is_unchanged": unchanged,
+        "recovers": same(scenes.state_of(learner.engine), scenes.state_of(clean.engine)),
+        "theta": learner.version.theta,
+    }
+
+
+def resync(stage: int) -> dict[str, Any]:
+    """rl_only receives theta_k: it must equal an RL-only step of a twin of joint, from its state."""
+    joint, shadow, twin = (learner_at(stage, b) for b in ("joint", "rl_only", "rl_only"))
+    size = joint.engine.world_size
+    # Every rank's own pipe: all ranks of rl_only are members, and export is whole on every rank.
+    pipe = Pipe()
+    joint.attach_group("resync", pipe.sender())
+    shadow.attach_group("resync", pipe.receiver())
+    for step in (0, 1):
+        joint.step(step, build_batch(step, size), MIXED)
+        shadow.step(step, build_batch(step, size), RL_ONLY)
+    twin.engine.import_state(iter(scenes.state_of(joint.engine).items()))
+    batch = build_batch(2, size)
+    _, at_joint = joint.step(2, batch, replace(MIXED, resync_shadow=True))
+    _, at_shadow = shadow.step(2, batch, replace(RL_ONLY, resync_shadow=True))
+    twin.step(2, batch, RL_ONLY)
+    assert at_joint is not None
+    assert at_shadow is not None
+    return {
+        "is_rl_step_from_theta": same(scenes.state_of(shadow.engine), scenes.state_of(twin.engine)),
+        "gradients_are_before_resync": not same(at_joint.rl, at_shadow.rl),
+        "left_over": len(pipe.queue),
+    }
+
+
+def equal_branches(stage: int) -> bool:
+    """theta-hat = theta: w's RL gradients agree bit for bit although joint mixes at 0.3."""
+    batch = None
+    gradients = []
+    for branch, objective in (("joint", MIXED), ("rl_only", RL_ONLY)):
+        learner = learner_at(stage, branch)
+        batch = batch or build_batch(0, learner.engine.world_size)
+        _, taken = learner.step(0, batch, objective)
+        assert taken is not None
+        gradients.append(taken.rl)
+    return same(*gradients)
+
+
+def scenes_for(world_size: int) -> dict[str, Callable[[], Any]]:
+    """The scenes by name."""
+    plan: dict[str, Callable[[], Any]] = {}
+    for stage in (0, 1, 2, 3):
+        plan[f"steps-{stage}"] = lambda s=stage: record_steps(learner_at(s), 3)
+        plan[f"replay-{stage}"] = lambda s=stage: replay(s)
+        plan[f"non_finite-{stage}"] = lambda s=stage: non_finite(s)
+        plan[f"resync-{stage}"] = lambda s=stage: resync(s)
+        plan[f"equal_branches-{stage}"] = lambda s=stage: equal_branches(s)
+    for stage in (2, 3):
+        options = {"is_tied": False, "is_checkpointed": True}
+        plan[f"untied-checkpointed-{stage}"] = lambda s=stage, o=options: record_steps(
+            learner_at(s, **o), 3
+        )
+        plan[f"save-{stage}"] = lambda s=stage: save_and_load(s)
+        plan[f"bfloat16-{stage}"] = lambda s=stage: {
+            **record_steps(learner_at(s, is_bfloat16=True), 2),
+            "replay": replay(s, is_bfloat16=True),
+        }
+    plan["replay-persistent-3"] = lambda: replay(3, persistence_threshold=300)
+    plan["score-3"] = lambda: learner_at(3).score([((3, 4), (5, 6, 7)), ((8,), (9,))])
+    return plan
+
+
+def main() -> None:
+    rank, world_size, port = (int(value) for value in sys.argv[1:4])
+    torch.set_num_threads(1)
+    store = None
+    if rank == 0:
+        store, port = open_store(HOST, TIMEOUT_S)
+        Path(sys.argv[4] + ".port").write_text(f"{port}\n")
+    else:
+        while (
+            not (written := Path(sys.argv[4] + ".port")).exists() or "\n" not in written.read_text()
+        ):
+            time.sleep(0.05)
+        port = int(written.read_text())
+    init_world(HOST, port, rank, world_size, TIMEOUT_S, store=store)
+    results, seconds = {}, {}
+    only = os.environ.get("SCENES", "")
+    for name, scene in scenes_for(world_size).items():
+        if only in name:
+            began = time.perf_counter()
+            results[name] = scene()
+            seconds[name] = time.perf_counter() - began
+    if rank == world_size - 1:
+        torch.save({"results": results, "seconds": seconds}, sys.argv[4])
+    leave_world()
+
+
+if __name__ == "__main__":
+    main()

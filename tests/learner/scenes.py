@@ -1,0 +1,135 @@
+"""Models, batches and learners that local tests and DeepSpeed worker processes build alike."""
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from coop_rl.algorithm.packing import PackShape, pack
+from coop_rl.learner.engine import EngineSettings, TrainingEngine
+from coop_rl.learner.learner import Learner, LearnerSettings
+from coop_rl.learner.local_engine import LocalEngine
+from coop_rl.models import Adapter, PolicyModel, adapter_shapes
+from coop_rl.models.loading import prepare_for_training
+from coop_rl.types import Branch, Demonstration, Objective, PackedBatch, TokenSample
+from tests.models.tiny import TARGETS, random_rows, tiny_model, to_tensors
+
+LEARNER = LearnerSettings(lr=1e-2, warmup_steps=4, grad_stats_every=1, ratio_cap=5.0)
+ENGINE = EngineSettings(weight_decay=0.01, max_grad_norm=0.5, persistence_threshold=0)
+MIXED = Objective(0.3, 0.7)
+RL_ONLY = Objective(1.0, 0.0)
+NUM_SAMPLES, NUM_DEMONSTRATIONS = 7, 5
+
+
+def build_policy(
+    *, is_tied: bool = True, is_checkpointed: bool = False, chunk: int = 6, alpha: float = 4.0
+) -> tuple[PolicyModel, Adapter]:
+    """A tiny policy with a non-zero adapter attached."""
+    model = tiny_model(is_tied=is_tied)
+    prepare_for_training(model, activation_checkpointing=is_checkpointed)
+    adapter = Adapter(adapter_shapes(model, TARGETS), rank=2, alpha=alpha, seed=11)
+    flat = torch.randn(adapter.numel(), generator=torch.Generator().manual_seed(12)) * 0.1
+    adapter.load_flat(flat)
+    adapter.attach(model)
+    return PolicyModel(model, logits_chunk=chunk), adapter
+
+
+def build_batch(step: int, num_ranks: int, micro_batch_tokens: int = 30) -> PackedBatch:
+    """Rollouts (with log-probs near the model's) and demonstrations; odd counts, so anchors occur."""
+    rows = random_rows(NUM_SAMPLES, seed=100 + step)
+    with torch.no_grad():
+        policy, _ = build_policy()
+        log_prob_T = policy(*to_tensors(rows)).log_prob_T
+    generator = torch.Generator().manual_seed(200 + step)
+    samples = []
+    for prompt, response in rows:
+        behaviour, log_prob_T = log_prob_T[: len(response)], log_prob_T[len(response) :]
+        noise = torch.randn(len(response), generator=generator) * 0.05
+        advantage = float(torch.randn(1, generator=generator))
+        samples.append(
+            TokenSample(prompt, response, tuple((behaviour + noise).tolist()), advantage)
+        )
+    shown = random_rows(NUM_DEMONSTRATIONS, seed=300 + step)
+    demonstrations = [Demonstration(str(i), p, r) for i, (p, r) in enumerate(shown)]
+    return pack(samples, demonstrations, PackShape(num_ranks, micro_batch_tokens))
+
+
+def local_engine(policy: nn.Module, settings: EngineSettings = ENGINE) -> LocalEngine:
+    return LocalEngine(policy, settings)
+
+
+def local_learner(branch: Branch = "joint", **policy_options: Any) -> Learner:
+    policy, adapter = build_policy(**policy_options)
+    return Learner(LEARNER, branch, local_engine(policy), adapter)
+
+
+def parameters_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in engine.full_parameters()}
+
+
+def state_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in engine.export_state()}
+
+
+def record_steps(learner: Learner, num_steps: int, objective: Objective = MIXED) -> dict[str, Any]:
+    """Step and return everything that must not depend on the engine."""
+    steps = []
+    for step in range(num_steps):
+        batch = build_batch(step, learner.engine.world_size)
+        result, gradients = learner.step(step, batch, objective)
+        assert gradients is not None
+        steps.append(
+            {
+                "rl_loss": result.rl_loss,
+                "sft_loss": result.sft_loss,
+                "entropy": result.entropy,
+                "mismatch_kl": result.mismatch_kl,
+                "log_ratio_N": result.log_ratio_N,
+                "grad_norm": result.grad_norm,
+                "rl_grad_norm": result.rl_grad_norm,
+                "sft_grad_norm": result.sft_grad_norm,
+                "grad_cosine": result.grad_cosine,
+                "is_applied": result.is_step_applied,
+                "w_rl": gradients.rl,
+                "w_sft": gradients.sft,
+            }
+        )
+    return {"steps": steps, "parameters": parameters_of(learner.engine)}
+
+
+def poison(batch: PackedBatch, rank: int, value: float = float("nan")) -> PackedBatch:
+    """Give one rank's first rollout micro-batch a non-finite advantage."""
+    ranks = list(batch.rl)
+    first = ranks[rank][0]
+    bad = replace(first, advantage_B=torch.full_like(first.advantage_B, value))
+    ranks[rank] = (bad, *ranks[rank][1:])
+    return replace(batch, rl=tuple(ranks))
+
+
+@dataclass
+class Pipe:
+    """Two ends of a broadcast group inside one process: the source writes first, the others read."""
+
+    queue: deque[torch.Tensor] = field(default_factory=deque)
+
+    def sender(self) -> "PipeEnd":
+        return PipeEnd(self, is_source=True)
+
+    def receiver(self) -> "PipeEnd":
+        return PipeEnd(self, is_source=False)
+
+
+@dataclass
+class PipeEnd:
+    """One member."""
+
+    pipe: Pipe
+    is_source: bool
+
+    def broadcast(self, tensor: torch.Tensor, src: int = 0) -> None:
+        if self.is_source:
+            self.pipe.queue.append(tensor.clone())
+        else:
+            tensor.copy_(self.pipe.queue.popleft())

@@ -1,0 +1,180 @@
+"""DeepSpeed at stages 0-3 on 1 and 2 ranks against plain torch (method.md section 9, items 2, 5, 8)."""
+
+import math
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.learner.scenes import local_learner, record_steps
+
+ROOT = Path(__file__).parents[2]
+STAGES = (0, 1, 2, 3)
+WORLDS = (1, 2)
+LIMIT_S = 200
+SCALARS = (
+    "rl_loss",
+    "sft_loss",
+    "entropy",
+    "mismatch_kl",
+    "grad_norm",
+    "rl_grad_norm",
+    "sft_grad_norm",
+    "grad_cosine",
+)
+
+
+def run_world(world_size: int, folder: Path) -> "list[subprocess.Popen[bytes]]":
+    """Start the ranks of one world."""
+    out = folder / f"world-{world_size}"
+    environment = {
+        **os.environ,
+        "SCENE_TAG": uuid.uuid4().hex[:8],
+        "OMP_NUM_THREADS": "1",
+        "SCENES": "",
+    }
+    return [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.learner.deepspeed_worker",
+                str(rank),
+                str(world_size),
+                "0",
+                str(out),
+            ],
+            cwd=ROOT,
+            env=environment,
+            stdout=(folder / f"world-{world_size}-rank-{rank}.log").open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(world_size)
+    ]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    """Everything the worker processes saw, by world size and scene."""
+    folder = tmp_path_factory.mktemp("deepspeed")
+    recorded = {}
+    for world_size in WORLDS:
+        processes = run_world(world_size, folder)
+        try:
+            codes = [process.wait(LIMIT_S) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        logs = "\n".join(p.read_text()[-2000:] for p in folder.glob(f"world-{world_size}-*.log"))
+        assert not any(codes), logs
+        loaded = torch.load(folder / f"world-{world_size}", weights_only=True)
+        recorded[world_size] = loaded["results"]
+    return recorded
+
+
+def assert_same_run(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Gradients to 1e-6, parameters after three steps to 1e-5 (relative to each tensor's size)."""
+    first_got, first_expected = got["steps"][0], expected["steps"][0]
+    for part in ("w_rl", "w_sft"):
+        scale = max(float(t.abs().max()) for t in first_expected[part].values())
+        for name, tensor in first_expected[part].items():
+            error = float((first_got[part][name] - tensor).abs().max())
+            assert error <= 1e-6 * scale, (part, name, error, scale)
+    for index, (a, b) in enumerate(zip(got["steps"], expected["steps"], strict=True)):
+        for name in SCALARS:
+            # Later steps start from parameters that differ in the last bits.
+            tolerance = 1e-6 if index == 0 else 1e-4
+            assert a[name] == pytest.approx(b[name], rel=tolerance, abs=tolerance), (index, name)
+        assert a["log_ratio_N"] == pytest.approx(b["log_ratio_N"], rel=1e-4, abs=1e-4)
+        assert a["is_applied"]
+    assert got["parameters"].keys() == expected["parameters"].keys()
+    for name, tensor in expected["parameters"].items():
+        error = float((got["parameters"][name] - tensor).abs().max() / tensor.abs().max())
+        assert error <= 1e-5, (name, error)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_takes_the_steps_of_plain_torch(recorded, world_size, stage) -> None:
+    assert_same_run(recorded[world_size][f"steps-{stage}"], record_steps(local_learner(), 3))
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_so_it_does_untied_and_with_recomputed_activations(recorded, world_size, stage) -> None:
+    reference = record_steps(local_learner(is_tied=False), 3)
+    assert_same_run(recorded[world_size][f"untied-checkpointed-{stage}"], reference)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("scene", [*(f"replay-{s}" for s in STAGES), "replay-persistent-3"])
+def test_exported_state_replays_bit_for_bit(recorded, world_size, scene) -> None:
+    got = recorded[world_size][scene]
+    assert got["is_back"]
+    assert got["replays"] == [True, True], "same engine, fresh engine"
+    assert got["state"]["num_steps"].item() == 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_state_written_by_one_world_fits_every_other(recorded, stage) -> None:
+    learner = local_learner()
+    for world_size in WORLDS:
+        state = recorded[world_size][f"replay-{stage}"]["state"]
+        learner.engine.import_state(iter(state.items()))
+        assert all(torch.equal(t, state[key]) for key, t in learner.engine.export_state())
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_nan_on_one_rank_skips_everywhere_and_leaves_no_trace(recorded, world_size, stage) -> None:
+    got = recorded[world_size][f"non_finite-{stage}"]
+    assert got == {"is_applied": False, "is_unchanged": True, "recovers": True, "theta": 2}
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_resync_makes_the_shadow_an_rl_step_from_theta(recorded, world_size, stage) -> None:
+    got = recorded[world_size][f"resync-{stage}"]
+    assert got["is_rl_step_from_theta"]
+    assert got["gradients_are_before_resync"]
+    assert got["left_over"] == 0
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_equal_parameters_give_bitwise_equal_brackets(recorded, world_size, stage) -> None:
+    assert recorded[world_size][f"equal_branches-{stage}"] is True
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_saved_state_loads_into_a_fresh_learner(recorded, world_size, stage) -> None:
+    assert recorded[world_size][f"save-{stage}"] == {"is_same": True, "version": (1, 0)}
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("stage", [2, 3])
+def test_bfloat16_keeps_fp32_masters(recorded, world_size, stage) -> None:
+    got, reference = recorded[world_size][f"bfloat16-{stage}"], record_steps(local_learner(), 1)
+    a, b = got["steps"][0], reference["steps"][0]
+    assert a["grad_cosine"] == pytest.approx(b["grad_cosine"], abs=0.05)
+    assert a["rl_grad_norm"] == pytest.approx(b["rl_grad_norm"], rel=0.05)
+    assert got["replay"]["is_back"]
+    assert got["replay"]["replays"] == [True, True]
+    weight = got["parameters"]["model.layers.0.mlp.up_proj.weight"]
+    assert weight.dtype == torch.float32
+    assert not torch.equal(weight, weight.bfloat16().float())
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+def test_score(recorded, world_size) -> None:
+    rows = [((3, 4), (5, 6, 7)), ((8,), (9,))]
+    expected = local_learner().score(rows)
+    for got, row in zip(recorded[world_size]["score-3"], expected, strict=True):
+        assert got == pytest.approx(row, abs=1e-5)
+        assert all(math.isfinite(value) for value in got)

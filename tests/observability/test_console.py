@@ -1,0 +1,96 @@
+"""What the user sees: on a terminal, and in a file."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from coop_rl.config import derive_sizes, load_config
+from coop_rl.evaluation.evaluator import Comparison, EvaluationResult
+from coop_rl.observability.console import RunConsole, clean
+from coop_rl.observability.metrics import step_metrics
+from tests.observability.records import RIGHT, TIMEOUT, bridge, sft
+
+DEMO = Path(__file__).parents[2] / "configs/local/demo.yaml"
+RUN = Path("/a/long/path/to/the/runs/of/somebody/who/likes/long/names/and/nested/folders/demo")
+
+
+def plain() -> tuple[RunConsole, io.StringIO]:
+    file = io.StringIO()
+    return RunConsole(Console(file=file, width=80, highlight=False)), file
+
+
+def evaluated(step: int, level: int) -> EvaluationResult:
+    right = tuple(i < level for i in range(10))
+    correct = tuple(4 * r for r in right)
+    return EvaluationResult(step, tuple(map(str, range(10))), right, correct, 4, 0.0, 9.0, 0.0)
+
+
+def test_plan_shows_every_derived_size() -> None:
+    console, file = plain()
+    config = load_config(DEMO)
+    console.show_plan(config, derive_sizes(config), RUN, None)
+    text = file.getvalue()
+    for expected in ("prompts per step", "256", "ZeRO 2", "learner rl_only"):
+        assert expected in text
+    assert f"run directory {RUN}\n" in text
+    assert "resumes" not in text
+    console.show_plan(config, derive_sizes(config), RUN, RUN / "checkpoints/step-000004")
+    assert "resumes from" in file.getvalue()
+
+
+def test_a_step_is_one_plain_line_in_a_file() -> None:
+    console, file = plain()
+    console.begin(3, 10)
+    console.step(step_metrics(bridge(3), {"time/step_s": 2.0}))
+    console.step(step_metrics(sft(4), {"time/step_s": 4.0}))
+    first, second = file.getvalue().splitlines()
+    assert first == (
+        "step  4/10  reward 0.500  accuracy 0.500  gain +0.0120 ± 0.0040  sft loss 0.700  "
+        "4 tokens/s  2.0 s  remaining 0:00:12"
+    )
+    assert "gain n/a" in second
+    assert "reward n/a" in second
+    assert "remaining 0:00:15" in second
+    assert "\x1b" not in file.getvalue()
+
+
+def test_terminal_keeps_lines_above_the_bar() -> None:
+    file = io.StringIO()
+    console = RunConsole(Console(file=file, width=200, force_terminal=True, highlight=False))
+    console.begin(0, 10)
+    console.step(step_metrics(bridge(0), {"time/step_s": 2.0}))
+    console.summary(RUN, None, 3.0)
+    assert "step  1/10" in file.getvalue()
+    assert "1/10" in file.getvalue()
+
+
+def test_evaluation_and_summary() -> None:
+    console, file = plain()
+    metrics = evaluated(0, 2).metrics("sums")
+    console.evaluation(0, metrics)
+    assert "evaluated after 0 steps: sums/pass@1 0.200 [" in file.getvalue()
+    console.begin(0, 2)
+    console.step(step_metrics(bridge(0), {"time/step_s": 2.0}))
+    console.summary(RUN, Comparison("sums", evaluated(0, 2), evaluated(6, 7)), 65)
+    text = file.getvalue()
+    for expected in ("before (0 steps)", "after (6 steps)", "pass@1", "avg@4", "+0.500", "0:01:05"):
+        assert expected in text
+    assert "9 tokens generated" in text
+    assert "of theta: 1 applied, 0 skipped; of w: 1 applied, 0 skipped" in text
+    assert f"run directory {RUN}\n" in text
+
+
+def test_what_a_model_wrote_cannot_drive_the_terminal() -> None:
+    console, file = plain()
+    hostile = "\x1b[2J\x1b]0;title\x07[red]1[/red]\r\n2\u202e\u200b\x00\x9b31m\ud800"
+    console.sample("2+2=?\n", hostile, RIGHT)
+    console.sample("?", "x" * 1000, TIMEOUT)
+    first, second = file.getvalue().splitlines()
+    assert first == "sample  2+2=?⏎  ->  [2J]0;title[red]1[/red]⏎231m  (right)"
+    assert len(second) < 200
+    assert second.endswith("…  (timeout)")
+
+
+def test_clean_keeps_other_scripts() -> None:
+    assert clean("数学 λ ≤ é 🙂") == "数学 λ ≤ é 🙂"
