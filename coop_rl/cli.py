@@ -66,7 +66,7 @@ def schema() -> None:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Until a run is under way, Ctrl-C ends at once (typer would report KeyboardInterrupt as exit 1)."""
+    """Until a run is under way, Ctrl-C ends at once (typer would make it exit code 1)."""
     raise Interrupted("nothing was started")
 
 

@@ -39,7 +39,7 @@ class ActorLostError(RunError):
 
 
 class WeightSyncError(RunError):
-    """Weights did not reach the rollout actors; says which side was lost, or which tensor differs."""
+    """Weights did not reach the rollout actors; says who was lost, or which tensor differs."""
 
 
 class VersionError(RunError):

@@ -1,1 +1,1 @@
-"""The paper: the loop and the mathematics, pure. Imports no ray, vllm, deepspeed or transformers."""
+"""The paper: the loop and the mathematics; imports no ray, vllm, deepspeed, transformers."""

@@ -23,7 +23,7 @@ def group_advantages(reward_G: Sequence[float], normalize_by_std: bool) -> NDArr
     reward = np.asarray(reward_G, dtype=np.float64)
     centred = reward - reward.mean()
     if not normalize_by_std:
-        return centred
+        return np.asarray(centred)
     return np.asarray(centred / (reward.std() + STD_FLOOR))
 
 

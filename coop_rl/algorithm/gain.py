@@ -1,4 +1,6 @@
-r"""The cooperative gain G = J_RL(theta, w) - J_RL(theta-hat, w), from shared rollouts (method.md section 4).
+r"""The cooperative gain G = J_RL(theta, w) - J_RL(theta-hat, w), from shared rollouts.
+
+method.md section 4.
 
 With rho_i = exp(l_i) the uncapped sequence weight of sample i under a branch (`losses`):
 
@@ -50,7 +52,7 @@ def gain_per_prompt(
     joint_log_ratio_PG: NDArray[np.float64],
     shadow_log_ratio_PG: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return G_P; the baseline of a sample is the mean reward of the other samples of its prompt."""
+    """Return G_P; a sample's baseline is the mean reward of its prompt's other samples."""
     num_samples = reward_PG.shape[1]
     total_P1 = reward_PG.sum(axis=1, keepdims=True)
     baseline_PG = (total_P1 - reward_PG) / (num_samples - 1)

@@ -1,4 +1,4 @@
-"""The run's configuration: pydantic models, YAML loading, derived sizes. Imports no torch and no engine.
+"""The run's configuration: pydantic models, YAML loading, derived sizes; imports no torch.
 
 `cli` calls `load_config`; everyone else receives the frozen `RunConfig` or one section of it.
 """

@@ -94,4 +94,5 @@ def complete(
         ),
     )
     responses = sequences[:, encoded["input_ids"].shape[1] :]
-    return tokenizer.batch_decode(responses, skip_special_tokens=True)
+    texts: list[str] = tokenizer.batch_decode(responses, skip_special_tokens=True)
+    return texts

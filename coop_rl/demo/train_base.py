@@ -129,9 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     rng = random.Random(settings.seed)
     problems = [draw_problem(rng, Split.HELD_OUT) for _ in range(settings.num_evaluated)]
-    greedy, sampled = measure_accuracy(
-        model, tokenizer, problems, num_samples=settings.num_samples
-    )
+    greedy, sampled = measure_accuracy(model, tokenizer, problems, num_samples=settings.num_samples)
     LOG.info("held-out accuracy: greedy %.3f, sampled %.3f", greedy, sampled)
 
 

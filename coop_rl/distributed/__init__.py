@@ -1,1 +1,1 @@
-"""The only folder that imports ray: actors, the roles on top of them, placement, build, shutdown."""
+"""The only folder that imports ray: actors, the roles on top of them, build, shutdown."""

@@ -39,10 +39,12 @@ LOOPBACK = "127.0.0.1"
 
 def own_address(config: RunConfig) -> str:
     """Return the address peers reach this process at: loopback in local single-node mode."""
-    return LOOPBACK if config.placement.address is None else ray.util.get_node_ip_address()
+    if config.placement.address is None:
+        return LOOPBACK
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return address
 
 
-@ray.remote
 class RolloutActor:
     """A vLLM engine; asynchronous, so groups overlap inside it."""
 
@@ -90,7 +92,6 @@ class RolloutActor:
         await self._engine.shutdown()
 
 
-@ray.remote
 class LearnerActor:
     """One rank of a learner group; both branches are this class."""
 
@@ -121,7 +122,7 @@ class LearnerActor:
         """Join a named group; the learner uses it by its name."""
         self._learner.attach_group(name, self._groups.join(name, host, port, rank, size))
 
-    def connect_rollouts(self, actors: list[ActorHandle]) -> None:
+    def connect_rollouts(self, actors: list[ActorHandle[Any]]) -> None:
         """Join the weight transfer group; rank 0 drives the rollout actors."""
         tensor_parallel = self._config.rollout.tensor_parallel_size
         timeout_s = self._config.sync.timeout_s
@@ -155,7 +156,6 @@ class LearnerActor:
         self._learner.load_state(Path(folder))
 
 
-@ray.remote
 class MetaControllerActor:
     """The keeper of w."""
 
@@ -201,7 +201,6 @@ class MetaControllerActor:
         self._meta.load_state(Path(folder))
 
 
-@ray.remote
 class RewardActor:
     """The verifier's pool of processes."""
 

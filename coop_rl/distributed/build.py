@@ -1,9 +1,9 @@
 """From a config to a started team of actors."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -18,6 +18,7 @@ from coop_rl.distributed.actors import (
     RolloutActor,
 )
 from coop_rl.distributed.team import Member, Team
+from coop_rl.types import Branch
 
 if TYPE_CHECKING:  # imports vllm, which the driver has no use for
     from coop_rl.weights.publisher import SyncBackend
@@ -48,53 +49,36 @@ def team_of(config: RunConfig, log_dir: Path) -> Iterator[Team]:
         yield team
     finally:
         ending = [m.handle.shutdown.remote() for m in (*team.rollouts, team.reward)]
-        try:
+        # Dead or hanging already: the session kills what is left by process id.
+        with suppress(RayError, GetTimeoutError):
             ray.get(ending, timeout=SHUTDOWN_GRACE_S)
-        except (RayError, GetTimeoutError):
-            pass  # dead or hanging already; the session kills what is left by process id
         for member in team.all:
             ray.kill(member.handle, no_restart=True)
 
 
 def _create(config: RunConfig, log_dir: Path) -> Team:
-    backend, place, ranks = (
-        weight_backend(config),
-        config.placement,
-        range(config.learner.num_ranks),
-    )
+    backend, place, ranks = weight_backend(config), config.placement, config.learner.num_ranks
 
-    def options(name: str, need: RoleResources, **more: object) -> dict[str, object]:
-        return {"name": name, "num_cpus": need.cpus, "num_gpus": need.gpus, **more}
+    def actor(name: str, shell: type, need: RoleResources, *arguments: Any, **more: Any) -> Member:
+        remote: Any = ray.remote(shell)
+        chosen = remote.options(name=name, num_cpus=need.cpus, num_gpus=need.gpus, **more)
+        return Member(name, chosen.remote(config, *arguments, log_dir / f"{name}.log"))
 
-    def log(name: str) -> Path:
-        return log_dir / f"{name}.log"
+    def learners(branch: Branch, need: RoleResources, count: int) -> tuple[Member, ...]:
+        return tuple(
+            actor(f"learner-{branch}-{rank}", LearnerActor, need, branch, rank, backend)
+            for rank in range(count)
+        )
 
-    rollouts = []
-    for i in range(config.rollout.num_actors):
-        name = f"rollout-{i}"
-        chosen = options(name, place.rollout, max_concurrency=MANY_CALLS)
-        handle = RolloutActor.options(**chosen).remote(config, backend, log(name))
-        rollouts.append(Member(name, handle))
-    learners: dict[str, list[Member]] = {"joint": [], "rl_only": []}
-    for branch, need in (("joint", place.learner), ("rl_only", place.shadow)):
-        if branch == "rl_only" and not has_shadow(config):
-            continue
-        for rank in ranks:
-            name = f"learner-{branch}-{rank}"
-            handle = LearnerActor.options(**options(name, need)).remote(
-                config, branch, rank, backend, log(name)
-            )
-            learners[branch].append(Member(name, handle))
-    meta = None
-    if config.method.kind == "bridge":
-        name = "meta-controller"
-        handle = MetaControllerActor.options(**options(name, place.meta)).remote(config, log(name))
-        meta = Member(name, handle)
-    reward = RewardActor.options(**options("reward", place.reward)).remote(config, log("reward"))
     return Team(
-        rollouts=tuple(rollouts),
-        joint=tuple(learners["joint"]),
-        shadow=tuple(learners["rl_only"]),
-        meta=meta,
-        reward=Member("reward", reward),
+        rollouts=tuple(
+            actor(f"rollout-{i}", RolloutActor, place.rollout, backend, max_concurrency=MANY_CALLS)
+            for i in range(config.rollout.num_actors)
+        ),
+        joint=learners("joint", place.learner, ranks),
+        shadow=learners("rl_only", place.shadow, ranks if has_shadow(config) else 0),
+        meta=actor("meta-controller", MetaControllerActor, place.meta)
+        if config.method.kind == "bridge"
+        else None,
+        reward=actor("reward", RewardActor, place.reward),
     )

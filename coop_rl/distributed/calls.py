@@ -56,7 +56,7 @@ def gather(calls: Sequence[Call], timeout_s: float) -> list[Any]:
 
 
 def _explain(call: Call, error: Exception, others: Sequence[Call]) -> RunError:
-    """Turn a failed call into the error to raise, preferring a dead actor to its peers' complaints."""
+    """Return the error to raise, preferring a dead actor to its peers' complaints."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, RayActorError):
         return _lost(call, cause)

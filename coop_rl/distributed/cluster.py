@@ -1,5 +1,6 @@
 """Joining or starting Ray, checking the request against what it has, and leaving nothing behind."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -56,13 +57,14 @@ def ray_session(placement: PlacementSection, sizes: DerivedSizes, run_name: str)
             num_cpus=max(int(os.cpu_count() or 1), 1),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             namespace=f"coop-rl-{run_name}",
             configure_logging=False,
         )
     else:
         ray.init(address=placement.address, log_to_driver=False, namespace=f"coop-rl-{run_name}")
-        _compare(sizes, ray.cluster_resources(), f"the Ray cluster at {placement.address}")
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        _compare(sizes, resources, f"the Ray cluster at {placement.address}")
     try:
         yield
     finally:
@@ -72,7 +74,7 @@ def ray_session(placement: PlacementSection, sizes: DerivedSizes, run_name: str)
 
 
 def _end(processes: list[psutil.Process]) -> None:
-    """Wait for processes to end, then kill what is left (psutil checks that a pid was not reused)."""
+    """Wait for processes to end, then kill what is left (psutil sees when a pid was reused)."""
     deadline = time.monotonic() + GRACE_S
     _, alive = psutil.wait_procs(processes, timeout=max(0.0, deadline - time.monotonic()))
     for process in alive:

@@ -115,6 +115,8 @@ class RayLearners:
     @staticmethod
     def _start(member: Member, step: int, batch_ref: Any, objective: Objective) -> tuple[Call, Any]:
         """Start one rank; its gradients of w stay remote until the meta-controller opens them."""
+        result: Any
+        gradients: Any
         result, gradients = member.handle.step.options(num_returns=2).remote(
             step, batch_ref, objective
         )

@@ -17,7 +17,7 @@ class RayWeightSyncClient:
     """Calls the same weight-update method on every rollout actor at once."""
 
     def __init__(
-        self, actors: Sequence[ActorHandle], workers_per_actor: int, timeout_s: float
+        self, actors: Sequence[ActorHandle[Any]], workers_per_actor: int, timeout_s: float
     ) -> None:
         """Address `actors`; each is `workers_per_actor` ranks of the transfer group."""
         self._actors = list(actors)

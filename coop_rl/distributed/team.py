@@ -24,7 +24,7 @@ class Member:
     """One actor and the name it has in errors, logs and `ray list actors`."""
 
     name: str
-    handle: ActorHandle
+    handle: ActorHandle[Any]
 
     def call(self, phase: str, method: str, *arguments: Any) -> Call:
         """Start a remote call."""
@@ -59,7 +59,7 @@ class Team:
         self, startup_timeout_s: float, sync_timeout_s: float, report: Callable[[str], None]
     ) -> None:
         """Bring every process up, then link them; `report` gets one line per milestone."""
-        starting = [m.call("start", "start") for m in self.rollouts + (self.reward,)]
+        starting = [m.call("start", "start") for m in (*self.rollouts, self.reward)]
         worlds = [self.joint] + ([self.shadow] if self.shadow else [])
         opened = [group[0].call("open world", "open_world") for group in worlds]
         for group, address in zip(worlds, gather(opened, startup_timeout_s), strict=True):

@@ -122,7 +122,7 @@ def test_token_level_ratio_and_no_ratio_are_wrong_here(setting) -> None:
 
 def test_denominators_under_the_shadow_give_no_signal(setting) -> None:
     """Scoring theta's samples with ratio 1 on a bandit makes the bracket vanish, which is wrong."""
-    theta, shadow, w, reward_N, behaviour_NL = setting
+    _, shadow, w, reward_N, behaviour_NL = setting
     ids_NL = POLICY.sequences()
     weight_N = behaviour_NL.sum(1).exp() * reward_N
     with torch.no_grad():

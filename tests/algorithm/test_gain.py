@@ -33,7 +33,7 @@ def groups_of(reward_PG) -> list[ScoredGroup]:
 
 
 def test_gain_is_unbiased_over_all_samples_of_a_bandit() -> None:
-    """Average over every possible pair of samples, weighted by its probability, is the exact gap."""
+    """The mean over every pair of samples, weighted by its probability, is the exact gap."""
     reward = np.array([0.0, 1.0, 0.4])
     behaviour, joint, shadow = (
         np.array(p) for p in ([0.5, 0.3, 0.2], [0.4, 0.4, 0.2], [0.6, 0.1, 0.3])

@@ -1,9 +1,11 @@
 """Nothing waits for ever, and every failure names an actor and a phase (real Ray)."""
 
+import logging
 import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import ray
@@ -12,7 +14,6 @@ from coop_rl.distributed.calls import Call, gather
 from coop_rl.errors import ActorLostError, RunError, VersionError
 
 
-@ray.remote(num_cpus=0)
 class Worker:
     """Does what a test asks."""
 
@@ -29,14 +30,15 @@ class Worker:
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 
 
 @pytest.fixture
 def workers() -> list:
-    pair = [Worker.remote(), Worker.remote()]
+    actor: Any = ray.remote(num_cpus=0)(Worker)
+    pair = [actor.remote(), actor.remote()]
     ray.get([w.pid.remote() for w in pair])
     return pair
 
@@ -91,5 +93,5 @@ def test_errors_of_ours_keep_their_type_and_gain_the_actor(workers) -> None:
     with pytest.raises(VersionError, match="meta-controller, update: theta3 is not theta2"):
         gather([call], 30)
     call = Call("learner-joint-0", "step", workers[0].fail.remote(ValueError("shape mismatch")))
-    with pytest.raises(RunError, match="learner-joint-0 failed in step: .*shape mismatch"):
+    with pytest.raises(RunError, match=r"learner-joint-0 failed in step: .*shape mismatch"):
         gather([call], 30)

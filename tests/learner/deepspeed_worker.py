@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def non_finite(stage: int) -> dict[str, Any]:
 
 
 def resync(stage: int) -> dict[str, Any]:
-    """rl_only receives theta_k: it must equal an RL-only step of a twin of joint, from its state."""
+    """rl_only receives theta_k: it must equal an RL-only step of a twin of joint."""
     joint, shadow, twin = (learner_at(stage, b) for b in ("joint", "rl_only", "rl_only"))
     size = joint.engine.world_size
     # Every rank's own pipe: all ranks of rl_only are members, and export is whole on every rank.
@@ -138,27 +139,39 @@ def equal_branches(stage: int) -> bool:
     return same(*gradients)
 
 
+def steps(stage: int, **options: Any) -> dict[str, Any]:
+    """Three steps of `joint`."""
+    return record_steps(learner_at(stage, **options), 3)
+
+
+def bfloat16(stage: int) -> dict[str, Any]:
+    """Two steps and a replay with bf16 weights."""
+    taken = record_steps(learner_at(stage, is_bfloat16=True), 2)
+    return {**taken, "replay": replay(stage, is_bfloat16=True)}
+
+
+def score(stage: int) -> list[list[float]]:
+    """Teacher-forced log-probs of two rows."""
+    return learner_at(stage).score([((3, 4), (5, 6, 7)), ((8,), (9,))])
+
+
 def scenes_for(world_size: int) -> dict[str, Callable[[], Any]]:
     """The scenes by name."""
     plan: dict[str, Callable[[], Any]] = {}
     for stage in (0, 1, 2, 3):
-        plan[f"steps-{stage}"] = lambda s=stage: record_steps(learner_at(s), 3)
-        plan[f"replay-{stage}"] = lambda s=stage: replay(s)
-        plan[f"non_finite-{stage}"] = lambda s=stage: non_finite(s)
-        plan[f"resync-{stage}"] = lambda s=stage: resync(s)
-        plan[f"equal_branches-{stage}"] = lambda s=stage: equal_branches(s)
+        plan[f"steps-{stage}"] = partial(steps, stage)
+        plan[f"replay-{stage}"] = partial(replay, stage)
+        plan[f"non_finite-{stage}"] = partial(non_finite, stage)
+        plan[f"resync-{stage}"] = partial(resync, stage)
+        plan[f"equal_branches-{stage}"] = partial(equal_branches, stage)
     for stage in (2, 3):
-        options = {"is_tied": False, "is_checkpointed": True}
-        plan[f"untied-checkpointed-{stage}"] = lambda s=stage, o=options: record_steps(
-            learner_at(s, **o), 3
+        plan[f"untied-checkpointed-{stage}"] = partial(
+            steps, stage, is_tied=False, is_checkpointed=True
         )
-        plan[f"save-{stage}"] = lambda s=stage: save_and_load(s)
-        plan[f"bfloat16-{stage}"] = lambda s=stage: {
-            **record_steps(learner_at(s, is_bfloat16=True), 2),
-            "replay": replay(s, is_bfloat16=True),
-        }
-    plan["replay-persistent-3"] = lambda: replay(3, persistence_threshold=300)
-    plan["score-3"] = lambda: learner_at(3).score([((3, 4), (5, 6, 7)), ((8,), (9,))])
+        plan[f"save-{stage}"] = partial(save_and_load, stage)
+        plan[f"bfloat16-{stage}"] = partial(bfloat16, stage)
+    plan["replay-persistent-3"] = partial(replay, 3, persistence_threshold=300)
+    plan["score-3"] = partial(score, 3)
     return plan
 
 

@@ -37,7 +37,7 @@ def build_policy(
 
 
 def build_batch(step: int, num_ranks: int, micro_batch_tokens: int = 30) -> PackedBatch:
-    """Rollouts (with log-probs near the model's) and demonstrations; odd counts, so anchors occur."""
+    """Rollouts (log-probs near the model's) and demonstrations; odd counts, so anchors occur."""
     rows = random_rows(NUM_SAMPLES, seed=100 + step)
     with torch.no_grad():
         policy, _ = build_policy()
@@ -110,7 +110,7 @@ def poison(batch: PackedBatch, rank: int, value: float = float("nan")) -> Packed
 
 @dataclass
 class Pipe:
-    """Two ends of a broadcast group inside one process: the source writes first, the others read."""
+    """Two ends of a broadcast group in one process: the source writes first, the others read."""
 
     queue: deque[torch.Tensor] = field(default_factory=deque)
 

@@ -13,7 +13,13 @@ from tests.main_job.harness import DEMO, ROOT, Job
 
 def refuse(run_dir: Path, *overrides: str, config: Path = DEMO) -> str:
     """Run the job, check that it was refused at the door, and return the line it printed."""
-    arguments = ["train", str(config), "--run-dir", str(run_dir), *(f"--set={o}" for o in overrides)]
+    arguments = [
+        "train",
+        str(config),
+        "--run-dir",
+        str(run_dir),
+        *(f"--set={o}" for o in overrides),
+    ]
     job = Job(arguments).start()
     done = job.finish(60)
     assert done.returncode == 2, done.stderr[-2000:]

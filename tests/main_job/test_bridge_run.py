@@ -1,4 +1,4 @@
-"""The main job on the real stack: Ray + vLLM + DeepSpeed ZeRO-2, bridge with shadow and guidance."""
+"""The main job on the real stack: Ray + vLLM + DeepSpeed ZeRO-2, with shadow and guidance."""
 
 import json
 import math
