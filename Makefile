@@ -7,12 +7,13 @@ export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.venv/torch_extensions
 export PATH := $(BIN):$(PATH)
 export PYTHON TORCH_INDEX_URL
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check prove format clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
 	@echo "make test     run the tests"
 	@echo "make check    what CI runs: format, lint, types, tests"
+	@echo "make prove    whole training runs: bridge x 3 seeds, rl, shuffled rewards (about 18 minutes)"
 	@echo "make format   format the code"
 	@echo "make setup    create or renew .venv from the pinned lock"
 	@echo "make clean    remove .venv and caches"
@@ -31,6 +32,9 @@ check: setup
 	ruff check coop_rl tests
 	mypy
 	COOP_RL_CI=1 pytest
+
+prove: setup
+	pytest -m slow
 
 format: setup
 	ruff format coop_rl tests
