@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from coop_rl.config import RunConfig, derive_sizes, load_config
+from coop_rl.config.reference import render_reference
 from coop_rl.config.sizes import has_shadow
 from coop_rl.errors import ConfigError
 
@@ -122,3 +123,9 @@ def test_every_field_is_documented() -> None:
         for name, field in section["properties"].items():
             if name != "kind":
                 assert field.get("description"), f"{section['title']}.{name} has no docstring"
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    """The page doubles as the frozen snapshot of the schema: `make docs` renews it."""
+    page = CONFIGS.parent / "docs/config.md"
+    assert page.read_text() == render_reference(), "run `make docs`"

@@ -1,7 +1,7 @@
 """The order is a function of (seed, step): whole epochs, and the same after a resume."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coop_rl.data.order import SeededOrder
@@ -9,6 +9,7 @@ from coop_rl.data.order import SeededOrder
 sizes = st.integers(1, 40)
 
 
+@settings(deadline=None)
 @given(sizes, sizes, st.integers(0, 2**40), st.integers(0, 3))
 def test_each_epoch_visits_each_row_once(
     num_rows: int, per_step: int, seed: int, epoch: int
@@ -19,6 +20,7 @@ def test_each_epoch_visits_each_row_once(
     assert sorted(rows[epoch * num_rows : (epoch + 1) * num_rows]) == list(range(num_rows))
 
 
+@settings(deadline=None)
 @given(sizes, sizes, st.integers(0, 99), st.integers(0, 10**6))
 def test_a_step_does_not_depend_on_what_was_asked_before(
     num_rows: int, per_step: int, seed: int, step: int

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coop_rl.evaluation.estimators import (
@@ -15,6 +15,7 @@ from coop_rl.evaluation.estimators import (
 )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 8), st.data())
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n: int, data: st.DataObject) -> None:
     c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
@@ -52,6 +53,7 @@ def test_wilson_interval_has_the_published_values(
     assert estimate.low <= estimate.value == successes / trials <= estimate.high
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.data())
 def test_wilson_interval_holds_its_value(trials: int, data: st.DataObject) -> None:
     estimate = wilson_interval(data.draw(st.integers(0, trials)), trials)

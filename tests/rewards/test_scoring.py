@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coop_rl.rewards.exact import render_exact, verify_exact
@@ -43,6 +43,7 @@ def test_exact_compares_what_follows_the_last_marker(
     assert (verdict.is_correct, verdict.value) == (is_right, float(is_right))
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_exact_never_raises(text: str, gold: str) -> None:
     settings = VerifierSettings("#")
@@ -62,6 +63,7 @@ def test_groups_are_scored_in_order_truncated_ones_too() -> None:
     assert scored[0].rewards[0] == Reward(1.0, True)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 30), st.integers(0, 2**62))
 def test_shuffling_moves_every_groups_rewards(num_groups: int, seed: int) -> None:
     groups = [

@@ -1,0 +1,67 @@
+"""The reference page of the config, from its JSON schema: `make docs` writes it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from coop_rl.config.schema import RunConfig
+
+HEADER = """# Config reference
+
+Written by `make docs` from the docstrings in `coop_rl/config/`; do not edit. One YAML file is
+a whole run; `--set section.field=value` overrides; unknown keys are errors.
+"""
+LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+Schema = dict[str, Any]
+
+
+def render_reference() -> str:
+    """Return the page as Markdown."""
+    schema = RunConfig.model_json_schema()
+    parts = [HEADER]
+    for name, field in schema["properties"].items():
+        for section in _sections_of(field):
+            parts += _section(name, schema["$defs"][section], schema["$defs"])
+    return "\n".join(parts) + "\n"
+
+
+def _sections_of(field: Schema) -> list[str]:
+    """Return the names of the models a field may hold."""
+    options = [field, *field.get("oneOf", ()), *field.get("allOf", ())]
+    return [option["$ref"].rsplit("/", 1)[1] for option in options if "$ref" in option]
+
+
+def _section(dotted: str, model: Schema, models: Schema) -> list[str]:
+    fields: Schema = dict(model["properties"])
+    variant = fields["kind"].get("const") if "kind" in fields else None
+    if variant:
+        fields.pop("kind")
+    title = f"`{dotted}`, kind `{variant}`" if variant else f"`{dotted}`"
+    lines = [f"\n## {title}\n", model["description"].strip()]
+    nested: list[str] = []
+    if fields:
+        lines += ["", "| field | value | default | meaning |", "|---|---|---|---|"]
+    for name, field in fields.items():
+        inner = _sections_of(field)
+        is_required = name in model.get("required", ())
+        default = "required" if is_required else f"`{json.dumps(field.get('default'))}`"
+        value = "section" if inner else _value(field)
+        lines.append(f"| `{name}` | {value} | {default} | {field.get('description', '')} |")
+        for section in inner:
+            nested += _section(f"{dotted}.{name}", models[section], models)
+    return lines + nested
+
+
+def _value(field: Schema) -> str:
+    """Return what a field accepts, in words."""
+    if "anyOf" in field:
+        return " or ".join(_value(option) for option in field["anyOf"])
+    if "enum" in field or "const" in field:
+        return ", ".join(f"`{v}`" for v in field.get("enum", [field.get("const")]))
+    limits = [f"{sign} {field[key]:g}" for key, sign in LIMITS.items() if key in field]
+    return " ".join([field.get("type", "any"), *limits])
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(render_reference(), encoding="utf-8")
