@@ -14,20 +14,6 @@ from coop_rl.distributed.calls import Call, gather
 from coop_rl.errors import ActorLostError, RunError, VersionError
 
 
-class Worker:
-    """Does what a test asks."""
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def sleep(self, seconds: float) -> str:
-        time.sleep(seconds)
-        return "done"
-
-    def fail(self, error: Exception) -> None:
-        raise error
-
-
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -37,6 +23,20 @@ def local_ray() -> Iterator[None]:
 
 @pytest.fixture
 def workers() -> list:
+    # A local class travels by value: Ray's workers can't import test modules.
+    class Worker:
+        """Does what a test asks."""
+
+        def pid(self) -> int:
+            return os.getpid()
+
+        def sleep(self, seconds: float) -> str:
+            time.sleep(seconds)
+            return "done"
+
+        def fail(self, error: Exception) -> None:
+            raise error
+
     actor: Any = ray.remote(num_cpus=0)(Worker)
     pair = [actor.remote(), actor.remote()]
     ray.get([w.pid.remote() for w in pair])
