@@ -91,14 +91,14 @@ class LearnerRank:
 
     def open_world(self, host: str) -> tuple[str, int]:
         """Rank 0: hold the store of this branch's world on `host`; return where it listens."""
-        self._store, port = open_store(host, self._config.sync.timeout_s)
+        self._store, port = open_store(host, self._config.placement.startup_timeout_s)
         return host, port
 
     def start(self, host: str, port: int) -> PublishingLearner:
         """Join the world and build the learner; all ranks at the same time.
 
-        The model is loaded before the world is joined: loading takes as long as it takes, while
-        every collective has a limit.
+        The model is loaded before the world is joined. Joining waits for the slowest rank to load,
+        so it has the start-up's limit; from the engine on, collectives have `sync.timeout_s`.
         """
         from coop_rl.learner.deepspeed_engine import DeepSpeedEngine
 
@@ -110,7 +110,7 @@ class LearnerRank:
             port,
             self._rank,
             config.learner.num_ranks,
-            timeout_s,
+            config.placement.startup_timeout_s,
             store=self._store,
             name=name,
         )

@@ -10,6 +10,7 @@ FROZEN = "meta.w_objective=frozen"
 NUM_STEPS = 3
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("kind", "mix", "fields"),
     [
