@@ -163,10 +163,11 @@ class RunConfig(Section):
             )
         if self.method.kind == "bridge" and self.meta.w_objective != "frozen":
             self._check_adapter_gradients_exist()
-        if self.learner.zero_stage == 0 and self.model.dtype != "float32":
+        if self.learner.zero_stage < 2 and self.model.dtype == "bfloat16":
             raise ValueError(
-                "learner.zero_stage 0 has no fp32 master weights for bfloat16; "
-                "set zero_stage 1, 2 or 3, or model.dtype float32"
+                f"model.dtype bfloat16 needs fp32 masters, which learner.zero_stage "
+                f"{self.learner.zero_stage} does not keep here; set learner.zero_stage 2 or 3, "
+                "or model.dtype float32"
             )
         return self
 

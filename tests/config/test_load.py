@@ -69,6 +69,12 @@ def test_w_must_not_follow_a_gradient_that_is_never_computed(minimal: Path) -> N
         assert load_config(minimal, [*overrides, "meta.w_objective=frozen"])
 
 
+@pytest.mark.parametrize("stage", [0, 1])
+def test_bfloat16_needs_a_stage_with_fp32_masters(minimal: Path, stage: int) -> None:
+    with pytest.raises(ConfigError, match="fp32 masters"):
+        load_config(minimal, ["model.dtype=bfloat16", f"learner.zero_stage={stage}"])
+
+
 def test_bad_files_and_overrides(tmp_path: Path, minimal: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read config"):
         load_config(tmp_path / "absent.yaml")
