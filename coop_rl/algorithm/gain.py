@@ -1,6 +1,6 @@
 r"""The cooperative gain G = J_RL(theta, w) - J_RL(theta-hat, w), from shared rollouts.
 
-method.md section 4.
+docs/algorithm.md section 4.
 
 With rho_i = exp(l_i) the uncapped sequence weight of sample i under a branch (`losses`):
 

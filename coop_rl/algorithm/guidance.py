@@ -1,4 +1,4 @@
-r"""The gradient the meta-controller follows with w (method.md sections 3 and 5).
+r"""The gradient the meta-controller follows with w (docs/algorithm.md sections 3 and 5).
 
 Learners return gradients of the losses (descent direction), so with h = -g the ascent step
 w <- w + optimiser_w( (1-lambda_w) g_w^SFT + lambda_w (g_w^RL - g-hat_w^RL) ) minimises along

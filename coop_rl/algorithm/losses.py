@@ -1,4 +1,4 @@
-r"""The two loss terms, each over its own global denominator (method.md sections 4 and 6).
+r"""The two loss terms, each over its own global denominator (docs/algorithm.md sections 4 and 6).
 
 RL, sequence-level reweighted policy gradient. With log-ratio of a response i
     l_i = sum_t ( log pi_branch(t) - log pi_b(t) )
@@ -6,8 +6,8 @@ RL, sequence-level reweighted policy gradient. With log-ratio of a response i
 so -grad L_RL is the policy gradient of the branch, importance-weighted to the engine's samples. At
 policy lag 0 the weight is 1 up to engine mismatch and this is GRPO with one step per batch
 (arXiv 2402.03300, equation 21, at pi = pi_old). The same function with the same denominators
-serves both branches, so the bracket g_w^RL - g-hat_w^RL is an unbiased difference (method.md
-section 4: the token-level ratio drops cross-token terms of first order).
+serves both branches, so the bracket g_w^RL - g-hat_w^RL is an unbiased difference (section 4
+there: the token-level ratio drops cross-token terms of first order).
 
 SFT, mean negative log-likelihood of demonstration tokens:
     L_SFT = - 1/T_SFT * sum_t log pi(t)

@@ -1,4 +1,4 @@
-"""The only training loop: one meta-step of BRIDGE and of every rival (method.md section 3).
+"""The only training loop: one meta-step of BRIDGE and of every rival (docs/algorithm.md section 3).
 
     prompts --> rollouts --> groups --+                       +--> StepResult (joint)   --+
                                       +--> pack --> learners --+                          +--> gain

@@ -17,7 +17,7 @@ class RlSettings(Section):
 
 
 class BridgeMethod(Section):
-    """Cooperative SFT and RL: method.md section 3, arXiv 2509.06948."""
+    """Cooperative SFT and RL: docs/algorithm.md section 3, arXiv 2509.06948."""
 
     kind: Literal["bridge"] = "bridge"
     mix: float = Field(0.5, ge=0.0, le=1.0)
@@ -76,7 +76,7 @@ class ShadowSection(Section):
 
 
 class GainSection(Section):
-    """How the bracket and the cooperative gain are estimated (method.md section 4)."""
+    """How the bracket and the cooperative gain are estimated (docs/algorithm.md section 4)."""
 
     estimator: Literal["auto", "reweighted"] = "auto"
     """`reweighted`: always; `auto`: while ESS >= min_ess, otherwise the w-update is skipped."""
@@ -90,6 +90,6 @@ class MetaSection(Section):
     guidance: tuple[Literal["adapter"], ...] = ("adapter",)
     """Kinds of guidance parameters; `adapter` is the paper's LoRA w."""
     w_objective: Literal["cooperative", "mixture", "sft", "frozen", "random"] = "cooperative"
-    """What w follows: the method, or one of its mandatory controls (method.md section 5)."""
+    """What w follows: the method, or one of its controls (docs/algorithm.md section 5)."""
     penalty: float | None = Field(None, ge=0.0, le=1.0)
-    """lambda_w of method.md step 6; null: the same as method.mix."""
+    """lambda_w of docs/algorithm.md section 3, step 6; null: the same as method.mix."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from coop_rl.config import DerivedSizes
 from coop_rl.config.roles import PlacementSection
 from coop_rl.errors import ResourceError
 
+CONNECT_TIMEOUT_S = 10.0
+"""How long a cluster's head may take to accept a connection."""
 GRACE_S = 5.0
 """How long our processes get to end by themselves before they are killed by pid."""
 
@@ -62,15 +65,37 @@ def ray_session(placement: PlacementSection, sizes: DerivedSizes, run_name: str)
             configure_logging=False,
         )
     else:
-        ray.init(address=placement.address, log_to_driver=False, namespace=f"coop-rl-{run_name}")
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        _compare(sizes, resources, f"the Ray cluster at {placement.address}")
+        _join(placement.address, run_name)
     try:
+        if placement.address is not None:
+            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            _compare(sizes, resources, f"the Ray cluster at {placement.address}")
         yield
     finally:
         ours = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
         ray.shutdown()
         _end(ours)
+
+
+def _join(address: str, run_name: str) -> None:
+    """Connect to a running cluster.
+
+    Raises:
+        ResourceError: Nobody answers there.
+    """
+    try:
+        _, colon, port = address.rpartition(":")
+        if colon and port.isdecimal():
+            # Ray itself would try for minutes.
+            host = address.removesuffix(f":{port}").removeprefix("ray://")
+            socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        ray.init(address=address, log_to_driver=False, namespace=f"coop-rl-{run_name}")
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ResourceError(
+            f"no Ray cluster at placement.address {address!r}: {reason}; start one with ray start "
+            "--head, or set placement.address null for a local Ray"
+        ) from None
 
 
 def _end(processes: list[psutil.Process]) -> None:

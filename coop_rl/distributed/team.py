@@ -13,7 +13,6 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from coop_rl.distributed.calls import Call, gather
-from coop_rl.types import Branch
 
 GUIDANCE_GROUP = "guidance"
 RESYNC_GROUP = "resync"
@@ -50,10 +49,6 @@ class Team:
     def all(self) -> tuple[Member, ...]:
         """Every actor."""
         return self.rollouts + self.learners + ((self.meta,) if self.meta else ()) + (self.reward,)
-
-    def branch(self, branch: Branch) -> tuple[Member, ...]:
-        """The ranks of one learner group."""
-        return self.joint if branch == "joint" else self.shadow
 
     def start(
         self, startup_timeout_s: float, sync_timeout_s: float, report: Callable[[str], None]

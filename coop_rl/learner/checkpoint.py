@@ -12,7 +12,6 @@ and removed by the next save. The manifest guards against damage, not against an
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from coop_rl.algorithm.roles import Progress
 from coop_rl.errors import RunDirectoryError
+from coop_rl.learner.state_io import fsync
 from coop_rl.types import PolicyVersion
 
 MANIFEST = "manifest.json"
@@ -49,12 +49,12 @@ class CheckpointStore:
         manifest = {str(p.relative_to(temporary)): _sha256(p) for p in files}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
         for path in [*files, temporary / MANIFEST, *{p.parent for p in files}]:
-            _fsync(path)
+            fsync(path)
         final = self._folder / f"step-{progress.next_step:06d}"
         if final.exists():  # a resumed run reached the same step again
             shutil.rmtree(final)
         temporary.rename(final)
-        _fsync(self._folder)
+        fsync(self._folder)
         for old in self.complete()[: -self._keep]:
             shutil.rmtree(old)
         return final
@@ -105,11 +105,3 @@ def _sha256(path: Path) -> str:
         while chunk := file.read(HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

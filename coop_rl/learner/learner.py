@@ -2,7 +2,7 @@
 
     PackedBatch, Objective --compute--> gradients of theta and w --[re-sync]--> step --> StepResult
 
-One step (method.md section 3), on every rank at the same time:
+One step (docs/algorithm.md section 3), on every rank at the same time:
     RL backward passes, unweighted        -> h_w^RL read, theta's gradient scaled by lambda
     SFT backward passes, weighted 1-lambda -> h_w^SFT read, fused theta-gradient complete
     re-sync steps only: `joint` sends theta_k, `rl_only` becomes it and takes h_theta^RL anew
@@ -220,7 +220,7 @@ class Learner:
         }
 
     def _resync(self, batch: PackedBatch) -> None:
-        """theta-hat becomes theta_k and takes g_theta^RL there (method.md section 3, shadow)."""
+        """theta-hat becomes theta_k and takes g_theta^RL there (docs/algorithm.md section 3)."""
         if self.branch == "joint":
             self.send_state(self._groups.get(RESYNC_GROUP))
             return

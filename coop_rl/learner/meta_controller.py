@@ -2,8 +2,9 @@ r"""The keeper of w: turns the branches' gradients into the next w and pushes it
 
     w  <-  w - AdamW( (1 - lambda_w) h_w^SFT + lambda_w (h_w^RL - h-hat_w^RL) )
 
-with h the gradients of the losses (method.md section 3, step 6). A plain class; `distributed` wraps
-it in an actor. Every update advances the adapter's version and is pushed, also when w stands still.
+with h the gradients of the losses (docs/algorithm.md section 3, step 6). A plain class;
+`distributed` wraps it in an actor. Every update advances the adapter's version and is pushed, also
+when w stands still.
 """
 
 import math

@@ -45,10 +45,10 @@ class StateWriter:
         text = json.dumps({**values, "tensors": self._file_of_key}, indent=1)
         (self._side / META).write_text(text)
         for path in [*self._side.iterdir(), self._side]:
-            _fsync(path)
+            fsync(path)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._side.rename(self._folder)
-        _fsync(self._folder.parent)
+        fsync(self._folder.parent)
 
     def _flush(self) -> None:
         if not self._pending:
@@ -92,7 +92,8 @@ class StateReader:
             yield key, handle.get_tensor(key)  # type: ignore[no-untyped-call]
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Force a file, or a folder's entries, onto the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

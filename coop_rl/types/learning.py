@@ -19,11 +19,11 @@ class Objective:
     """Weights of the loss terms of one optimiser step of one branch."""
 
     rl_weight: float
-    """lambda of method.md step 4 for `joint`; 1 for `rl_only`."""
+    """lambda of docs/algorithm.md section 3, step 4 for `joint`; 1 for `rl_only`."""
     sft_weight: float
     """1 - lambda for `joint`; 0 for `rl_only`."""
     resync_shadow: bool = False
-    """Whether theta-hat restarts from theta after this step's gradients (method.md section 3)."""
+    """Whether theta-hat restarts from theta after this step's gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class CooperativeGain:
-    """Estimate of J_RL(theta, w) - J_RL(theta-hat, w) in units of reward (method.md section 4)."""
+    """Estimate of J_RL(theta, w) - J_RL(theta-hat, w) in units of reward (see `algorithm.gain`)."""
 
     value: float | None
     """None where the effective sample size is too low to say anything."""

@@ -1,4 +1,4 @@
-"""method.md section 9, items 1, 2, 4 and 5, re-sync and versions, on the plain torch engine."""
+"""docs/algorithm.md 8, items 1, 2, 4 and 5, re-sync and versions, on the plain torch engine."""
 
 from typing import Any
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.main_job.harness import DEMO, ROOT, Job
+from tests.main_job.harness import DEMO, ROOT, Job, train
 
 
 def refuse(run_dir: Path, *overrides: str, config: Path = DEMO) -> str:
@@ -108,6 +109,19 @@ def test_model_without_safetensors(tmp_path: Path) -> None:
     model.mkdir()
     (model / "config.json").write_text((ROOT / "configs/local/demo/model/config.json").read_text())
     assert "model" in refuse(tmp_path / "run", f"model.path={model}")
+
+
+def test_no_cluster_at_the_address(tmp_path: Path) -> None:
+    # Bound but not listening: connections are refused.
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        job = train(tmp_path / "run", f"placement.address={address}").start()
+        done = job.finish(90)
+    assert done.returncode == 2
+    assert f"no Ray cluster at placement.address '{address}': " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert job.left_over() == []
 
 
 def test_unknown_option_and_command() -> None:

@@ -1,4 +1,4 @@
-r"""`bridge`: cooperative SFT and RL, arXiv 2509.06948, equations 7-9 (method.md section 3).
+r"""`bridge`: cooperative SFT and RL, arXiv 2509.06948, equations 7-9 (docs/algorithm.md section 3).
 
     theta     <- theta     + optimiser( (1 - lambda) g_theta^SFT + lambda g_theta^RL )
     theta-hat <- theta-hat + optimiser( g-hat_theta^RL )
