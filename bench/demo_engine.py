@@ -69,7 +69,7 @@ async def measure() -> dict[str, list[float]]:
     engine = VllmEngine(config, "gloo")
     await engine.start()
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    rows = [json.loads(line) for line in Path(config.prompts.path).read_text().splitlines()]
+    rows = [json.loads(line) for line in Path(str(config.prompts.path)).read_text().splitlines()]
     prompts = [
         Prompt(
             row["id"], row["prompt"], tuple(tokenizer(row["prompt"])["input_ids"]), row["answer"]

@@ -72,6 +72,11 @@ class SyncSection(Section):
     """`auto`: nccl where the roles have devices of their own, else gloo through host memory."""
     timeout_s: float = Field(120.0, gt=0)
     """Longest any single collective or update call may take."""
+    canary_every: int = Field(10, ge=0)
+    """Every so many syncs all engines' log-probs of canary tokens are compared with the learner's;
+    0: only at the start."""
+    canary_tolerance: float | None = Field(None, gt=0)
+    """Largest mean difference, nats; null: 0.001 where engines and learners are fp32, else 0.1."""
 
 
 class RoleResources(Section):

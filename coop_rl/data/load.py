@@ -11,11 +11,12 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from coop_rl.config import RunConfig
-from coop_rl.config.schema import DataFile
-from coop_rl.data.jsonl import read_rows
+from coop_rl.config.schema import DataSource
+from coop_rl.data.jsonl import Row, read_rows
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
 from coop_rl.data.order import SeededOrder
 from coop_rl.data.rendering import Renderer, load_tokenizer
+from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
 from coop_rl.rewards.registry import VERIFIERS, settings_of
 from coop_rl.types import Demonstration, Prompt
@@ -83,7 +84,7 @@ def load_demonstrations(
     """Read D_SFT."""
     section = config.demonstrations
     columns = (section.prompt_column, section.reasoning_column, section.answer_column)
-    rows = read_rows(Path(section.path), columns)
+    rows = _rows("demonstrations", section, columns, config)
     renderer = Renderer("demonstrations", section, tokenizer, facts, max_new_tokens=0)
     rendered = [renderer.demonstration(row, section) for row in rows]
     _refuse_more_than_rows("demonstrations", section.per_step, len(rows))
@@ -95,7 +96,7 @@ def load_demonstrations(
         for (_, text), gold in zip(rendered, golds, strict=True)
     ):
         raise ConfigError(
-            f"no demonstration of {section.path} is right for reward.kind {config.reward.kind} "
+            f"no demonstration of {section.origin} is right for reward.kind {config.reward.kind} "
             f"(the first response ends in {rendered[0][1][-20:]!r}, reward.marker is "
             f"{config.reward.marker!r}); change demonstrations.response_template or reward.marker"
         )
@@ -104,14 +105,14 @@ def load_demonstrations(
 
 def _read_prompts(
     section: str,
-    data: DataFile,
+    data: DataSource,
     config: RunConfig,
     tokenizer: PreTrainedTokenizerBase,
     facts: ModelFacts,
     limit: int | None = None,
 ) -> tuple[Prompt, ...]:
     renderer = Renderer(section, data, tokenizer, facts, config.rollout.max_tokens)
-    rows = read_rows(Path(data.path), (data.prompt_column, data.answer_column), limit)
+    rows = _rows(section, data, (data.prompt_column, data.answer_column), config, limit)
     prompts = tuple(renderer.prompt(row) for row in rows)
     verifier, settings = VERIFIERS[config.reward.kind], settings_of(config.reward)
     for row, prompt in zip(rows, prompts, strict=True):
@@ -126,11 +127,35 @@ def _read_prompts(
     return prompts
 
 
+def _rows(
+    section: str,
+    data: DataSource,
+    columns: Sequence[str],
+    config: RunConfig,
+    limit: int | None = None,
+) -> list[Row]:
+    """Read a file or generate a task's rows; training never gets a question of the evaluation."""
+    if data.task is None:
+        return read_rows(Path(str(data.path)), columns, limit)
+    held_out = config.evaluation
+    if data is held_out.data:
+        return generate_rows(section, data.task, min(data.task.num_rows, held_out.num_items))
+    excluded = (
+        [
+            row.columns[held_out.data.prompt_column]
+            for row in _rows("evaluation.data", held_out.data, (), config)
+        ]
+        if held_out.data.task
+        else ()
+    )
+    return generate_rows(section, data.task, data.task.num_rows, excluded)
+
+
 def _refuse_more_than_rows(section: str, per_step: int, num_rows: int) -> None:
     """A step must not use a row twice: its samples would be seeded, hence sampled, alike."""
     if per_step > num_rows:
         raise DataError(
-            f"{section}.per_step must be at most the {num_rows} rows of {section}.path, "
+            f"{section}.per_step must be at most the {num_rows} rows of {section}, "
             f"got {per_step}; lower {section}.per_step or add rows"
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from coop_rl.config.schema import DataFile, DemonstrationsSection
+from coop_rl.config.schema import DataSource, DemonstrationsSection
 from coop_rl.data.jsonl import Row
 from coop_rl.data.model_folder import ModelFacts, local_folder
 from coop_rl.errors import ConfigError, DataError, ModelError
@@ -48,7 +48,7 @@ class Renderer:
     def __init__(
         self,
         section: str,
-        data: DataFile,
+        data: DataSource,
         tokenizer: PreTrainedTokenizerBase,
         facts: ModelFacts,
         max_new_tokens: int,

@@ -28,8 +28,10 @@ from coop_rl.types import (
     SamplingSettings,
     ScoredGroup,
     StepResult,
+    TokenRow,
 )
 from coop_rl.weights.process_group import GroupRegistry
+from coop_rl.weights.receipt import Receipt
 
 if TYPE_CHECKING:  # imports vllm, which the driver has no use for
     from coop_rl.weights.publisher import SyncBackend, SyncReport
@@ -87,6 +89,10 @@ class RolloutActor:
         """Close the update and resume."""
         await self._engine.finish_weight_update(version)
 
+    async def receipt(self) -> Receipt:
+        """Return the checksums of the weights that arrived last."""
+        return dict(await self._engine.receipt())
+
     async def shutdown(self) -> None:
         """End the engine's processes."""
         await self._engine.shutdown()
@@ -139,9 +145,17 @@ class LearnerActor:
         """Take one step; the gradients of w are a return of their own, so they can stay remote."""
         return self._learner.step(step, batch, objective)
 
-    def receive_guidance(self) -> None:
-        """Receive w from the meta-controller."""
-        self._learner.receive_guidance()
+    def receive_guidance(self) -> Receipt:
+        """Receive w from the meta-controller; returns the checksums of what is held then."""
+        return self._learner.receive_guidance()
+
+    def score(self, rows: list[TokenRow]) -> list[list[float]]:
+        """Return log-probs of the rows' responses; all ranks are called alike."""
+        return self._learner.score(rows)
+
+    def receipt(self) -> Receipt:
+        """Return the checksums of what `publish` sends; all ranks are called alike."""
+        return self._learner.receipt()
 
     def publish(self, version: PolicyVersion) -> "SyncReport":
         """Send merged weights to the rollout actors."""
@@ -188,9 +202,9 @@ class MetaControllerActor:
         """Update w."""
         return self._meta.update(joint, shadow, gain)
 
-    def push(self) -> None:
-        """Broadcast w to the learners."""
-        self._meta.push()
+    def push(self) -> Receipt:
+        """Broadcast w to the learners; returns its checksums."""
+        return self._meta.push()
 
     def save(self, folder: str) -> None:
         """Write w and its optimiser."""

@@ -12,8 +12,9 @@ import ray
 from coop_rl.config import RunConfig
 from coop_rl.data.order import SeededOrder
 from coop_rl.distributed.calls import Call, gather
+from coop_rl.distributed.canary import Canary
 from coop_rl.distributed.team import Member, Team
-from coop_rl.errors import VersionError
+from coop_rl.errors import WeightSyncError
 from coop_rl.observability.stages import Stages
 from coop_rl.rewards.scoring import shuffle_rewards
 from coop_rl.types import (
@@ -27,6 +28,7 @@ from coop_rl.types import (
     ScoredGroup,
     StepResult,
 )
+from coop_rl.weights.receipt import describe_difference
 
 SHADOW_OBJECTIVE = Objective(rl_weight=1.0, sft_weight=0.0)
 SEED_STRIDE = 1_000_003
@@ -80,12 +82,7 @@ class RayRollouts:
         gather(generating, self._config.placement.call_timeout_s)
         groups: list[ScoredGroup] = gather(scoring, self._config.placement.call_timeout_s)
         for call, group in zip(generating, groups, strict=True):
-            for rollout in group.rollouts:
-                if rollout.version != version:
-                    raise VersionError(
-                        f"{call.actor} sampled prompt {group.prompt.id} with {rollout.version}, "
-                        f"the published version is {version}"
-                    )
+            group.require_version(version, call.actor)
         return groups
 
 
@@ -146,27 +143,40 @@ class RayMetaController:
         return update
 
     def push(self) -> None:
-        """Send w as it is to every learner."""
+        """Send w as it is to every learner, and compare what each holds afterwards.
+
+        Raises:
+            WeightSyncError: A learner's w is not the meta-controller's; names both and a tensor.
+        """
         if self._team.meta is None:
             return
         calls = [m.call("receive guidance", "receive_guidance") for m in self._team.learners]
-        gather([self._team.meta.call("push guidance", "push"), *calls], self._timeout_s)
+        ours, *receipts = gather(
+            [self._team.meta.call("push guidance", "push"), *calls], self._timeout_s
+        )
+        for member, receipt in zip(self._team.learners, receipts, strict=True):
+            if (tensor := describe_difference(receipt, ours)) is not None:
+                raise WeightSyncError(
+                    f"{member.name} holds another w than the meta-controller pushed: {tensor}"
+                )
 
 
 class RayWeights:
     """Weight sync of merged theta + s*B*A from `joint` to the rollout actors."""
 
-    def __init__(self, config: RunConfig, team: Team, stages: Stages) -> None:
+    def __init__(self, config: RunConfig, team: Team, canary: Canary, stages: Stages) -> None:
+        self._canary = canary
         # One sync is several calls, each limited by sync.timeout_s on its own.
         self._timeout_s = 4 * config.sync.timeout_s
         self._team = team
         self._stages = stages
 
     def publish(self, version: PolicyVersion) -> PolicyVersion:
-        """Send `version` to every rollout actor and return it."""
+        """Send `version` to every rollout actor, let the canary check it, and return it."""
         with self._stages.stage("publish"):
             calls = [m.call("publish", "publish", version) for m in self._team.joint]
             reports = gather(calls, self._timeout_s)
         self._stages.count("sync/bytes", reports[0].num_bytes)
         self._stages.count("sync/seconds", reports[0].seconds)
+        self._canary.check_when_due(version)
         return version

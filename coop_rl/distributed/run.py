@@ -14,6 +14,7 @@ from coop_rl.algorithm.train import train
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.data.load import Demonstrations, RunData, load_run_data
 from coop_rl.distributed.build import team_of
+from coop_rl.distributed.canary import Canary
 from coop_rl.distributed.checkpoints import RayCheckpoints, StopRequest
 from coop_rl.distributed.cluster import preflight_local, ray_session
 from coop_rl.distributed.roles import RayLearners, RayMetaController, RayRollouts, RayWeights
@@ -119,12 +120,13 @@ class _Session:
         evaluation = Evaluator(
             config, data.held_out, rollouts.generate, stages, directory.evaluations
         )
+        canary = Canary(config, team, data.held_out, stages, console.milestone)
         roles = Roles(
             rollouts=rollouts,
             demonstrations=Demonstrations(config, data.demonstrations),
             learners=RayLearners(config, team, stages),
             meta_controller=RayMetaController(config, team, stages),
-            weights=RayWeights(config, team, stages),
+            weights=RayWeights(config, team, canary, stages),
             checkpoints=RayCheckpoints(config, team, store, resume_from, stop, stages),
             evaluation=evaluation,
             observer=observer,

@@ -14,6 +14,7 @@ from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm,
 from coop_rl.types import Branch, PolicyVersion
 from coop_rl.weights.process_group import open_store
 from coop_rl.weights.publisher import SyncBackend, SyncReport, VersionedSyncClient, WeightPublisher
+from coop_rl.weights.receipt import Receipt, receipt_of
 from coop_rl.weights.source import MergedWeightSource
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -39,6 +40,7 @@ class PublishingLearner(Learner):
     """A learner that can also send merged weights to the rollout actors (`joint` only)."""
 
     publisher: WeightPublisher
+    source: MergedWeightSource
     wire_dtype: torch.dtype
     sync_timeout_s: float
 
@@ -58,15 +60,20 @@ class PublishingLearner(Learner):
             host: This machine's address for the rollout actors.
             num_engine_workers: Worker processes of all rollout actors together.
         """
+        self.source = MergedWeightSource(GatheredTheta(self.engine), self.adapter, self.wire_dtype)
         self.publisher = WeightPublisher(
             backend=backend,
             rank=self.engine.rank,
             num_engine_workers=num_engine_workers,
             host=host,
             client=client,
-            source=MergedWeightSource(GatheredTheta(self.engine), self.adapter, self.wire_dtype),
+            source=self.source,
             timeout_s=self.sync_timeout_s,
         )
+
+    def receipt(self) -> Receipt:
+        """Return the checksums of what `publish` would send now; every rank gathers."""
+        return receipt_of(self.source)
 
     def publish(self, version: PolicyVersion) -> SyncReport:
         """Send merged weights; when this returns, every rollout actor samples with `version`.

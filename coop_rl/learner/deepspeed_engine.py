@@ -39,6 +39,8 @@ from coop_rl.models.policy import TokenScores, checkpoint_name
 
 TESTED_VERSION = "0.19."
 NEVER = 10**9
+REDUCE_BUCKET = 50_000_000
+"""Gradient values reduced at once; DeepSpeed's default of ten times as many is a buffer of 1 GB."""
 
 
 class DeepSpeedEngine:
@@ -328,6 +330,7 @@ def _deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         "optimizer": {"type": "AdamW", "params": optimizer},
         "zero_optimization": {
             "stage": settings.zero_stage,
+            "reduce_bucket_size": REDUCE_BUCKET,
             "overlap_comm": False,  # stages 0, 1, 3 refuse it with unmanaged accumulation
             "stage3_param_persistence_threshold": settings.persistence_threshold,
         },

@@ -42,11 +42,11 @@ from coop_rl.types import (
     PackedBatch,
     PolicyVersion,
     StepResult,
+    TokenRow,
 )
+from coop_rl.weights.receipt import Receipt, receipt_of
 
 ADAPTER_KEY = "adapter"
-TokenRow = tuple[tuple[int, ...], tuple[int, ...]]
-"""(prompt ids, response ids)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +214,9 @@ class Learner:
         flat = (flat / (weight * self.engine.loss_factor)).cpu()
         parts = torch.split(flat, [gradient.numel() for gradient in gradients.values()])
         self.adapter.zero_grad()
+        # Cloned: a pickled view would take all of `flat` along, once for every tensor.
         return {
-            name: part.view_as(gradient)
+            name: part.view_as(gradient).clone()
             for (name, gradient), part in zip(gradients.items(), parts, strict=True)
         }
 
@@ -238,8 +239,8 @@ class Learner:
         self.engine.zero_grad()
         receive_state(group, self.engine, self.version.theta)
 
-    def receive_guidance(self, group: BroadcastGroup | None = None) -> None:
-        """Receive the meta-controller's next w.
+    def receive_guidance(self, group: BroadcastGroup | None = None) -> Receipt:
+        """Receive the meta-controller's next w; returns the checksums of what is held then.
 
         Raises:
             VersionError: It is not the next one.
@@ -251,6 +252,7 @@ class Learner:
         )
         self.adapter.load_flat(flat)
         self.version = PolicyVersion(self.version.theta, expected)
+        return receipt_of(self.adapter.tensors.items())
 
     @torch.no_grad()
     def score(self, rows: Sequence[TokenRow]) -> list[list[float]]:

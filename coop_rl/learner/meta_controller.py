@@ -20,6 +20,7 @@ from coop_rl.learner.peers import GUIDANCE_GROUP, BroadcastGroup, send_adapter
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.models.adapter import Adapter
 from coop_rl.types import AdapterGradients, CooperativeGain, GuidanceUpdate, PolicyVersion
+from coop_rl.weights.receipt import Receipt, receipt_of
 
 Skip = Literal["", "low_ess", "non_finite", "frozen"]
 FOLDER = "meta"
@@ -82,9 +83,10 @@ class MetaController:
             sft_grad_norm=stats.sft_grad_norm,
         )
 
-    def push(self, group: BroadcastGroup | None = None) -> None:
-        """Broadcast w and its version to every learner."""
+    def push(self, group: BroadcastGroup | None = None) -> Receipt:
+        """Broadcast w and its version to every learner; returns w's checksums."""
         send_adapter(group or self._groups[GUIDANCE_GROUP], self.version, self.adapter.flatten())
+        return receipt_of(self.adapter.tensors.items())
 
     def save_state(self, folder: Path) -> None:
         """Write `folder/meta`."""

@@ -3,12 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Protocol
 
 import torch
 
 from coop_rl.models.policy import TokenScores
 from coop_rl.types import MicroBatch
+
+DOT_CHUNK = 1 << 22
+"""Values taken to fp64 at once: a flat gradient of a whole model would need several times its own
+size."""
 
 
 class Reducer(Protocol):
@@ -83,6 +88,10 @@ class GradientParts:
     cosine: float = math.nan
 
 
+def _pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    return torch.split(tensor.reshape(-1), DOT_CHUNK)
+
+
 def compare_parts(
     reducer: Reducer,
     rl: Sequence[torch.Tensor] | None,
@@ -101,18 +110,19 @@ def compare_parts(
     """
     dots_3 = torch.zeros(3, dtype=torch.float64, device=reducer.device)
     for index in range(len(total or rl or ())):
-        rl_part = rl[index].double() if rl is not None else None
-        if rl_part is not None:
-            dots_3[0] += rl_part.square().sum()
-        if total is None:
-            continue
-        sft_part = total[index].double()
-        if rl_part is not None:
-            sft_part = sft_part - rl_weight * rl_part
-        sft_part = sft_part / sft_weight
-        dots_3[1] += sft_part.square().sum()
-        if rl_part is not None:
-            dots_3[2] += (rl_part * sft_part).sum()
+        rl_pieces, total_pieces = (_pieces(p[index]) if p else None for p in (rl, total))
+        for rl_part, total_part in zip_longest(rl_pieces or (), total_pieces or ()):
+            if rl_part is not None:
+                dots_3[0] += rl_part.double().square().sum()
+            if total_part is None:
+                continue
+            sft_part = total_part.double()
+            if rl_part is not None:
+                sft_part = sft_part - rl_weight * rl_part.double()
+            sft_part = sft_part / sft_weight
+            dots_3[1] += sft_part.square().sum()
+            if rl_part is not None:
+                dots_3[2] += (rl_part.double() * sft_part).sum()
     reducer.all_reduce_sum(dots_3)
     rl_square, sft_square, dot = dots_3.tolist()
     product = math.sqrt(rl_square * sft_square) if rl_square >= 0 and sft_square >= 0 else math.nan

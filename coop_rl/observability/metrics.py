@@ -78,6 +78,10 @@ METRICS: dict[str, Metric] = {
     "shadow/kl": Metric("nats", "mean over responses of log pi_joint - log pi_rl_only"),
     "sync/bytes": Metric("bytes", "sent to the rollout actors"),
     "sync/seconds": Metric("s", "of it, as the sender measured"),
+    "sync/canary_mean": Metric(
+        "nats", "mean |log pi_engine - log pi_learner| of the worst engine; when checked"
+    ),
+    "sync/canary_max": Metric("nats", "largest such difference of a token"),
     "eval/<name>/pass@1": Metric("share", "greedy accuracy on held-out items"),
     "eval/<name>/pass@<k>": Metric("share", "items solved by at least one of k samples, unbiased"),
     "eval/<name>/avg@<k>": Metric("share", "mean accuracy of k samples an item"),

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 from coop_rl.rewards.exact import EXACT
+from coop_rl.rewards.number import NUMBER_VERIFIER
 from coop_rl.rewards.verdict import Verifier, VerifierSettings
 
 if TYPE_CHECKING:
     from coop_rl.config.schema import RewardSection
 
-VERIFIERS: dict[str, Verifier] = {"exact": EXACT}
+VERIFIERS: dict[str, Verifier] = {"exact": EXACT, "number": NUMBER_VERIFIER}
 
 
 def settings_of(section: "RewardSection") -> VerifierSettings:

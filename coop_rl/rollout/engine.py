@@ -51,6 +51,10 @@ class GenerationEngine(Protocol):
         """Close the update, stamp `version` on what is sampled from now on, and resume."""
         ...
 
+    async def receipt(self) -> Mapping[str, int]:
+        """Return {tensor: CRC-32} of what the last weight update brought."""
+        ...
+
     async def check_health(self) -> None:
         """Return if the engine works.
 

@@ -98,6 +98,11 @@ class ScriptedEngine:
         self.version = PolicyVersion.parse(version)
         self._running.set()
 
+    async def receipt(self) -> Mapping[str, int]:
+        """Return none."""
+        self._note("receipt")
+        return {}
+
     async def check_health(self) -> None:
         """Raise ActorLostError after `kill`."""
         self._fail_if_dead()

@@ -15,6 +15,7 @@ from coop_rl.errors import ActorLostError, DataError, RunError, WeightSyncError
 from coop_rl.rollout.lifeline import announce_parent
 from coop_rl.types import PolicyVersion, Rollout, SamplingSettings
 from coop_rl.weights.plugin import BACKEND_NAME, ENTRY_POINT_NAME, is_installed
+from coop_rl.weights.receipt import EXTENSION, RECEIPT_METHOD, Receipt
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -98,6 +99,7 @@ class VllmEngine:
             seed=self._config.run.seed,
             logprobs_mode="processed_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=self._backend),
+            worker_extension_cls=EXTENSION,
             enable_log_requests=False,
             disable_log_stats=True,
             **device,
@@ -164,6 +166,12 @@ class VllmEngine:
         with _dead_engine_is_lost_actor(), _failure_is_sync_error("finishing"):
             await self._started().finish_weight_update(weight_version=version)
         await self.resume()
+
+    async def receipt(self) -> Receipt:
+        """Return the checksums of what the last weight update brought; all workers got the same."""
+        with _dead_engine_is_lost_actor():
+            receipts: list[Receipt] = await self._started().collective_rpc(RECEIPT_METHOD)
+        return receipts[0]
 
     async def check_health(self) -> None:
         """Return if the engine's processes live."""

@@ -8,7 +8,7 @@ G samples per prompt, N samples of a batch (P x G), B rows of a micro-batch, L t
 T selected (response) tokens, V vocabulary, R adapter rank.
 """
 
-from coop_rl.types.batch import Demonstration, MicroBatch, PackedBatch, TokenSample
+from coop_rl.types.batch import Demonstration, MicroBatch, PackedBatch, TokenRow, TokenSample
 from coop_rl.types.learning import (
     AdapterGradients,
     CooperativeGain,
@@ -43,5 +43,6 @@ __all__ = [
     "SamplingSettings",
     "ScoredGroup",
     "StepResult",
+    "TokenRow",
     "TokenSample",
 ]

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+TokenRow = tuple[tuple[int, ...], tuple[int, ...]]
+"""(prompt ids, response ids) to be scored."""
+
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:

@@ -7,6 +7,7 @@ worker makes ScoredGroup from that; `algorithm.packing` consumes ScoredGroup.
 from dataclasses import dataclass
 from typing import Literal
 
+from coop_rl.errors import VersionError
 from coop_rl.types.version import PolicyVersion
 
 
@@ -60,6 +61,19 @@ class RolloutGroup:
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
 
+    def require_version(self, version: PolicyVersion, sampler: str) -> None:
+        """Refuse rollouts of other weights.
+
+        Raises:
+            VersionError: A response was sampled with another version; names `sampler`.
+        """
+        for rollout in self.rollouts:
+            if rollout.version != version:
+                raise VersionError(
+                    f"{sampler} sampled prompt {self.prompt.id} with {rollout.version}, "
+                    f"the published version is {version}"
+                )
+
 
 @dataclass(frozen=True, slots=True)
 class Reward:
@@ -74,9 +88,7 @@ class Reward:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredGroup:
+class ScoredGroup(RolloutGroup):
     """A RolloutGroup with one Reward per rollout, in the same order."""
 
-    prompt: Prompt
-    rollouts: tuple[Rollout, ...]
     rewards: tuple[Reward, ...]

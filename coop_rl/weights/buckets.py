@@ -1,16 +1,16 @@
 """Many tensors as few checked byte buffers over a PeerGroup.
 
-Both sides cut the same list of tensors into the same buckets; each bucket travels as a header and
-one flat buffer:
+Both sides cut the same list of tensors into the same buckets; each bucket travels as a header,
+checksums and one flat buffer:
 
-    header  kind | bucket index | bytes | crc32 of the buffer        (int64 each)
-    buffer  the bucket's tensors one after the other, each at its own aligned offset
+    header     kind | bucket index | bytes        (int64 each)
+    checksums  CRC-32 of each tensor              (int64 each)
+    buffer     the bucket's tensors one after the other, each at its own aligned offset
 
 A closing header says how many buckets there were; an abort header says that the sender gave up, so
 that receivers fail at once and not by their time limit. Knows nothing of vLLM.
 """
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,13 +20,14 @@ import torch
 
 from coop_rl.errors import RunError, WeightSyncError
 from coop_rl.weights.process_group import PeerGroup
+from coop_rl.weights.receipt import Receipt, receipt_of
 
 DEFAULT_BUCKET_BYTES = 32 * 2**20
 """Large enough that latency does not count, small enough to be nothing beside a model."""
 ALIGNMENT = 16
 """Bytes; a view as a wider type needs an offset divisible by its size."""
 DATA, END, ABORT = 1, 2, 3
-HEADER_LENGTH = 4
+HEADER_LENGTH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,10 @@ class Bucket:
             part = buffer[offset : offset + spec.num_bytes]
             yield spec, part.view(spec.dtype).view(spec.shape)
 
+    def receipt(self, buffer: torch.Tensor) -> Receipt:
+        """Return the checksum of each tensor in `buffer`."""
+        return receipt_of((spec.name, tensor) for spec, tensor in self.views(buffer))
+
 
 def plan_buckets(specs: Sequence[TensorSpec], bucket_bytes: int) -> list[Bucket]:
     """Cut `specs` in order into buckets of at most `bucket_bytes`; a larger tensor has its own."""
@@ -83,11 +88,6 @@ def plan_buckets(specs: Sequence[TensorSpec], bucket_bytes: int) -> list[Bucket]
     if members:
         close()
     return buckets
-
-
-def checksum(buffer: torch.Tensor) -> int:
-    """CRC-32 of a byte buffer on the CPU."""
-    return zlib.crc32(buffer.numpy().data)
 
 
 class BucketSender:
@@ -117,7 +117,7 @@ class BucketSender:
             extra = next(iterator, None)
             if extra is not None:
                 raise WeightSyncError(f"tensor {extra[0]} was not declared")
-            self._send_header(END, len(self._buckets), 0, 0)
+            self._send_header(END, len(self._buckets), 0)
         except BaseException as error:
             self._abort()
             # What the other ranks of the learner gather with us are collectives: go on to the end,
@@ -144,46 +144,49 @@ class BucketSender:
 
     def _transmit(self, bucket: Bucket, buffer: torch.Tensor) -> None:
         """Send one bucket; the place for tests to damage or drop it."""
-        self._send_header(DATA, bucket.index, bucket.num_bytes, checksum(buffer))
+        self._send_header(DATA, bucket.index, bucket.num_bytes)
+        checksums = torch.tensor(list(bucket.receipt(buffer).values()), dtype=torch.int64)
+        self._group.broadcast(checksums, what=f"the checksums of {bucket}")
         self._send_payload(bucket, buffer)
 
     def _send_payload(self, bucket: Bucket, buffer: torch.Tensor) -> None:
         self._group.broadcast(buffer, what=str(bucket))
 
-    def _send_header(self, kind: int, index: int, num_bytes: int, crc: int) -> None:
-        header = torch.tensor([kind, index, num_bytes, crc], dtype=torch.int64)
+    def _send_header(self, kind: int, index: int, num_bytes: int) -> None:
+        header = torch.tensor([kind, index, num_bytes], dtype=torch.int64)
         self._group.broadcast(header, what=f"the header of bucket {index}")
 
     def _abort(self) -> None:
         # Where the group is gone already, the receivers notice that as well.
         with suppress(RunError):
-            self._send_header(ABORT, 0, 0, 0)
+            self._send_header(ABORT, 0, 0)
         self._group.close()
 
 
 def receive(
-    group: PeerGroup, buckets: Sequence[Bucket]
+    group: PeerGroup, buckets: Sequence[Bucket], receipt: Receipt
 ) -> Iterator[list[tuple[str, torch.Tensor]]]:
-    """Yield the tensors of each bucket once its checksum has been verified.
+    """Yield the tensors of each bucket once their checksums have been verified.
 
     Every bucket has fresh memory: the consumer may keep views of it (vLLM does, until the layer is
     complete).
 
+    Args:
+        group: The group whose root sends.
+        buckets: What is expected.
+        receipt: Gets the checksum of every tensor that arrived unharmed.
+
     Raises:
         ActorLostError: The sender was lost, or did not send within the limit.
-        WeightSyncError: A bucket is damaged, missing or not the expected one.
+        WeightSyncError: A tensor is damaged, or a bucket is missing or not the expected one.
     """
     try:
         for bucket in buckets:
-            kind, index, num_bytes, crc = _receive_header(group, str(bucket))
-            _check_header(bucket, kind, index, num_bytes)
+            _check_header(bucket, *_receive_header(group, str(bucket)))
             buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
-            group.broadcast(buffer, what=str(bucket))
-            got = checksum(buffer)
-            if got != crc:
-                raise WeightSyncError(f"{bucket} is damaged: crc {got:08x}, sent as {crc:08x}")
+            receipt |= _receive_verified(group, bucket, buffer)
             yield [(spec.name, tensor) for spec, tensor in bucket.views(buffer)]
-        kind, index, _, _ = _receive_header(group, "the end of the weights")
+        kind, index, _ = _receive_header(group, "the end of the weights")
         if (kind, index) != (END, len(buckets)):
             raise WeightSyncError(
                 f"{len(buckets)} buckets were expected, the sender has {index} or more"
@@ -192,6 +195,20 @@ def receive(
         # Closing tells the sender, which would wait for us until its limit.
         group.close()
         raise
+
+
+def _receive_verified(group: PeerGroup, bucket: Bucket, buffer: torch.Tensor) -> Receipt:
+    checksums = torch.zeros(len(bucket.specs), dtype=torch.int64)
+    group.broadcast(checksums, what=f"the checksums of {bucket}")
+    group.broadcast(buffer, what=str(bucket))
+    receipt = bucket.receipt(buffer)
+    for (name, got), sent in zip(receipt.items(), checksums.tolist(), strict=True):
+        if got != sent:
+            raise WeightSyncError(
+                f"tensor {name} in bucket {bucket.index} is damaged: "
+                f"crc {got:08x}, sent as {sent:08x}"
+            )
+    return receipt
 
 
 def _receive_header(group: PeerGroup, what: str) -> list[int]:

@@ -41,6 +41,7 @@ from coop_rl.weights.buckets import (
 )
 from coop_rl.weights.plugin import BACKEND_NAME
 from coop_rl.weights.process_group import PeerGroup, open_store
+from coop_rl.weights.receipt import Receipt
 
 GROUP_NAME = "weights"
 EXPLANATION_GRACE_S = 10.0
@@ -107,6 +108,9 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     update_info_cls = GlooUpdateInfo
     _group: PeerGroup | None = None
     _bucket_bytes = DEFAULT_BUCKET_BYTES
+    receipt: Receipt
+    """Of the last completed update; read by `ReceiptExtension`."""
+    _arrived: Receipt
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Join the sender's group, leaving an older one."""
@@ -127,6 +131,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         """Open a layerwise reload: kernels may have repacked the weights they loaded."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
+        self._arrived = {}
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -143,7 +148,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             raise WeightSyncError("update_weights before init_weight_transfer_engine")
         try:
             with disable_mtp_completeness_check():
-                for tensors in receive(self._group, update_info.buckets(self._bucket_bytes)):
+                buckets = update_info.buckets(self._bucket_bytes)
+                for tensors in receive(self._group, buckets, self._arrived):
                     self.model.load_weights(tensors)
         except BaseException:
             abandon_reload(self.model, self.model_config)
@@ -156,6 +162,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         finalize_layerwise_reload(self.model, self.model_config)
         if self.device.type == "cpu":
             repack_embeddings(self.model)
+        self.receipt = self._arrived
 
     def shutdown(self) -> None:
         """Leave the group."""

@@ -1,0 +1,44 @@
+"""Receipts: the checksum of every tensor a peer holds, so that a difference has a name.
+
+A receipt is {tensor name: CRC-32 of its bytes}. Engine workers keep one of the last completed
+weight sync, learners make one of their replica of w after every push.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping
+
+import torch
+
+Receipt = dict[str, int]
+RECEIPT_METHOD = "coop_rl_receipt"
+EXTENSION = "coop_rl.weights.receipt.ReceiptExtension"
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    """CRC-32 of a tensor's bytes."""
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return zlib.crc32(flat.view(torch.uint8).numpy().data)
+
+
+def receipt_of(pairs: Iterable[tuple[str, torch.Tensor]]) -> Receipt:
+    """Return the receipt of named tensors."""
+    return {name: checksum(tensor) for name, tensor in pairs}
+
+
+def describe_difference(theirs: Mapping[str, int], ours: Mapping[str, int]) -> str | None:
+    """Name the first tensor of `ours` that `theirs` lacks or has otherwise; None where equal."""
+    differing = [name for name, crc in ours.items() if theirs.get(name) != crc]
+    if not differing:
+        return None
+    return f"{differing[0]}" + (f" and {len(differing) - 1} more" if len(differing) > 1 else "")
+
+
+class ReceiptExtension:
+    """Mixed into vLLM's worker class (`worker_extension_cls`); vLLM calls the method by name."""
+
+    weight_transfer_engine: object
+
+    def coop_rl_receipt(self) -> Receipt:
+        """Return the receipt of the last sync; empty where the backend keeps none (nccl)."""
+        receipt: Receipt = getattr(self.weight_transfer_engine, "receipt", {})
+        return receipt
