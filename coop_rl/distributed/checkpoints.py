@@ -1,4 +1,9 @@
-"""Saving and restoring all roles together, and stopping at a step boundary when asked to."""
+"""Saving and restoring all roles together, and stopping at a step boundary when asked to.
+
+The boundary of step k is where theta, theta-hat and w all are at version k. While rollouts are
+generated the learners still stand there, so a stop need not wait for them; once they train, it
+waits for the end of their step.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -16,16 +21,32 @@ from coop_rl.observability.stages import Stages
 from coop_rl.types import PolicyVersion
 
 
+class StopAtBoundary(Exception):  # noqa: N818 - not a failure
+    """The user asked to stop while the learners stood at a step boundary."""
+
+
 class StopRequest:
     """Whether the user asked the run to stop; a second request ends it at once."""
 
     def __init__(self) -> None:
         self.is_set = False
+        self._is_at_boundary = False
 
     def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
         if self.is_set:
             raise Interrupted("stopped at once; the last checkpoint stands")
         self.is_set = True
+        if self._is_at_boundary:
+            raise StopAtBoundary
+
+    @contextmanager
+    def at_boundary(self) -> Iterator[None]:
+        """Let a stop break off what is done inside; the learners must not be changing."""
+        self._is_at_boundary = True
+        try:
+            yield
+        finally:
+            self._is_at_boundary = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -56,20 +77,20 @@ class RayCheckpoints:
         self._resume_from = resume_from
         self._stop = stop
         self._stages = stages
+        self._boundary = Progress(0, PolicyVersion(0, 0))
         self.last: Path | None = resume_from
 
     def restore(self) -> Progress:
         """Load the checkpoint the run resumes from, if any."""
-        progress = Progress(0, PolicyVersion(0, 0))
         if self._resume_from:
-            progress = read_progress(self._resume_from)
+            self._boundary = read_progress(self._resume_from)
             members = self._team.learners + ((self._team.meta,) if self._team.meta else ())
             folder = str(self._resume_from)
             gather(
                 [m.call("load", "load", folder) for m in members],
                 self._config.placement.call_timeout_s,
             )
-        return progress
+        return self._boundary
 
     def maybe_save(self, step: int, version: PolicyVersion) -> None:
         """Save when due, at the end, or when a stop was asked for.
@@ -78,17 +99,34 @@ class RayCheckpoints:
             Interrupted: A stop was asked for; everything is saved.
         """
         done = step + 1
+        self._boundary = Progress(done, version)
         every = self._config.checkpoint.every
         is_due = (every > 0 and done % every == 0) or done == self._config.run.num_steps
-        if not (is_due or self._stop.is_set):
-            return
+        if is_due or self._stop.is_set:
+            self._save()
+        if self._stop.is_set:
+            self._interrupt()
+
+    def save_and_stop(self) -> None:
+        """Save the last boundary, for a stop that broke off the generation after it.
+
+        Raises:
+            Interrupted: Always; everything is saved.
+        """
+        if self.last is None or read_progress(self.last) != self._boundary:
+            self._save()
+        self._interrupt()
+
+    def _save(self) -> None:
         with self._stages.stage("save"):
-            temporary = self._store.begin(done)
+            temporary = self._store.begin(self._boundary.next_step)
             members = self._team.learners + ((self._team.meta,) if self._team.meta else ())
             calls = [m.call("save", "save", str(temporary)) for m in members]
             gather(calls, self._config.placement.call_timeout_s)
-            self.last = self._store.commit(temporary, Progress(done, version))
-        if self._stop.is_set:
-            raise Interrupted(
-                f"after step {done}; everything is in {self.last}; run the same command to go on"
-            )
+            self.last = self._store.commit(temporary, self._boundary)
+
+    def _interrupt(self) -> None:
+        raise Interrupted(
+            f"after step {self._boundary.next_step}; everything is in {self.last}; "
+            "run the same command to go on"
+        )

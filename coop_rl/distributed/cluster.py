@@ -12,7 +12,7 @@ import ray
 
 from coop_rl.config import DerivedSizes
 from coop_rl.config.roles import PlacementSection
-from coop_rl.errors import ResourceError
+from coop_rl.errors import ResourceError, RunError
 
 CONNECT_TIMEOUT_S = 10.0
 """How long a cluster's head may take to accept a connection."""
@@ -54,8 +54,28 @@ def ray_session(placement: PlacementSection, sizes: DerivedSizes, run_name: str)
     """Join or start Ray for the length of a run, then end every process this run started."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    if placement.address is None:
-        preflight_local(sizes)
+    try:
+        if placement.address is None:
+            preflight_local(sizes)
+            _start(run_name)
+        else:
+            _join(placement.address, run_name)
+            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            _compare(sizes, resources, f"the Ray cluster at {placement.address}")
+        yield
+    finally:
+        ours = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+        ray.shutdown()
+        _end(ours)
+
+
+def _start(run_name: str) -> None:
+    """Start a local Ray.
+
+    Raises:
+        RunError: It did not come up within Ray's own limit of 30 s.
+    """
+    try:
         ray.init(
             num_cpus=max(int(os.cpu_count() or 1), 1),
             include_dashboard=False,
@@ -64,17 +84,11 @@ def ray_session(placement: PlacementSection, sizes: DerivedSizes, run_name: str)
             namespace=f"coop-rl-{run_name}",
             configure_logging=False,
         )
-    else:
-        _join(placement.address, run_name)
-    try:
-        if placement.address is not None:
-            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            _compare(sizes, resources, f"the Ray cluster at {placement.address}")
-        yield
-    finally:
-        ours = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
-        ray.shutdown()
-        _end(ours)
+    except Exception as error:  # Ray raises nothing narrower
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(
+            f"Ray did not start on this machine: {reason} Where it is busy otherwise, try again"
+        ) from error
 
 
 def _join(address: str, run_name: str) -> None:

@@ -13,6 +13,7 @@ from coop_rl.config import RunConfig
 from coop_rl.data.order import SeededOrder
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.canary import Canary
+from coop_rl.distributed.checkpoints import StopRequest
 from coop_rl.distributed.team import Member, Team
 from coop_rl.errors import WeightSyncError
 from coop_rl.observability.stages import Stages
@@ -39,9 +40,15 @@ class RayRollouts:
     """Prompts out, scored groups in; each group goes rollout actor -> reward actor directly."""
 
     def __init__(
-        self, config: RunConfig, team: Team, prompts: Sequence[Prompt], stages: Stages
+        self,
+        config: RunConfig,
+        team: Team,
+        prompts: Sequence[Prompt],
+        stop: StopRequest,
+        stages: Stages,
     ) -> None:
         self._config = config
+        self._stop = stop
         self._team = team
         self._prompts = prompts
         self._order = SeededOrder(len(prompts), config.prompts.per_step, config.run.seed)
@@ -79,8 +86,9 @@ class RayRollouts:
             for member, prompt in zip(members, prompts, strict=True)
         ]
         scoring = [self._team.reward.call("score", "score", call.ref) for call in generating]
-        gather(generating, self._config.placement.call_timeout_s)
-        groups: list[ScoredGroup] = gather(scoring, self._config.placement.call_timeout_s)
+        with self._stop.at_boundary():
+            gather(generating, self._config.placement.call_timeout_s)
+            groups: list[ScoredGroup] = gather(scoring, self._config.placement.call_timeout_s)
         for call, group in zip(generating, groups, strict=True):
             group.require_version(version, call.actor)
         return groups

@@ -15,7 +15,7 @@ from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.data.load import Demonstrations, RunData, load_run_data
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.canary import Canary
-from coop_rl.distributed.checkpoints import RayCheckpoints, StopRequest
+from coop_rl.distributed.checkpoints import RayCheckpoints, StopAtBoundary, StopRequest
 from coop_rl.distributed.cluster import preflight_local, ray_session
 from coop_rl.distributed.roles import RayLearners, RayMetaController, RayRollouts, RayWeights
 from coop_rl.distributed.team import Team
@@ -88,6 +88,8 @@ def _run(
             shape = PackShape(config.learner.num_ranks, config.learner.micro_batch_tokens)
             try:
                 train(config.run.num_steps, method, shape, session.roles)
+            except StopAtBoundary:
+                session.checkpoints.save_and_stop()
             finally:
                 session.observer.close()
         console.summary(directory.path, session.evaluation.comparison(), time.monotonic() - started)
@@ -95,10 +97,11 @@ def _run(
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """The roles, and the two whose results the summary needs."""
+    """The roles, and those that are needed apart from the loop."""
 
     roles: Roles
     observer: RunObserver
+    checkpoints: RayCheckpoints
     evaluation: Evaluator
 
     @classmethod
@@ -115,7 +118,8 @@ class _Session:
     ) -> "_Session":
         """Put the roles on top of a started team."""
         stages = Stages()
-        rollouts = RayRollouts(config, team, data.prompts, stages)
+        rollouts = RayRollouts(config, team, data.prompts, stop, stages)
+        checkpoints = RayCheckpoints(config, team, store, resume_from, stop, stages)
         observer = RunObserver(config, directory, console, stages)
         evaluation = Evaluator(
             config, data.held_out, rollouts.generate, stages, directory.evaluations
@@ -127,8 +131,8 @@ class _Session:
             learners=RayLearners(config, team, stages),
             meta_controller=RayMetaController(config, team, stages),
             weights=RayWeights(config, team, canary, stages),
-            checkpoints=RayCheckpoints(config, team, store, resume_from, stop, stages),
+            checkpoints=checkpoints,
             evaluation=evaluation,
             observer=observer,
         )
-        return cls(roles, observer, evaluation)
+        return cls(roles, observer, checkpoints, evaluation)

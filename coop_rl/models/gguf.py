@@ -8,6 +8,7 @@ the weights are moved into a model built from a clean config: same logits, bit f
 """
 
 import logging
+import struct
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +56,7 @@ def convert(gguf: Path, folder: Path) -> None:
         source = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, LookupError, ImportError, struct.error) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"cannot read {gguf}: {reason}; give a *.gguf of a Llama model") from None
     values = source.config.to_dict()

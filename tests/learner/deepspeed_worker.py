@@ -144,6 +144,13 @@ def steps(stage: int, **options: Any) -> dict[str, Any]:
     return record_steps(learner_at(stage, **options), 3)
 
 
+def exact_steps(stage: int, branch: Any, is_checkpointed: bool) -> dict[str, Any]:
+    """Five steps of one branch, with theta's gradients."""
+    policy, adapter = scenes.build_policy(is_checkpointed=is_checkpointed)
+    engine = DeepSpeedEngine(policy, replace(scenes.EXACT_ENGINE, zero_stage=stage), TIMEOUT_S)
+    return scenes.record_exact_steps(Learner(scenes.EXACT_LEARNER, branch, engine, adapter))
+
+
 def bfloat16(stage: int) -> dict[str, Any]:
     """Two steps and a replay with bf16 weights."""
     taken = record_steps(learner_at(stage, is_bfloat16=True), 2)
@@ -160,6 +167,11 @@ def scenes_for(world_size: int) -> dict[str, Callable[[], Any]]:
     plan: dict[str, Callable[[], Any]] = {}
     for stage in (0, 1, 2, 3):
         plan[f"steps-{stage}"] = partial(steps, stage)
+        for branch in ("joint", "rl_only"):
+            for is_checkpointed in (False, True):
+                plan[f"exact-{stage}-{branch}-{is_checkpointed}"] = partial(
+                    exact_steps, stage, branch, is_checkpointed
+                )
         plan[f"replay-{stage}"] = partial(replay, stage)
         plan[f"non_finite-{stage}"] = partial(non_finite, stage)
         plan[f"resync-{stage}"] = partial(resync, stage)

@@ -17,6 +17,9 @@ from coop_rl.types import Branch, Demonstration, Objective, PackedBatch, TokenSa
 from tests.models.tiny import TARGETS, random_rows, tiny_model, to_tensors
 
 LEARNER = LearnerSettings(lr=1e-2, warmup_steps=4, grad_stats_every=1, ratio_cap=5.0)
+EXACT_LEARNER = replace(LEARNER, lr=1e-4)
+EXACT_ENGINE = EngineSettings(betas=(0.0, 0.95), max_grad_norm=1e9, persistence_threshold=0)
+"""beta_1 = 0 and no clipping: AdamW's first moment after a step is the step's gradient itself."""
 ENGINE = EngineSettings(weight_decay=0.01, max_grad_norm=0.5, persistence_threshold=0)
 MIXED = Objective(0.3, 0.7)
 RL_ONLY = Objective(1.0, 0.0)
@@ -66,6 +69,12 @@ def local_learner(branch: Branch = "joint", **policy_options: Any) -> Learner:
     return Learner(LEARNER, branch, local_engine(policy), adapter)
 
 
+def exact_local_learner(branch: Branch) -> Learner:
+    """The reference for `record_exact_steps`."""
+    policy, adapter = build_policy()
+    return Learner(EXACT_LEARNER, branch, local_engine(policy, EXACT_ENGINE), adapter)
+
+
 def parameters_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in engine.full_parameters()}
 
@@ -74,7 +83,25 @@ def state_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in engine.export_state()}
 
 
-def record_steps(learner: Learner, num_steps: int, objective: Objective = MIXED) -> dict[str, Any]:
+def moments_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
+    """theta's last gradient, under the settings EXACT_ENGINE."""
+    state = engine.export_state()
+    return {key: tensor.clone() for key, tensor in state if key.startswith("exp_avg/")}
+
+
+def record_exact_steps(learner: Learner) -> dict[str, Any]:
+    """Five steps of a branch, with theta's gradients."""
+    objective = MIXED if learner.branch == "joint" else RL_ONLY
+    return record_steps(learner, 5, objective, has_theta_gradients=True)
+
+
+def record_steps(
+    learner: Learner,
+    num_steps: int,
+    objective: Objective = MIXED,
+    *,
+    has_theta_gradients: bool = False,
+) -> dict[str, Any]:
     """Step and return everything that must not depend on the engine."""
     steps = []
     for step in range(num_steps):
@@ -95,6 +122,7 @@ def record_steps(learner: Learner, num_steps: int, objective: Objective = MIXED)
                 "is_applied": result.is_step_applied,
                 "w_rl": gradients.rl,
                 "w_sft": gradients.sft,
+                "theta": moments_of(learner.engine) if has_theta_gradients else {},
             }
         )
     return {"steps": steps, "parameters": parameters_of(learner.engine)}

@@ -15,8 +15,10 @@ from coop_rl.learner.learner import Learner
 from tests.learner.scenes import (
     LEARNER,
     build_policy,
+    exact_local_learner,
     local_engine,
     local_learner,
+    record_exact_steps,
     record_steps,
 )
 
@@ -109,6 +111,26 @@ def assert_same_run(got: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_takes_the_steps_of_plain_torch(recorded, world_size, stage) -> None:
     assert_same_run(recorded[world_size][f"steps-{stage}"], record_steps(local_learner(), 3))
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("branch", ["joint", "rl_only"])
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_five_steps_agree_in_losses_and_gradients(
+    recorded, world_size, stage, branch, is_checkpointed
+) -> None:
+    """Losses to 1e-5, gradients of theta and w to 1e-6 of their norm, at each of five steps."""
+    got = recorded[world_size][f"exact-{stage}-{branch}-{is_checkpointed}"]["steps"]
+    expected = record_exact_steps(exact_local_learner(branch))["steps"]
+    names = SCALARS if branch == "joint" else ("rl_loss", "entropy", "mismatch_kl", "grad_norm")
+    for index, (a, b) in enumerate(zip(got, expected, strict=True)):
+        for name in names:
+            assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-7), (index, name)
+        for part in ("theta", "w_rl", *(["w_sft"] if branch == "joint" else [])):
+            assert a[part].keys() == b[part].keys()
+            ours, theirs = (torch.cat([t.flatten() for t in s[part].values()]) for s in (a, b))
+            assert (ours - theirs).norm() <= 1e-6 * theirs.norm(), (index, part)
 
 
 @pytest.mark.parametrize("world_size", WORLDS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.main_job.harness import Job, train, wait_for_step
+from tests.main_job.harness import Job, metrics, train, wait_for_step
 
 
 def named(job: Job, name: str) -> psutil.Process:
@@ -30,6 +30,23 @@ def test_ctrl_c_saves_a_checkpoint_and_leaves_nothing(tmp_path: Path) -> None:
     assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == 1
     assert "interrupted" in done.stderr
     assert job.left_over() == []
+
+
+def test_ctrl_c_breaks_off_generation_at_the_last_boundary(tmp_path: Path) -> None:
+    # Evaluations that take far longer than a step, so that the signal comes during one.
+    slow = ("evaluation.every=2", "evaluation.num_items=256", "evaluation.num_samples=32")
+    job = train(tmp_path / "run", "run.num_steps=200", "checkpoint.every=0", *slow).start()
+    wait_for_step(tmp_path / "run", 1)
+    assert job.process is not None
+    job.process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    done = job.finish(60)
+    assert done.returncode == 130, done.stderr[-2000:]
+    assert time.monotonic() - asked < 20
+    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["step-000002"]
+    assert job.left_over() == []
+    evaluated = [row["step"] for row in metrics(tmp_path / "run") if "eval/sums/pass@1" in row]
+    assert evaluated == [0]
 
 
 def test_lost_engine_is_named_and_nothing_is_left(tmp_path: Path) -> None:

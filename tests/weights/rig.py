@@ -13,6 +13,7 @@ from coop_rl.config import RunConfig
 from coop_rl.demo.model import EOS_ID, build_tokenizer
 from coop_rl.rollout.vllm_engine import VllmEngine
 from coop_rl.weights.publisher import WeightPublisher
+from coop_rl.weights.receipt import Receipt, receipt_of
 from coop_rl.weights.source import MergedWeightSource
 
 SCALE = 2.0
@@ -126,19 +127,23 @@ class Rig:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self.engine = VllmEngine(run_config(folder), "gloo")
         self.run(self.engine.start(), limit_s=150)
+        self._source = MergedWeightSource(self.learner, self.learner, torch.float32)
         self.publisher = WeightPublisher(
             backend="gloo",
             rank=0,
             num_engine_workers=1,
             host="127.0.0.1",
             client=LocalSyncClient(self.engine, self._loop),
-            source=MergedWeightSource(self.learner, self.learner, torch.float32),
+            source=self._source,
             timeout_s=30.0,
         )
 
     def run(self, coroutine: Coroutine[Any, Any, Any], limit_s: float = 60.0) -> Any:
         """Run a coroutine in the engine's loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(limit_s)
+
+    def receipt(self) -> Receipt:
+        return receipt_of(self._source)
 
     def close(self) -> None:
         self.publisher.close()

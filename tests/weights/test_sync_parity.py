@@ -11,11 +11,13 @@ import psutil
 import pytest
 import torch
 
+from coop_rl.distributed.canary import FP32_TOLERANCE, compare
 from coop_rl.errors import ActorLostError, WeightSyncError
 from coop_rl.rollout.worker import RolloutWorker
 from coop_rl.types import PolicyVersion, Prompt, RolloutGroup, SamplingSettings
 from coop_rl.weights.buckets import BucketSender
 from coop_rl.weights.gloo_engine import GlooTrainerWeightTransferEngine
+from coop_rl.weights.receipt import describe_difference
 from tests.weights.rig import Learner, Rig
 
 TOLERANCE = 1e-4
@@ -135,6 +137,31 @@ def test_greedy_follows_the_learners_largest_logit(rig: Rig) -> None:
         with torch.no_grad():
             assert rig.learner.model(torch.tensor([ids])).logits[0, -1].argmax() == token
         ids.append(token)
+
+
+@pytest.mark.timeout(240)
+@one_case
+def test_engine_that_only_stamps_the_version_fails_the_canary(rig: Rig) -> None:
+    rig.publisher.publish(version(9))
+    fresh = rig.run(sample(rig))
+    assert compare(fresh, learner_rows(rig, fresh)).mean <= FP32_TOLERANCE
+    assert describe_difference(rig.run(rig.engine.receipt()), rig.receipt()) is None
+    rig.learner.change()
+    rig.run(rig.engine._started().update_weight_version(str(version(10))))
+    stale = rig.run(sample(rig))
+    assert versions(stale) == {version(10)}
+    assert compare(stale, learner_rows(rig, stale)).mean > FP32_TOLERANCE
+    difference = describe_difference(rig.run(rig.engine.receipt()), rig.receipt())
+    assert difference is not None
+    assert difference.startswith("model.embed_tokens.weight and ")
+
+
+def learner_rows(rig: Rig, groups: list[RolloutGroup]) -> list[list[float]]:
+    return [
+        rig.learner.log_probs(g.prompt.token_ids, r.token_ids, TEMPERATURE).tolist()
+        for g in groups
+        for r in g.rollouts
+    ]
 
 
 class Damaging(BucketSender):

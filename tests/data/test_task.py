@@ -1,0 +1,96 @@
+"""Generated tasks: distinct questions, none of the evaluation's, clear errors."""
+
+from pathlib import Path
+
+import pytest
+
+from coop_rl.config import RunConfig, load_config
+from coop_rl.config.schema import ReasoningGymTask
+from coop_rl.data.load import load_run_data
+from coop_rl.data.task import generate_rows
+from coop_rl.errors import ConfigError, DataError
+
+DEMO = Path("configs/local/demo.yaml")
+LEVEL = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+
+
+def task(num_rows: int, seed: int = 0, **more) -> ReasoningGymTask:
+    return ReasoningGymTask(
+        name="chain_sum", settings={**LEVEL, **more}, num_rows=num_rows, seed=seed
+    )
+
+
+def test_rows_are_distinct_and_the_same_every_time() -> None:
+    rows = generate_rows("prompts", task(150), 150)
+    assert len({row.columns["prompt"] for row in rows}) == 150
+    assert len({row.id for row in rows}) == 150
+    assert rows == generate_rows("prompts", task(150), 150)
+    assert rows != generate_rows("prompts", task(150, seed=9), 150)
+    for row in rows:
+        left, sign, right = row.columns["expression"].split()
+        value = int(left) + int(right) if sign == "+" else int(left) - int(right)
+        assert row.columns["answer"] == str(value)
+        assert f"{row.columns['expression']} =" in row.columns["prompt"]
+
+
+def test_excluded_questions_never_occur_and_all_others_do() -> None:
+    held_out = {row.columns["prompt"] for row in generate_rows("e", task(128), 128)}
+    rest = {row.columns["prompt"] for row in generate_rows("p", task(72, seed=7), 72, held_out)}
+    assert len(rest) == 72
+    assert not rest & held_out
+
+
+def test_level_with_too_few_questions_is_refused() -> None:
+    with pytest.raises(DataError, match=r"gave only 200 different questions .*201 are wanted"):
+        generate_rows("prompts", task(201), 201)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("chain_some", {}, "not registered"),
+        ("chain_sum", {"digits": 1}, "unexpected keyword argument 'digits'"),
+        ("chain_sum", {"min_terms": 3, "max_terms": 2}, "max_terms must be >= min_terms"),
+    ],
+)
+def test_unknown_task_or_setting_is_refused(name, settings, message) -> None:
+    wrong = ReasoningGymTask(name=name, settings=settings, num_rows=1)
+    with pytest.raises(ConfigError, match=message):
+        generate_rows("prompts", wrong, 1)
+
+
+def config(*overrides: str) -> RunConfig:
+    names = ("min_terms", "max_terms", "min_digits", "max_digits")
+    level = ", ".join(f"{name}: {LEVEL[name]}" for name in names)
+    sets = []
+    for section, rows in (("prompts", 72), ("demonstrations", 72), ("evaluation.data", 128)):
+        sets.append(f"{section}.path=null")
+        sets.append(
+            f"{section}.task={{name: chain_sum, settings: {{{level}}}, num_rows: {rows}, seed: 5}}"
+        )
+    return load_config(
+        DEMO,
+        [
+            *sets,
+            "evaluation.num_items=128",
+            "demonstrations.reasoning_column=expression",
+            'demonstrations.response_template="{reasoning} = {answer}"',
+            "reward.kind=number",
+            *overrides,
+        ],
+    )
+
+
+def test_training_never_gets_a_question_of_the_evaluation() -> None:
+    data = load_run_data(config())
+    held_out = {prompt.token_ids for prompt in data.held_out}
+    assert len(held_out) == 128
+    assert not held_out & {prompt.token_ids for prompt in data.prompts}
+    assert not held_out & {d.prompt_ids for d in data.demonstrations}
+
+
+def test_file_and_task_together_or_neither_are_refused() -> None:
+    with pytest.raises(ConfigError, match="got both"):
+        config("prompts.path=rows.jsonl")
+    with pytest.raises(ConfigError, match="got neither"):
+        load_config(DEMO, ["prompts.path=null"])
