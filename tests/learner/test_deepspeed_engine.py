@@ -25,7 +25,8 @@ from tests.learner.scenes import (
 ROOT = Path(__file__).parents[2]
 STAGES = (0, 1, 2, 3)
 WORLDS = (1, 2)
-LIMIT_S = 200
+LIMIT_S = 270
+pytestmark = pytest.mark.timeout(2 * LIMIT_S + 60)
 SCALARS = (
     "rl_loss",
     "sft_loss",
