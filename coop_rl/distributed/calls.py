@@ -1,11 +1,12 @@
 """Waiting for remote calls with a limit, naming whoever is lost.
 
-Every wait of the controller goes through `gather`, so nothing waits for ever and every failure
-names an actor and a phase.
+Every wait of the controller goes through `gather`, so nothing waits for ever, every failure names
+an actor and a phase, and a request to stop is heard.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,20 @@ from coop_rl.errors import ActorLostError, RunError
 SECONDARY_GRACE_S = 5.0
 """After one call failed, how long to look for a dead actor that may have caused it: Ray needs
 about 2 s to report a killed actor, gloo 0.3 s to report a closed connection."""
+POLL_S = 0.5
+"""How often a wait looks whether it should be broken off. A signal handler cannot raise out of
+`ray.wait`: Ray 2.60 waits on to its limit and then fails with SystemError."""
+_checks: list[Callable[[], None]] = []
+
+
+@contextmanager
+def breaking_off(check: Callable[[], None]) -> Iterator[None]:
+    """Let `check`, which may raise, break off every `gather` meanwhile."""
+    _checks.append(check)
+    try:
+        yield
+    finally:
+        _checks.remove(check)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +52,17 @@ def gather(calls: Sequence[Call], timeout_s: float) -> list[Any]:
     Raises:
         ActorLostError: An actor died, or did not answer within `timeout_s`.
         RunError: A call raised; an error of ours passes through unchanged.
+        Exception: Whatever a check of `breaking_off` raises.
     """
     deadline = time.monotonic() + timeout_s
     pending = {call.ref: call for call in calls}
     while pending:
-        ready, _ = ray.wait(
-            list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic())
-        )
+        left_s = deadline - time.monotonic()
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, min(POLL_S, left_s)))
+        for check in _checks:
+            check()
+        if not ready and left_s > POLL_S:
+            continue
         if not ready:
             waiting = ", ".join(sorted({f"{c.actor} ({c.phase})" for c in pending.values()}))
             raise ActorLostError(f"no answer within {timeout_s:g} s from {waiting}")

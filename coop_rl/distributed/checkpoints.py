@@ -13,7 +13,7 @@ from types import FrameType
 
 from coop_rl.algorithm.roles import Progress
 from coop_rl.config import RunConfig
-from coop_rl.distributed.calls import gather
+from coop_rl.distributed.calls import breaking_off, gather
 from coop_rl.distributed.team import Team
 from coop_rl.errors import Interrupted
 from coop_rl.learner.checkpoint import CheckpointStore, read_progress
@@ -29,19 +29,32 @@ class StopRequest:
     """Whether the user asked the run to stop; a second request ends it at once."""
 
     def __init__(self) -> None:
-        self.is_set = False
+        self._num_signals = 0
         self._is_at_boundary = False
 
+    @property
+    def is_set(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._num_signals > 0
+
     def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
-        if self.is_set:
+        self._num_signals += 1
+
+    def check(self) -> None:
+        """Break off a wait where that is asked for and safe.
+
+        Raises:
+            StopAtBoundary: The learners stand at a boundary, which can be saved.
+            Interrupted: It is the second request.
+        """
+        if self._num_signals > 1:
             raise Interrupted("stopped at once; the last checkpoint stands")
-        self.is_set = True
-        if self._is_at_boundary:
+        if self.is_set and self._is_at_boundary:
             raise StopAtBoundary
 
     @contextmanager
     def at_boundary(self) -> Iterator[None]:
-        """Let a stop break off what is done inside; the learners must not be changing."""
+        """Let a stop break off waits inside; the learners must not be changing."""
         self._is_at_boundary = True
         try:
             yield
@@ -53,7 +66,8 @@ class StopRequest:
         """Take over SIGINT and SIGTERM while the loop runs."""
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
+            with breaking_off(self.check):
+                yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)

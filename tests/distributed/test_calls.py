@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from coop_rl.distributed.calls import Call, gather
+from coop_rl.distributed.calls import Call, breaking_off, gather
 from coop_rl.errors import ActorLostError, RunError, VersionError
 
 
@@ -51,6 +51,19 @@ def test_results_come_in_order(workers) -> None:
     slow, pid = gather(calls, 30)
     assert slow == "done"
     assert pid > 0
+
+
+def test_a_check_breaks_off_a_wait_soon_and_only_while_asked_to(workers) -> None:
+    began = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() - began > 1:
+            raise VersionError("enough")
+
+    with pytest.raises(VersionError, match="enough"), breaking_off(check):
+        gather([Call("slow", "sleep", workers[0].sleep.remote(8))], 30)
+    assert time.monotonic() - began < 5
+    gather([Call("pid", "pid", workers[1].pid.remote())], 30)
 
 
 def test_time_limit_names_who_has_not_answered(workers) -> None:

@@ -49,6 +49,24 @@ def test_ctrl_c_breaks_off_generation_at_the_last_boundary(tmp_path: Path) -> No
     assert evaluated == [0]
 
 
+def test_second_ctrl_c_stops_without_a_checkpoint(tmp_path: Path) -> None:
+    job = train(tmp_path / "run", "run.num_steps=200", "checkpoint.every=0").start()
+    wait_for_step(tmp_path / "run", 1)
+    assert job.process is not None
+    for process in job.processes():  # the learners, busy for ever: the first request must wait
+        if "LearnerActor" in " ".join(process.cmdline()):
+            process.suspend()
+    job.process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert job.process.poll() is None
+    job.process.send_signal(signal.SIGINT)
+    done = job.finish(60)
+    assert done.returncode == 130, done.stderr[-2000:]
+    assert "stopped at once" in done.stderr
+    assert list((tmp_path / "run/checkpoints").glob("step-*")) == []
+    assert job.left_over() == []
+
+
 def test_lost_engine_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     job = train(tmp_path / "run", "run.num_steps=200", "sync.timeout_s=20").start()
     wait_for_step(tmp_path / "run", 1)
