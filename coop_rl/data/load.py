@@ -137,17 +137,12 @@ def _rows(
     """Read a file or generate a task's rows; training never gets a question of the evaluation."""
     if data.task is None:
         return read_rows(Path(str(data.path)), columns, limit)
-    held_out = config.evaluation
-    if data is held_out.data:
-        return generate_rows(section, data.task, min(data.task.num_rows, held_out.num_items))
-    excluded = (
-        [
-            row.columns[held_out.data.prompt_column]
-            for row in _rows("evaluation.data", held_out.data, (), config)
-        ]
-        if held_out.data.task
-        else ()
-    )
+    held_out, num_items = config.evaluation.data, config.evaluation.num_items
+    if data is held_out:
+        return generate_rows(section, data.task, min(data.task.num_rows, num_items))
+    column = held_out.prompt_column
+    items = _rows("evaluation.data", held_out, (column,), config, num_items)
+    excluded = [item.columns[column] for item in items]
     return generate_rows(section, data.task, data.task.num_rows, excluded)
 
 

@@ -59,7 +59,7 @@ def _create(section: str, task: ReasoningGymTask) -> Any:
     if find_spec("reasoning_gym") is None:
         raise ConfigError(
             f"{section}.task needs the package reasoning-gym, which is not installed; "
-            'install it (pip install "coop-rl[tasks]"), or give a file as {section}.path'
+            f'install it (pip install "coop-rl[tasks]"), or give a file as {section}.path'
         )
     import reasoning_gym  # imports a hundred tasks, and only configs with a task need it
 

@@ -1,5 +1,6 @@
 """Generated tasks: distinct questions, none of the evaluation's, clear errors."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,18 @@ def test_training_never_gets_a_question_of_the_evaluation() -> None:
     assert len(held_out) == 128
     assert not held_out & {prompt.token_ids for prompt in data.prompts}
     assert not held_out & {d.prompt_ids for d in data.demonstrations}
+
+
+def test_nor_one_of_an_evaluation_file(tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    taken = generate_rows("e", task(150), 150)
+    held_out.write_text("".join(json.dumps(row.columns) + "\n" for row in taken))
+    path = [f"evaluation.data.path={held_out}", "evaluation.data.task=null"]
+    fitting = [f"{s}.task.num_rows=50" for s in ("prompts", "demonstrations")]
+    sizes = ["prompts.per_step=8", "demonstrations.per_step=8", "evaluation.num_items=150"]
+    data = load_run_data(config(*path, *fitting, *sizes))
+    assert len(data.prompts) == 50
+    assert not {p.text for p in data.held_out} & {p.text for p in data.prompts}
 
 
 def test_file_and_task_together_or_neither_are_refused() -> None:
