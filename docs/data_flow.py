@@ -30,8 +30,6 @@ OVERRIDES = (
     "evaluation.num_items=4",
     "evaluation.num_samples=2",
     "sync.canary_every=1",
-    # By default the shadow restarts from theta at the first step, so that it would show nothing.
-    "shadow.resync_every=null",
 )
 SHOWN_STEP = 1
 SHOWN_VALUES = 6
