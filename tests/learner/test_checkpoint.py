@@ -1,14 +1,15 @@
 """A checkpoint is complete or absent, at whatever moment the writer dies."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from coop_rl.algorithm.roles import Progress
 from coop_rl.errors import RunDirectoryError
-from coop_rl.learner import checkpoint
 from coop_rl.learner.checkpoint import CheckpointStore, damaged_files, read_progress
+from coop_rl.learner.state_io import fsync
 from coop_rl.types import PolicyVersion
 
 
@@ -58,9 +59,9 @@ def test_death_at_any_moment_leaves_the_old_or_the_new(
 
         return call
 
-    monkeypatch.setattr(checkpoint, "fsync", dying(checkpoint.fsync))
+    monkeypatch.setattr("coop_rl.learner.checkpoint.fsync", dying(fsync))
     monkeypatch.setattr(Path, "rename", dying(Path.rename))
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", dying(checkpoint.shutil.rmtree))
+    monkeypatch.setattr(shutil, "rmtree", dying(shutil.rmtree))
     try:
         save(store, 6)
         has_died = False
