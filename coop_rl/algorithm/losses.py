@@ -11,6 +11,8 @@ there: the token-level ratio drops cross-token terms of first order).
 
 SFT, mean negative log-likelihood of demonstration tokens:
     L_SFT = - 1/T_SFT * sum_t log pi(t)
+or, phi-weighted (CHORD, arXiv 2508.11408, section 3.3),
+    L_SFT = - 1/T_SFT * sum_t sg[ pi(t) (1 - pi(t)) ] * log pi(t)
 
 sg is stop-gradient; T_RL and T_SFT count response tokens over all ranks and micro-batches, so no
 gradient depends on how the batch was cut.
@@ -61,3 +63,9 @@ def rl_loss(
 def sft_loss(log_prob_T: torch.Tensor, num_tokens_global: int) -> torch.Tensor:
     """Return this micro-batch's share of L_SFT; `num_tokens_global` is T_SFT."""
     return -log_prob_T.sum() / num_tokens_global
+
+
+def phi_weighted_sft_loss(log_prob_T: torch.Tensor, num_tokens_global: int) -> torch.Tensor:
+    """Return the share of L_SFT where tokens weigh sg[p(1-p)]."""
+    probability_T = log_prob_T.detach().exp()
+    return sft_loss(probability_T * (1.0 - probability_T) * log_prob_T, num_tokens_global)

@@ -114,6 +114,7 @@ class StepRecord:
     step: int
     version: PolicyVersion
     """The version that generated this step's rollouts."""
+    objective: Objective
     groups: Sequence[ScoredGroup]
     batch: PackedBatch
     joint: StepResult

@@ -34,15 +34,17 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
         progress.next_step, roles.evaluation.maybe_run(progress.next_step, version)
     )
     for step in range(progress.next_step, num_steps):
-        groups = roles.rollouts.next_batch(step, version) if method.uses_rollouts else ()
-        demonstrations = roles.demonstrations.next_batch(step) if method.uses_demonstrations else ()
+        objective = method.objective(step)
+        samples = objective.rl_weight > 0 or method.uses_shadow
+        groups = roles.rollouts.next_batch(step, version) if samples else ()
+        demonstrations = roles.demonstrations.next_batch(step) if objective.sft_weight else ()
         batch = pack(to_token_samples(groups, method.normalize_by_std), demonstrations, shape)
-        joint, shadow = roles.learners.step(step, batch, method.objective(step))
+        joint, shadow = roles.learners.step(step, batch, objective)
         gain = estimate_gain(groups, joint, shadow, method.gain) if shadow else None
         guidance = roles.meta_controller.update(joint, shadow, gain)
         sampled_with, version = version, roles.weights.publish(version.next())
         roles.observer.record(
-            StepRecord(step, sampled_with, groups, batch, joint, shadow, gain, guidance)
+            StepRecord(step, sampled_with, objective, groups, batch, joint, shadow, gain, guidance)
         )
         roles.checkpoints.maybe_save(step, version)
         roles.observer.record_evaluation(step + 1, roles.evaluation.maybe_run(step + 1, version))

@@ -40,7 +40,58 @@ class SftMethod(Section):
     kind: Literal["sft"] = "sft"
 
 
-Method = Annotated[BridgeMethod | RlMethod | SftMethod, Field(discriminator="kind")]
+class SumMethod(Section):
+    """Both losses in every step, L_RL + mu * L_SFT; no adapter, no shadow."""
+
+    kind: Literal["sum"] = "sum"
+    mu: float = Field(1.0, gt=0.0)
+    """Weight of the SFT loss; the paper states none."""
+    rl: RlSettings = RlSettings()
+    """Settings of the RL estimator."""
+
+
+class AlternateMethod(Section):
+    """A step of RL, a step of SFT, and so on; no adapter, no shadow."""
+
+    kind: Literal["alternate"] = "alternate"
+    sft_lr_scale: float = Field(1.0, gt=0.0)
+    """Rate of the SFT steps as a multiple of learner.lr."""
+    rl: RlSettings = RlSettings()
+    """Settings of the RL estimator."""
+
+
+class ChordMethod(Section):
+    """CHORD, arXiv 2508.11408: (1 - mu) L_RL + mu L_SFT with a fading mu; no adapter, no shadow."""
+
+    kind: Literal["chord"] = "chord"
+    phi: bool = False
+    """Weigh every demonstration token with sg[p(1-p)]."""
+    mu_peak: float | None = Field(None, ge=0.0, le=1.0)
+    """mu after the warm-up; null: 0.9, with phi 0.1 (paper)."""
+    mu_valley: float | None = Field(None, ge=0.0, le=1.0)
+    """mu after the decay; null: 0.05, with phi 0.1 (paper)."""
+    mu_warmup_steps: int = Field(0, ge=0)
+    """Steps over which mu rises linearly from 0."""
+    mu_decay_steps: int = Field(200, ge=1)
+    """Steps over which mu falls along a cosine."""
+    rl: RlSettings = RlSettings()
+    """Settings of the RL estimator."""
+
+    @property
+    def peak(self) -> float:
+        """Return mu_peak, resolved."""
+        return (0.1 if self.phi else 0.9) if self.mu_peak is None else self.mu_peak
+
+    @property
+    def valley(self) -> float:
+        """Return mu_valley, resolved."""
+        return (0.1 if self.phi else 0.05) if self.mu_valley is None else self.mu_valley
+
+
+Method = Annotated[
+    BridgeMethod | RlMethod | SftMethod | SumMethod | AlternateMethod | ChordMethod,
+    Field(discriminator="kind"),
+]
 
 
 class AdapterSection(Section):

@@ -172,10 +172,9 @@ class RunConfig(Section):
 
     @property
     def mix(self) -> float:
-        """lambda: share of RL in theta's step."""
-        if isinstance(self.method, BridgeMethod):
-            return self.method.mix
-        return 1.0 if self.method.kind == "rl" else 0.0
+        """lambda of `bridge`: share of RL in theta's step."""
+        assert isinstance(self.method, BridgeMethod)
+        return self.method.mix
 
     @property
     def penalty(self) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from coop_rl.algorithm.gain import GainSettings
-from coop_rl.algorithm.losses import rl_loss, sft_loss
+from coop_rl.algorithm.losses import phi_weighted_sft_loss, rl_loss, sft_loss
 from coop_rl.config import RunConfig
 from coop_rl.errors import VersionError
 from coop_rl.learner.engine import TrainingEngine, state_layout
@@ -117,7 +117,7 @@ class Learner:
         gradients = self.compute(step, batch, objective)
         if objective.resync_shadow:
             self._resync(batch)
-        stats = self.engine.step(self._settings.lr_at(step))
+        stats = self.engine.step(self._settings.lr_at(step) * objective.lr_scale)
         taken_at = self.version
         # Without an adapter nobody pushes one; its count then follows theta's.
         self.version = (
@@ -162,7 +162,7 @@ class Learner:
             if objective.rl_weight != 1.0:
                 engine.scale_gradient(objective.rl_weight)
         if has_sft:
-            self._sft_phase(batch, objective.sft_weight, sums)
+            self._sft_phase(batch, objective, sums)
             adapter_sft = self._take_adapter_gradients(objective.sft_weight)
             total_parts = engine.gradient_parts() if is_measured else None
         parts = GradientParts()
@@ -193,12 +193,14 @@ class Learner:
                 sums.add_rl(micro, loss, log_ratio_B, scores)
             self.engine.backward(loss)
 
-    def _sft_phase(self, batch: PackedBatch, weight: float, sums: StepSums) -> None:
+    def _sft_phase(self, batch: PackedBatch, objective: Objective, sums: StepSums) -> None:
         for micro in batch.sft[self.engine.rank]:
             scores = self.engine(*self._to_device(micro))
             loss = sft_loss(scores.log_prob_T, batch.num_sft_tokens)
             sums.add_sft(loss)
-            self.engine.backward(weight * loss)
+            if objective.is_phi_weighted:
+                loss = phi_weighted_sft_loss(scores.log_prob_T, batch.num_sft_tokens)
+            self.engine.backward(objective.sft_weight * loss)
 
     def _to_device(self, micro: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         device = self.engine.device

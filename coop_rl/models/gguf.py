@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
@@ -77,7 +78,7 @@ def convert(gguf: Path, folder: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Convert from the command line; returns the exit code."""
     if len(arguments) != 2:
-        print("usage: python -m coop_rl.models.gguf GGUF_OR_PACKAGE FOLDER", file=sys.stderr)
+        typer.echo("usage: python -m coop_rl.models.gguf GGUF_OR_PACKAGE FOLDER", err=True)
         return 2
     logging.getLogger("deepspeed").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
@@ -86,9 +87,9 @@ def main(arguments: list[str]) -> int:
     try:
         convert(find_gguf(source), Path(folder))
     except UserError as error:
-        print(f"coop-rl: {error}", file=sys.stderr)
+        typer.echo(f"coop-rl: {error}", err=True)
         return 2
-    print(f"{folder} is ready: set model.path to it")
+    typer.echo(f"{folder} is ready: set model.path to it")
     return 0
 
 

@@ -184,12 +184,10 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
             f"{rollout.num_actors}",
             f"tensor parallel {rollout.tensor_parallel_size}",
         ),
-        (
-            "mix / penalty",
-            f"{config.mix:g} / {config.penalty:g}",
-            "share of RL in theta's, of bracket in w's step",
-        ),
     ]
+    if config.method.kind == "bridge":
+        share = f"{config.mix:g} / {config.penalty:g}"
+        rows.append(("mix / penalty", share, "share of RL in theta's, of bracket in w's step"))
     for role, cpus in sizes.cpus.items():
         gpus = sizes.gpus.get(role, 0.0)
         if cpus or gpus:

@@ -111,6 +111,8 @@ def step_metrics(record: StepRecord, timings: Mapping[str, float]) -> Metrics:
     metrics: dict[str, float | None] = {
         "step": record.step,
         "version": record.version.theta,
+        "guidance/mix": record.objective.rl_weight
+        / (record.objective.rl_weight + record.objective.sft_weight),
         "tokens/trained_rl": record.batch.num_rl_tokens,
         "tokens/trained_sft": record.batch.num_sft_tokens,
         "tokens/trained_shadow": record.batch.num_rl_tokens if record.shadow else 0,

@@ -49,7 +49,7 @@ class RunObserver:
         now = time.monotonic()
         timings = self._stages.take() | {"time/step_s": now - self._last_row}
         self._last_row = now
-        metrics = step_metrics(record, timings) | {"guidance/mix": self._config.mix}
+        metrics = step_metrics(record, timings)
         self._write(record.step, metrics)
         for group, rollout, reward in islice(
             _by_sample(record.groups), self._config.observability.samples_per_step

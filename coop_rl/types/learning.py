@@ -24,6 +24,10 @@ class Objective:
     """1 - lambda for `joint`; 0 for `rl_only`."""
     resync_shadow: bool = False
     """Whether theta-hat restarts from theta after this step's gradients."""
+    lr_scale: float = 1.0
+    """Factor on the learner's rate at this step."""
+    is_phi_weighted: bool = False
+    """Whether SFT tokens weigh sg[p(1-p)] each (CHORD-phi)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,5 +40,5 @@ class ReceiptExtension:
 
     def coop_rl_receipt(self) -> Receipt:
         """Return the receipt of the last sync; empty where the backend keeps none (nccl)."""
-        receipt: Receipt = getattr(self.weight_transfer_engine, "receipt", {})
+        receipt: Receipt = vars(self.weight_transfer_engine).get("receipt", {})
         return receipt

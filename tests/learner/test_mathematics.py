@@ -278,3 +278,35 @@ def test_what_crosses_actors_is_no_larger_when_pickled() -> None:
 
 def tensors_of(micro: MicroBatch) -> list[torch.Tensor]:
     return [getattr(micro, field.name) for field in dataclasses.fields(micro)]
+
+
+@pytest.mark.parametrize("objective", [Objective(1.0, 0.4), Objective(0.7, 0.3)])
+def test_fused_gradient_is_the_weighted_sum_of_both_parts(objective: Objective) -> None:
+    """`sum` and `chord`: weights need not add to one; each part is that of a run of its own."""
+    batch = build_batch(0, 1)
+    parts = {}
+    for name, one in (("rl", RL_ONLY), ("sft", SFT_ONLY), ("both", objective)):
+        learner = local_learner()
+        learner.compute(0, batch, one)
+        parts[name] = torch.cat([g.flatten() for g in learner.engine.gradient_parts()])
+    expected = objective.rl_weight * parts["rl"] + objective.sft_weight * parts["sft"]
+    assert (parts["both"] - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_phi_weights_change_the_gradient_and_not_the_reported_loss() -> None:
+    batch = build_batch(0, 1)
+    phi = Objective(0.0, 1.0, is_phi_weighted=True)
+    plain, weighted = (local_learner().step(0, batch, o)[0] for o in (SFT_ONLY, phi))
+    assert weighted.sft_loss == plain.sft_loss
+    assert weighted.grad_norm < 0.3 * plain.grad_norm
+
+
+def test_rate_of_a_step_is_scaled_by_its_objective() -> None:
+    batch = build_batch(0, 1)
+    taken = []
+    for lr, scale in ((LEARNER.lr, 3.0), (3.0 * LEARNER.lr, 1.0)):
+        learner = local_learner()
+        learner._settings = dataclasses.replace(LEARNER, lr=lr)
+        learner.step(0, batch, dataclasses.replace(SFT_ONLY, lr_scale=scale))
+        taken.append(parameters_of(learner.engine))
+    assert all(torch.allclose(taken[0][name], taken[1][name], rtol=1e-6) for name in taken[0])

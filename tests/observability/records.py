@@ -7,6 +7,7 @@ from coop_rl.types import (
     Branch,
     CooperativeGain,
     GuidanceUpdate,
+    Objective,
     PackedBatch,
     PolicyVersion,
     Prompt,
@@ -16,6 +17,7 @@ from coop_rl.types import (
     StepResult,
 )
 
+MIXED, SFT = Objective(0.5, 0.5), Objective(0.0, 1.0)
 RIGHT, WRONG = Reward(1.0, True), Reward(0.0, False)
 TIMEOUT, CRASHED = Reward(0.0, False, "timeout"), Reward(0.0, False, "crashed")
 
@@ -58,9 +60,11 @@ GUIDANCE = GuidanceUpdate(PolicyVersion(4, 4), "", 1.5, 0.1, 0.3, math.nan, 0.6)
 def bridge(step: int = 3, gain: CooperativeGain = GAIN) -> StepRecord:
     batch = PackedBatch((), (), num_rl_tokens=9, num_sft_tokens=20, num_samples=6)
     joint, shadow = result("joint"), result("rl_only")
-    return StepRecord(step, PolicyVersion(3, 3), GROUPS, batch, joint, shadow, gain, GUIDANCE)
+    return StepRecord(
+        step, PolicyVersion(3, 3), MIXED, GROUPS, batch, joint, shadow, gain, GUIDANCE
+    )
 
 
 def sft(step: int = 3) -> StepRecord:
     batch = PackedBatch((), (), num_rl_tokens=0, num_sft_tokens=20, num_samples=0)
-    return StepRecord(step, PolicyVersion(3, 0), (), batch, result("joint"), None, None, None)
+    return StepRecord(step, PolicyVersion(3, 0), SFT, (), batch, result("joint"), None, None, None)

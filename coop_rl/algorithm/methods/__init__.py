@@ -5,7 +5,7 @@ The loop knows only `Method`; a plain dict maps `method.kind` to the builder.
 
 from collections.abc import Callable
 
-from coop_rl.algorithm.methods import bridge, rl, sft
+from coop_rl.algorithm.methods import alternate, bridge, chord, rl, sft, sum
 from coop_rl.algorithm.methods.base import Method
 from coop_rl.config import RunConfig
 
@@ -13,6 +13,9 @@ METHODS: dict[str, Callable[[RunConfig], Method]] = {
     "bridge": bridge.build,
     "rl": rl.build,
     "sft": sft.build,
+    "sum": sum.build,
+    "alternate": alternate.build,
+    "chord": chord.build,
 }
 
 

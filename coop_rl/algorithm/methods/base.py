@@ -11,8 +11,6 @@ from coop_rl.types import Objective
 class Method:
     """A way of combining SFT and RL, as data plus one function of the step."""
 
-    uses_rollouts: bool
-    uses_demonstrations: bool
     uses_adapter: bool
     """Whether the policy carries guidance parameters w."""
     uses_shadow: bool
@@ -21,4 +19,4 @@ class Method:
     """Advantage estimator: divide by the group's standard deviation."""
     gain: GainSettings
     objective: Callable[[int], Objective]
-    """Weights of the loss terms at a step."""
+    """Weights of the loss terms at a step; a step samples and reads only what has a weight."""
