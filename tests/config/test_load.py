@@ -137,3 +137,10 @@ def test_the_reference_page_is_up_to_date() -> None:
     """The page doubles as the frozen snapshot of the schema: `make docs` renews it."""
     page = CONFIGS.parent / "docs/config.md"
     assert page.read_text() == render_reference(), "run `make docs`"
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
+def test_every_config_we_ship_is_valid(path: Path) -> None:
+    config = load_config(path)
+    assert config.run.name in str(path)
+    derive_sizes(config)
