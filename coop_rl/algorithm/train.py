@@ -35,9 +35,9 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
     )
     for step in range(progress.next_step, num_steps):
         objective = method.objective(step)
-        samples = objective.rl_weight > 0 or method.uses_shadow
-        groups = roles.rollouts.next_batch(step, version) if samples else ()
-        demonstrations = roles.demonstrations.next_batch(step) if objective.sft_weight else ()
+        should_sample = objective.rl_weight > 0 or method.uses_shadow
+        groups = roles.rollouts.next_batch(step, version) if should_sample else ()
+        demonstrations = roles.demonstrations.next_batch(step) if objective.sft_weight > 0 else ()
         batch = pack(to_token_samples(groups, method.normalize_by_std), demonstrations, shape)
         joint, shadow = roles.learners.step(step, batch, objective)
         gain = estimate_gain(groups, joint, shadow, method.gain) if shadow else None

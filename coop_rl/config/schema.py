@@ -75,7 +75,7 @@ class DataSource(Section):
     @model_validator(mode="after")
     def _check_one_source(self) -> Self:
         if (self.path is None) == (self.task is None):
-            given = "both" if self.path else "neither"
+            given = "both" if self.task else "neither"
             raise ValueError(f"give path (a JSONL file) or task (reasoning-gym), got {given}")
         return self
 

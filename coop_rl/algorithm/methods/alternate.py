@@ -22,7 +22,6 @@ def build(config: RunConfig) -> Method:
         Objective(rl_weight=0.0, sft_weight=1.0, lr_scale=config.method.sft_lr_scale),
     )
     return Method(
-        uses_adapter=False,
         uses_shadow=False,
         normalize_by_std=config.method.rl.normalize_by_std,
         gain=GainSettings.from_config(config),

@@ -11,8 +11,6 @@ from coop_rl.types import Objective
 class Method:
     """A way of combining SFT and RL, as data plus one function of the step."""
 
-    uses_adapter: bool
-    """Whether the policy carries guidance parameters w."""
     uses_shadow: bool
     """Whether the branch `rl_only` exists."""
     normalize_by_std: bool

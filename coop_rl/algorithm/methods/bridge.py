@@ -28,7 +28,6 @@ def build(config: RunConfig) -> Method:
         return Objective(rl_weight=mix, sft_weight=1.0 - mix, resync_shadow=is_due)
 
     return Method(
-        uses_adapter=True,
         uses_shadow=uses_shadow,
         normalize_by_std=config.method.rl.normalize_by_std,
         gain=GainSettings.from_config(config),

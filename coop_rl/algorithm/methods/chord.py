@@ -5,8 +5,8 @@ r"""`chord`: one loss whose SFT share mu fades, optionally with a weight for eve
          = valley + (peak - valley) (1 + cos(pi (k - warmup) / decay)) / 2   k < warmup + decay
          = valley                                                          later
 
-With phi (`sft_loss`, arXiv 2508.11408, section 3.3): L_SFT = - mean_t sg[ p_t (1 - p_t) ] log p_t,
-so tokens the policy is sure of either way count little.
+With phi (`phi_weighted_sft_loss`, section 3.3): L_SFT = - mean_t sg[ p_t (1 - p_t) ] log p_t, so
+tokens the policy is sure of either way count little.
 
 Source: CHORD, arXiv 2508.11408, and its authors' code for the cosine. Its settings: without phi
 warmup 0, decay 200, peak 0.9, valley 0.05; with phi mu = 0.1 throughout.
@@ -40,7 +40,6 @@ def build(config: RunConfig) -> Method:
         return Objective(rl_weight=1.0 - mu, sft_weight=mu, is_phi_weighted=method.phi)
 
     return Method(
-        uses_adapter=False,
         uses_shadow=False,
         normalize_by_std=method.rl.normalize_by_std,
         gain=GainSettings.from_config(config),

@@ -15,7 +15,6 @@ def build(config: RunConfig) -> Method:
     """Build the method from its section."""
     objective = Objective(rl_weight=0.0, sft_weight=1.0)
     return Method(
-        uses_adapter=False,
         uses_shadow=False,
         normalize_by_std=True,
         gain=GainSettings.from_config(config),

@@ -17,7 +17,6 @@ def build(config: RunConfig) -> Method:
     assert isinstance(config.method, SumMethod)
     objective = Objective(rl_weight=1.0, sft_weight=config.method.mu)
     return Method(
-        uses_adapter=False,
         uses_shadow=False,
         normalize_by_std=config.method.rl.normalize_by_std,
         gain=GainSettings.from_config(config),
