@@ -12,33 +12,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from coop_rl.types import ScoredGroup, TokenSample
-
 STD_FLOOR = 1e-6
 """Keeps the quotient finite for equal rewards; GRPO implementations agree on the magnitude."""
 
 
-def group_advantages(reward_G: Sequence[float], normalize_by_std: bool) -> NDArray[np.float64]:
+def centre(reward_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rewards less their mean; exactly 0 where all are equal.
+
+    The mean of three times 0.1 is not 0.1 in floating point.
+    """
+    if reward_N.min() == reward_N.max():
+        return np.zeros_like(reward_N)
+    return np.asarray(reward_N - reward_N.mean())
+
+
+def group_advantages(
+    reward_G: Sequence[float] | NDArray[np.float64], normalize_by_std: bool
+) -> NDArray[np.float64]:
     """Return A_G for the rewards of one prompt's samples."""
     reward = np.asarray(reward_G, dtype=np.float64)
-    centred = reward - reward.mean()
+    centred = centre(reward)
     if not normalize_by_std:
-        return np.asarray(centred)
+        return centred
     return np.asarray(centred / (reward.std() + STD_FLOOR))
-
-
-def to_token_samples(groups: Sequence[ScoredGroup], normalize_by_std: bool) -> list[TokenSample]:
-    """Return N = P x G samples with their advantages, group by group in order."""
-    samples = []
-    for group in groups:
-        advantage_G = group_advantages([r.value for r in group.rewards], normalize_by_std)
-        for rollout, advantage in zip(group.rollouts, advantage_G, strict=True):
-            samples.append(
-                TokenSample(
-                    prompt_ids=group.prompt.token_ids,
-                    response_ids=rollout.token_ids,
-                    behaviour_log_probs=rollout.behaviour_log_probs,
-                    advantage=float(advantage),
-                )
-            )
-    return samples

@@ -1,15 +1,20 @@
-r"""The cooperative gain G = J_RL(theta, w) - J_RL(theta-hat, w), from shared rollouts.
+r"""The cooperative gain G = J_RL(theta, w) - J_RL(theta-hat, w), docs/algorithm.md section 4.
 
-docs/algorithm.md section 4.
+`reweighted`, from the joint branch's rollouts, with rho_i = exp(l_i) the uncapped sequence weight
+of sample i under a branch (`losses`) and K_i its sum of log pi_branch - log pi_ref:
 
-With rho_i = exp(l_i) the uncapped sequence weight of sample i under a branch (`losses`):
-
-    G_p   = mean_i ( rho_theta,i - rho_theta-hat,i ) * ( R_i - mean_{j != i} R_j )
-    G     = mean_p G_p           standard error over the P prompts
-    ESS   = (sum_i rho_i)^2 / (N * sum_i rho_i^2)
+    reward gap_p = mean_i ( rho_theta,i - rho_theta-hat,i ) * ( R_i - mean_{j != i} R_j )
+    kl gap_p     = mean_i ( rho_theta,i K_theta,i - rho_theta-hat,i K_theta-hat,i )
+    G = mean_p ( reward gap_p - beta kl gap_p )         standard error over the P prompts
+    ESS = (sum_i rho_i)^2 / (N * sum_i rho_i^2)
 
 G is unbiased uncapped and exactly 0 at theta-hat = theta. The ESS is taken from the **uncapped**
 weights: capped ones always look healthy. Never the difference of one shared batch's means.
+
+`fresh`, from rollouts of each branch's own on the same prompts: gaps are differences of the
+prompt's means, G and its standard error as above.
+
+Prompts whose groups dynamic sampling dropped count as 0.
 """
 
 from collections.abc import Sequence
@@ -20,25 +25,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop_rl.config import RunConfig
-from coop_rl.config.method import RlSettings
+from coop_rl.config.method import rl_settings
 from coop_rl.types import CooperativeGain, ScoredGroup, StepResult
+
+PerPrompt = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class GainSettings:
-    """When an estimate counts."""
+    """How the gain is estimated and when it counts."""
 
-    min_ess: float
-    is_guarded: bool
-    """`auto`: below min_ess the bracket must not move w; `reweighted`: it always may."""
-    ratio_cap: float
+    min_ess: float = 0.5
+    is_guarded: bool = True
+    """`auto`: below min_ess the bracket must not move w; else it always may."""
+    ratio_cap: float = 5.0
     """Cap of the weights in the gradient; only its exceedance is reported here."""
+    kl_weight: float = 0.0
+    """beta."""
+    always_fresh: bool = False
+    """Whether every bracket is measured on the shadow's own rollouts."""
+    may_be_fresh: bool = False
+    """Whether rollout actors serve the shadow, so that `auto` can fall back to `fresh`."""
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
-        """Take the sections `gain` and `method.rl`."""
-        rl = RlSettings() if config.method.kind == "sft" else config.method.rl
-        return cls(config.gain.min_ess, config.gain.estimator == "auto", rl.ratio_cap)
+        """Take the sections `gain`, `shadow` and `method.rl`."""
+        rl = rl_settings(config.method)
+        estimator = config.gain.estimator
+        return cls(
+            min_ess=config.gain.min_ess,
+            is_guarded=estimator == "auto",
+            ratio_cap=rl.ratio_cap,
+            kl_weight=rl.kl.weight,
+            always_fresh=estimator == "fresh" or config.shadow.rollouts == "own",
+            may_be_fresh=estimator == "auto" and config.shadow.num_rollout_actors > 0,
+        )
 
 
 def effective_sample_size(log_ratio_N: NDArray[np.float64]) -> float:
@@ -51,8 +72,8 @@ def gain_per_prompt(
     reward_PG: NDArray[np.float64],
     joint_log_ratio_PG: NDArray[np.float64],
     shadow_log_ratio_PG: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return G_P; a sample's baseline is the mean reward of its prompt's other samples."""
+) -> PerPrompt:
+    """Return the reward gap of each prompt; a sample's baseline is the mean of the others'."""
     num_samples = reward_PG.shape[1]
     total_P1 = reward_PG.sum(axis=1, keepdims=True)
     baseline_PG = (total_P1 - reward_PG) / (num_samples - 1)
@@ -61,27 +82,65 @@ def gain_per_prompt(
 
 
 def estimate_gain(
-    groups: Sequence[ScoredGroup], joint: StepResult, shadow: StepResult, settings: GainSettings
+    groups: Sequence[ScoredGroup],
+    fresh: Sequence[ScoredGroup],
+    num_dropped: int,
+    joint: StepResult,
+    shadow: StepResult,
+    settings: GainSettings,
 ) -> CooperativeGain:
-    """Estimate G with common random numbers from one step's shared rollouts."""
+    """Estimate G at one step.
+
+    Args:
+        groups: Those of the first minibatch, sampled from the joint branch.
+        fresh: The shadow's own on the same prompts; empty: reweight the shared ones.
+        num_dropped: Sampled prompts that are not in `groups` because they say nothing.
+        joint: Result of the joint branch.
+        shadow: Result of the shadow.
+        settings: When the estimate counts.
+    """
     shape = (len(groups), len(groups[0].rewards))
-    reward_PG = np.array([[r.value for r in group.rewards] for group in groups])
     joint_PG = np.array(joint.log_ratio_N).reshape(shape)
     shadow_PG = np.array(shadow.log_ratio_N).reshape(shape)
-    ess, ess_joint = (
-        effective_sample_size(shadow_PG.ravel()),
-        effective_sample_size(joint_PG.ravel()),
-    )
-    is_healthy = min(ess, ess_joint) >= settings.min_ess
-    gain_P = gain_per_prompt(reward_PG, joint_PG, shadow_PG) if is_healthy else None
+    ess = effective_sample_size(shadow_PG.ravel())
+    ess_joint = effective_sample_size(joint_PG.ravel())
+    is_healthy = bool(fresh) or min(ess, ess_joint) >= settings.min_ess
+    reward_P, kl_P = None, None
+    if fresh:
+        reward_P = _mean_rewards(groups) - _mean_rewards(fresh)
+        if joint.kl_N:
+            kl_P = np.reshape(joint.kl_N, shape).mean(1) - np.reshape(shadow.kl_N, shape).mean(1)
+    elif is_healthy:
+        reward_PG = np.array([[r.value for r in group.rewards] for group in groups])
+        reward_P = gain_per_prompt(reward_PG, joint_PG, shadow_PG)
+        if joint.kl_N:
+            joint_kl_PG, shadow_kl_PG = (np.reshape(r.kl_N, shape) for r in (joint, shadow))
+            kl_P = (np.exp(joint_PG) * joint_kl_PG - np.exp(shadow_PG) * shadow_kl_PG).mean(1)
+    value_P = None
+    if reward_P is not None:
+        penalty_P = 0.0 if kl_P is None else settings.kl_weight * kl_P
+        value_P = np.concatenate([reward_P - penalty_P, np.zeros(num_dropped)])
+    share = len(groups) / (len(groups) + num_dropped)
     return CooperativeGain(
-        value=None if gain_P is None else float(gain_P.mean()),
-        stderr=None
-        if gain_P is None or len(gain_P) < 2
-        else float(gain_P.std(ddof=1) / np.sqrt(len(gain_P))),
+        estimator="fresh" if fresh else "reweighted",
+        value=None if value_P is None else float(value_P.mean()),
+        stderr=standard_error(value_P),
+        reward_gap=None if reward_P is None else float(reward_P.mean()) * share,
+        kl_gap=None if kl_P is None else float(kl_P.mean()) * share,
         ess=ess,
         ess_joint=ess_joint,
         capped_share=float((shadow_PG > np.log(settings.ratio_cap)).mean()),
         shadow_kl=float((joint_PG - shadow_PG).mean()),
         is_usable=is_healthy or not settings.is_guarded,
     )
+
+
+def standard_error(value_P: PerPrompt | None) -> float | None:
+    """Return the standard error of the mean over prompts; None where there are fewer than two."""
+    if value_P is None or len(value_P) < 2:
+        return None
+    return float(value_P.std(ddof=1) / np.sqrt(len(value_P)))
+
+
+def _mean_rewards(groups: Sequence[ScoredGroup]) -> PerPrompt:
+    return np.array([np.mean([r.value for r in group.rewards]) for group in groups])

@@ -9,16 +9,23 @@ policy lag 0 the weight is 1 up to engine mismatch and this is GRPO with one ste
 serves both branches, so the bracket g_w^RL - g-hat_w^RL is an unbiased difference (section 4
 there: the token-level ratio drops cross-token terms of first order).
 
-SFT, mean negative log-likelihood of demonstration tokens:
-    L_SFT = - 1/T_SFT * sum_t log pi(t)
-or, phi-weighted (CHORD, arXiv 2508.11408, section 3.3),
-    L_SFT = - 1/T_SFT * sum_t sg[ pi(t) (1 - pi(t)) ] * log pi(t)
+SFT, over the tokens of demonstrations, each with the weight c of its row (1 as a rule):
+    nll      L = - 1/T_SFT * sum_t c_t log pi(t)
+    phi      L = - 1/T_SFT * sum_t c_t sg[ pi(t) (1 - pi(t)) ] * log pi(t)
+    shaped   L = - 1/(N_SFT max_tokens) * sum_t c_t f(pi(t)),      f(p) = p / (p + 0.1)
+phi: CHORD, arXiv 2508.11408, section 3.3. shaped: LUFFY, arXiv 2504.14945, section 3.2, where c is
+the expert trace's advantage; f' is largest for improbable tokens, so these are learned most.
 
 sg is stop-gradient; T_RL and T_SFT count response tokens over all ranks and micro-batches, so no
 gradient depends on how the batch was cut.
 """
 
 import torch
+
+from coop_rl.types import DemonstrationLoss
+
+SHAPING = 0.1
+"""gamma of LUFFY's f."""
 
 
 def sequence_log_ratio(
@@ -65,7 +72,32 @@ def sft_loss(log_prob_T: torch.Tensor, num_tokens_global: int) -> torch.Tensor:
     return -log_prob_T.sum() / num_tokens_global
 
 
-def phi_weighted_sft_loss(log_prob_T: torch.Tensor, num_tokens_global: int) -> torch.Tensor:
-    """Return the share of L_SFT where tokens weigh sg[p(1-p)]."""
-    probability_T = log_prob_T.detach().exp()
-    return sft_loss(probability_T * (1.0 - probability_T) * log_prob_T, num_tokens_global)
+def demonstration_loss(
+    kind: DemonstrationLoss,
+    log_prob_T: torch.Tensor,
+    weight_T: torch.Tensor,
+    num_tokens_global: int,
+    num_rows_global: int,
+    max_tokens: int,
+) -> torch.Tensor:
+    """Return a micro-batch's share of one term of L_SFT.
+
+    Args:
+        kind: Which; see above.
+        log_prob_T: log pi of the demonstrations' tokens, with gradient.
+        weight_T: c of each token's row.
+        num_tokens_global: T_SFT.
+        num_rows_global: N_SFT.
+        max_tokens: Longest response; `shaped` only.
+    """
+    match kind:
+        case "nll":
+            return sft_loss(weight_T * log_prob_T, num_tokens_global)
+        case "phi":
+            probability_T = log_prob_T.detach().exp()
+            phi_T = probability_T * (1.0 - probability_T)
+            return sft_loss(weight_T * phi_T * log_prob_T, num_tokens_global)
+        case "shaped":
+            probability_T = log_prob_T.exp()
+            shaped_T = probability_T / (probability_T + SHAPING)
+            return -(weight_T * shaped_T).sum() / (num_rows_global * max_tokens)

@@ -4,16 +4,18 @@ Verbs, one each: generate, score, estimate, pack, step, measure, update, publish
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from coop_rl.types import (
+    BranchBatch,
     CooperativeGain,
     Demonstration,
+    Guidance,
     GuidanceUpdate,
     Objective,
-    PackedBatch,
     PolicyVersion,
+    Sampled,
     ScoredGroup,
     StepResult,
 )
@@ -22,16 +24,41 @@ from coop_rl.types import (
 class Rollouts(Protocol):
     """Rollout actors and reward workers behind one window of prompts."""
 
-    def next_batch(self, step: int, version: PolicyVersion) -> Sequence[ScoredGroup]:
-        """Return P groups, generated at `version` and scored, in prompt order."""
+    def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
+        """Return P groups, generated at `version` and scored, in prompt order.
+
+        Groups the estimator learns nothing from may be replaced (dynamic sampling).
+        """
+        ...
+
+
+class ShadowRollouts(Protocol):
+    """Rollout actors that serve the shadow."""
+
+    def next_batch(self, step: int, groups: Sequence[ScoredGroup]) -> Sequence[ScoredGroup]:
+        """Return groups sampled from pi(theta-hat, w) on the prompts of `groups`."""
         ...
 
 
 class Demonstrations(Protocol):
     """The demonstrations in seeded, resumable order."""
 
-    def next_batch(self, step: int) -> Sequence[Demonstration]:
-        """Return the demonstrations of a step."""
+    num_rows: int
+    """Demonstrations the data has."""
+
+    def next_batch(
+        self,
+        step: int,
+        which: Literal["none", "next", "matching"],
+        groups: Sequence[ScoredGroup],
+    ) -> Sequence[Demonstration]:
+        """Return the demonstrations of a step.
+
+        Args:
+            step: k.
+            which: None, the step's own, or those of the prompts of `groups`.
+            groups: The step's rollouts.
+        """
         ...
 
 
@@ -39,9 +66,11 @@ class Learners(Protocol):
     """The two learner groups, stepped at the same time."""
 
     def step(
-        self, step: int, batch: PackedBatch, objective: Objective
+        self, step: int, batches: tuple[BranchBatch, BranchBatch], objective: Objective
     ) -> tuple[StepResult, StepResult | None]:
         """Take gradients on both branches, then update both; shadow is None where there is none.
+
+        `batches` are those of `joint` and of `rl_only`.
 
         `joint` follows `objective`; `rl_only` follows RL alone, or restarts from theta where
         `objective.resync_shadow` says so.
@@ -55,7 +84,11 @@ class MetaController(Protocol):
     def update(
         self, joint: StepResult, shadow: StepResult | None, gain: CooperativeGain | None
     ) -> GuidanceUpdate | None:
-        """Update w from the branches' gradients and push it to both groups; None without w."""
+        """Update guidance from the branches' gradients, and push w; None without guidance."""
+        ...
+
+    def guidance(self) -> Guidance | None:
+        """Return what the next step follows besides w; None without guidance."""
         ...
 
 
@@ -73,6 +106,8 @@ class Progress:
 
     next_step: int
     version: PolicyVersion
+    method: Mapping[str, Any] = field(default_factory=dict)
+    """What `Method.state` returned; empty: nothing yet."""
 
 
 class Checkpoints(Protocol):
@@ -82,8 +117,12 @@ class Checkpoints(Protocol):
         """Load what the run resumes from, if anything, into all roles."""
         ...
 
-    def maybe_save(self, step: int, version: PolicyVersion) -> None:
-        """Save after `step` when it is due."""
+    def maybe_save(self, step: int, version: PolicyVersion, method: Mapping[str, Any]) -> None:
+        """Save after `step` when it is due, with the method's state."""
+        ...
+
+    def keep_best(self, step: int, evaluated: Mapping[str, float]) -> None:
+        """Keep the state after `step` steps where its validation is the best so far."""
         ...
 
 
@@ -115,12 +154,15 @@ class StepRecord:
     version: PolicyVersion
     """The version that generated this step's rollouts."""
     objective: Objective
-    groups: Sequence[ScoredGroup]
-    batch: PackedBatch
+    sampled: Sampled
+    fresh: Sequence[ScoredGroup]
+    """The shadow's own rollouts; empty where it shares joint's."""
+    batch: BranchBatch
+    """Joint's."""
     joint: StepResult
     shadow: StepResult | None
     gain: CooperativeGain | None
-    guidance: GuidanceUpdate | None
+    update: GuidanceUpdate | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +170,7 @@ class Roles:
     """All roles of a run."""
 
     rollouts: Rollouts
+    shadow_rollouts: ShadowRollouts
     demonstrations: Demonstrations
     learners: Learners
     meta_controller: MetaController

@@ -1,10 +1,10 @@
 """The only training loop: one meta-step of BRIDGE and of every rival (docs/algorithm.md section 3).
 
-    prompts --> rollouts --> groups --+                       +--> StepResult (joint)   --+
-                                      +--> pack --> learners --+                          +--> gain
-    demonstrations -------------------+                       +--> StepResult (rl_only) --+     |
-         ^                                                                                      v
-         +---- publish merged theta + s*B*A  <---- push w <---- meta-controller <---------------+
+    prompts --> rollouts --> groups --+                        +--> StepResult (joint)   --+
+                                      +--> lesson --> learners +                           +--> gain
+    demonstrations -------------------+                        +--> StepResult (rl_only) --+     |
+         ^                                                                                       v
+         +---- publish merged theta + s*B*A  <---- push w <---- meta-controller <----------------+
 
 | who | waits for |
 |---|---|
@@ -14,12 +14,12 @@
 | publish | theta's update and the push of w |
 """
 
-from coop_rl.algorithm.advantage import to_token_samples
 from coop_rl.algorithm.gain import estimate_gain
 from coop_rl.algorithm.methods import Method
-from coop_rl.algorithm.packing import PackShape, pack
+from coop_rl.algorithm.methods.base import to_token_samples
+from coop_rl.algorithm.packing import PackShape, first_minibatch, pack_branches
 from coop_rl.algorithm.roles import Roles, StepRecord
-from coop_rl.types import PolicyVersion
+from coop_rl.types import PolicyVersion, Sampled
 
 
 def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> PolicyVersion:
@@ -29,23 +29,49 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
     Gauss-Seidel.
     """
     progress = roles.checkpoints.restore()
+    method.begin(roles.demonstrations.num_rows, progress.method)
+    guidance = roles.meta_controller.guidance()
     version = roles.weights.publish(progress.version)
-    roles.observer.record_evaluation(
-        progress.next_step, roles.evaluation.maybe_run(progress.next_step, version)
-    )
+    _evaluate(progress.next_step, version, method, roles)
     for step in range(progress.next_step, num_steps):
-        objective = method.objective(step)
-        should_sample = objective.rl_weight > 0 or method.uses_shadow
-        groups = roles.rollouts.next_batch(step, version) if should_sample else ()
-        demonstrations = roles.demonstrations.next_batch(step) if objective.sft_weight > 0 else ()
-        batch = pack(to_token_samples(groups, method.normalize_by_std), demonstrations, shape)
-        joint, shadow = roles.learners.step(step, batch, objective)
-        gain = estimate_gain(groups, joint, shadow, method.gain) if shadow else None
-        guidance = roles.meta_controller.update(joint, shadow, gain)
+        needs = method.needs(step)
+        sampled = roles.rollouts.next_batch(step, version) if needs.rollouts else Sampled()
+        shown = roles.demonstrations.next_batch(step, needs.demonstrations, sampled.groups)
+        lesson = method.compose(step, sampled.groups, shown, guidance)
+        fresh = roles.shadow_rollouts.next_batch(step, sampled.groups) if method.wants_fresh else ()
+        fresh_samples = to_token_samples(fresh, method.estimator)
+        batches = pack_branches(lesson, fresh_samples, shape, is_own=method.shadow_learns_own)
+        joint, shadow = roles.learners.step(step, batches, lesson.objective)
+        gain = None
+        if shadow:
+            first, own = first_minibatch(sampled.groups, shape), first_minibatch(fresh, shape)
+            gain = estimate_gain(first, own, len(sampled.dropped), joint, shadow, method.gain)
+        update = roles.meta_controller.update(joint, shadow, gain)
+        guidance = update.guidance if update else None
         sampled_with, version = version, roles.weights.publish(version.next())
         roles.observer.record(
-            StepRecord(step, sampled_with, objective, groups, batch, joint, shadow, gain, guidance)
+            StepRecord(
+                step=step,
+                version=sampled_with,
+                objective=lesson.objective,
+                sampled=sampled,
+                fresh=fresh,
+                batch=batches[0],
+                joint=joint,
+                shadow=shadow,
+                gain=gain,
+                update=update,
+            )
         )
-        roles.checkpoints.maybe_save(step, version)
-        roles.observer.record_evaluation(step + 1, roles.evaluation.maybe_run(step + 1, version))
+        method.observe(step + 1, gain, {})
+        roles.checkpoints.maybe_save(step, version, method.state())
+        _evaluate(step + 1, version, method, roles)
     return version
+
+
+def _evaluate(step: int, version: PolicyVersion, method: Method, roles: Roles) -> None:
+    """Measure where due; a resumed run repeats this after the checkpoint it starts from."""
+    evaluated = roles.evaluation.maybe_run(step, version)
+    roles.observer.record_evaluation(step, evaluated)
+    method.observe(step, None, evaluated)
+    roles.checkpoints.keep_best(step, evaluated)

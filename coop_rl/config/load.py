@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from coop_rl.config.schema import RunConfig
 from coop_rl.errors import ConfigError
@@ -61,8 +62,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 def _drop_fields_of_other_kind(dotted: str, node: dict[str, Any]) -> None:
     """Changing a variant by `--set x.kind=` leaves the fields the new variant shares."""
-    section = dotted.removesuffix(".kind")
-    fields = {field.rsplit(".", 1)[1] for field in _valid_names(section, str(node["kind"]))}
+    fields = _Place(dotted.split(".")[:-1]).variant(str(node["kind"])).fields
     for name in list(node):
         if fields and name not in fields:
             del node[name]
@@ -71,11 +71,21 @@ def _drop_fields_of_other_kind(dotted: str, node: dict[str, Any]) -> None:
 def validate(values: dict[str, Any], origin: str) -> RunConfig:
     """Build the config; the first problem becomes a `ConfigError` of one line."""
     if isinstance(values.get("method"), dict):
-        values = {**values, "method": {"kind": DEFAULT_METHOD, **values["method"]}}
+        values = {**values, "method": _with_kinds(values["method"])}
     try:
         return RunConfig.model_validate(_floats(values))
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_describe(error)}") from None
+
+
+def _with_kinds(method: dict[str, Any]) -> dict[str, Any]:
+    """Name the variants of a `method` section and of its `rl` section."""
+    method = {"kind": DEFAULT_METHOD, **method}
+    if isinstance(method.get("rl"), dict):
+        fields = _Place(["method"]).variant(str(method["kind"])).fields
+        default = fields["rl"].default.kind if "rl" in fields else ""
+        method["rl"] = {"kind": default, **method["rl"]}
+    return method
 
 
 def _floats(value: Any) -> Any:
@@ -94,14 +104,11 @@ def _floats(value: Any) -> Any:
 
 def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    if len(location) > 1 and location[0] == "method" and location[1] in ("bridge", "rl", "sft"):
-        kind = location.pop(1)
-    else:
-        kind = ""
-    dotted = ".".join(location)
+    place = _Place([str(part) for part in first["loc"][:-1]])
+    leaf = [str(part) for part in first["loc"][-1:] if str(part) not in place.kinds]
+    dotted = ".".join([*place.names, *leaf])
     if first["type"] == "extra_forbidden":
-        names = _valid_names(".".join(location[:-1]), kind)
+        names = [".".join([*place.names, name]) for name in place.fields]
         nearest = difflib.get_close_matches(dotted, names, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}?" if nearest else f"allowed: {', '.join(sorted(names))}"
         return f"unknown config key {dotted}; {hint}"
@@ -117,23 +124,37 @@ def _describe(error: ValidationError) -> str:
     return f"{dotted}: {message}, got {first['input']!r}; change {dotted} in the config"
 
 
-def _valid_names(section: str, kind: str) -> list[str]:
-    """Dotted names of all fields of a section (of the method variant `kind` where it applies)."""
-    model: type[BaseModel] = RunConfig
-    for part in [part for part in section.split(".") if part]:
-        if part not in model.model_fields:
-            return []
-        candidates = _models_in(model.model_fields[part].annotation)
-        chosen = [
-            m
-            for m in candidates
-            if "kind" in m.model_fields and m.model_fields["kind"].default == kind
-        ]
-        if not candidates:
-            return []
-        model = (chosen or candidates)[0]
-    prefix = f"{section}." if section else ""
-    return [prefix + name for name in model.model_fields]
+class _Place:
+    """A section of the config, found by pydantic's location, which names variants by their kind."""
+
+    def __init__(self, location: Sequence[str]) -> None:
+        self.names: list[str] = []
+        self._models: list[type[BaseModel]] = [RunConfig]
+        for part in location:
+            if part in self.kinds:
+                self.variant(part)
+                continue
+            self.names.append(part)
+            field = self.fields.get(part)
+            self._models = _models_in(field.annotation) if field else []
+
+    @property
+    def kinds(self) -> set[str]:
+        """The variants there are here."""
+        return {
+            str(m.model_fields["kind"].default) for m in self._models if "kind" in m.model_fields
+        }
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]:
+        """The fields of this section (of its first variant, where none is chosen)."""
+        return dict(self._models[0].model_fields) if self._models else {}
+
+    def variant(self, kind: str) -> "_Place":
+        """Choose the variant `kind`, if there is one."""
+        chosen = [m for m in self._models if "kind" in m.model_fields]
+        self._models = [m for m in chosen if m.model_fields["kind"].default == kind] or self._models
+        return self
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

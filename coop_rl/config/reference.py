@@ -19,10 +19,10 @@ Schema = dict[str, Any]
 def render_reference() -> str:
     """Return the page as Markdown."""
     schema = RunConfig.model_json_schema()
-    parts = [HEADER]
+    parts, seen = [HEADER], set[str]()
     for name, field in schema["properties"].items():
         for section in _sections_of(field):
-            parts += _section(name, schema["$defs"][section], schema["$defs"])
+            parts += _section(name, section, schema["$defs"], seen)
     return "\n".join(parts) + "\n"
 
 
@@ -33,7 +33,12 @@ def _sections_of(field: Schema) -> list[str]:
     return [option["$ref"].rsplit("/", 1)[1] for option in options if "$ref" in option]
 
 
-def _section(dotted: str, model: Schema, models: Schema) -> list[str]:
+def _section(dotted: str, name_of_model: str, models: Schema, seen: set[str]) -> list[str]:
+    """Return a model's lines; several methods share the variants of `rl`, described once."""
+    if "." in dotted and name_of_model in seen:
+        return []
+    seen.add(name_of_model)
+    model: Schema = models[name_of_model]
     fields: Schema = dict(model["properties"])
     variant = fields["kind"].get("const") if "kind" in fields else None
     if variant:
@@ -52,7 +57,7 @@ def _section(dotted: str, model: Schema, models: Schema) -> list[str]:
             value = "section or null"
         lines.append(f"| `{name}` | {value} | {default} | {field.get('description', '')} |")
         for section in inner:
-            nested += _section(f"{dotted}.{name}", models[section], models)
+            nested += _section(f"{dotted}.{name}", section, models, seen)
     return lines + nested
 
 

@@ -51,6 +51,14 @@ class LearnerSection(Section):
     """AdamW weight decay."""
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the rate rises linearly to `lr`."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate goes on to `lr_final * lr` at the run's end."""
+    lr_final: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of `lr` at the end; `linear` and `cosine` only."""
+    num_minibatches: int = Field(1, ge=1)
+    """Optimiser steps that one meta-step's rollouts are cut into; prompts stay whole."""
+    num_epochs: int = Field(1, ge=1)
+    """Passes over them."""
     max_grad_norm: float = Field(1.0, gt=0)
     """The fused theta-gradient is scaled down to this norm when longer."""
     micro_batch_tokens: int = Field(16384, ge=1)

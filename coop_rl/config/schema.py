@@ -8,12 +8,15 @@ from coop_rl.config.base import Section
 from coop_rl.config.method import (
     AdapterSection,
     BridgeMethod,
+    DapoRl,
     GainSection,
     MetaSection,
     Method,
     ShadowSection,
+    rl_settings,
 )
 from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
+from coop_rl.config.rules import check_guidance
 
 
 class RunSection(Section):
@@ -92,6 +95,8 @@ class DemonstrationsSection(DataSource):
 
     reasoning_column: str = "reasoning"
     """Column with the reasoning r."""
+    source_column: str | None = None
+    """Column that names a row's source, for `demonstrations` guidance; null: all rows are one."""
     response_template: str = "{reasoning}\n#{answer}"
     """Response text, with `{reasoning}` and `{answer}` in it."""
     per_step: int = Field(32, ge=1)
@@ -129,6 +134,9 @@ class EvaluationSection(Section):
     """Of the sampled evaluation; pass@1 is greedy."""
     every: int = Field(0, ge=0)
     """Steps between evaluations; 0: only before and after."""
+    num_demonstrations: int | None = Field(None, ge=0)
+    """Demonstrations kept from training (the last rows) to measure their NLL at every evaluation;
+    null: none, but 64 (at most a tenth of the rows) for `cold_start`, whose switch needs them."""
 
 
 class CheckpointSection(Section):
@@ -137,7 +145,10 @@ class CheckpointSection(Section):
     every: int = Field(50, ge=0)
     """Steps between checkpoints; 0: only at the end."""
     keep: int = Field(2, ge=1)
-    """Checkpoints kept."""
+    """Newest checkpoints kept."""
+    best: str | None = None
+    """Metric of an evaluation, such as `eval/sums/pass@1`, whose best checkpoint is kept beside the
+    newest (highest counts; of `.../nll` the lowest); null: none."""
 
 
 class ObservabilitySection(Section):
@@ -172,7 +183,8 @@ class RunConfig(Section):
 
     @property
     def mix(self) -> float:
-        """lambda of `bridge`: share of RL in theta's step."""
+        """lambda of `bridge`: share of RL in theta's step, where neither schedule nor guidance
+        says otherwise."""
         assert isinstance(self.method, BridgeMethod)
         return self.method.mix
 
@@ -188,8 +200,14 @@ class RunConfig(Section):
                 "rollout.samples_per_prompt must be >= 2 for a group-relative baseline, got "
                 f"{self.rollout.samples_per_prompt}"
             )
-        if self.method.kind == "bridge" and self.meta.w_objective != "frozen":
-            self._check_adapter_gradients_exist()
+        if self.learner.num_minibatches > self.prompts.per_step:
+            raise ValueError(
+                f"learner.num_minibatches must be at most prompts.per_step "
+                f"{self.prompts.per_step}, got {self.learner.num_minibatches}; prompts stay whole"
+            )
+        self._check_best()
+        self._check_overlong()
+        check_guidance(self)
         if self.learner.zero_stage < 2 and self.model.dtype == "bfloat16":
             raise ValueError(
                 f"model.dtype bfloat16 needs fp32 masters, which learner.zero_stage "
@@ -198,14 +216,22 @@ class RunConfig(Section):
             )
         return self
 
-    def _check_adapter_gradients_exist(self) -> None:
-        """Refuse a w-update from a gradient that theta's mix never computes."""
-        needs_rl = self.penalty > 0 and self.meta.w_objective != "sft"
-        needs_sft = self.penalty < 1 or self.meta.w_objective == "sft"
-        for share, needed, name in ((self.mix, needs_rl, "RL"), (1 - self.mix, needs_sft, "SFT")):
-            if needed and share == 0:
-                raise ValueError(
-                    f"method.mix {self.mix} computes no {name} gradient, but w needs it with "
-                    f"meta.w_objective {self.meta.w_objective} and meta.penalty {self.penalty}; "
-                    "set meta.w_objective frozen, or change method.mix or meta.penalty"
-                )
+    def _check_best(self) -> None:
+        """Refuse to wait for a metric that no evaluation measures."""
+        name, n = self.evaluation.name, self.evaluation.num_samples
+        known = {f"eval/{name}/{kind}" for kind in ("pass@1", f"avg@{n}", f"pass@{n}")}
+        known.add("eval/demonstrations/nll")
+        if self.checkpoint.best is not None and self.checkpoint.best not in known:
+            raise ValueError(
+                f"checkpoint.best {self.checkpoint.best} is no metric of the evaluation; "
+                f"allowed: {', '.join(sorted(known))}"
+            )
+
+    def _check_overlong(self) -> None:
+        """Refuse to punish every response for its length."""
+        rl, limit = rl_settings(self.method), self.rollout.max_tokens
+        if isinstance(rl, DapoRl) and rl.overlong_tokens is not None and rl.overlong_tokens > limit:
+            raise ValueError(
+                f"method.rl.overlong_tokens must be at most rollout.max_tokens {limit}, "
+                f"got {rl.overlong_tokens}"
+            )

@@ -34,9 +34,28 @@ class DerivedSizes:
         return sum(self.gpus.values())
 
 
+def has_adapter(config: RunConfig) -> bool:
+    """Whether the policy has guidance parameters w."""
+    return config.method.kind == "bridge" and "adapter" in config.meta.guidance
+
+
 def has_shadow(config: RunConfig) -> bool:
     """Whether the run keeps a shadow branch: only `bridge` whose w follows the bracket does."""
-    return config.method.kind == "bridge" and config.meta.w_objective in ("cooperative", "random")
+    return has_adapter(config) and config.meta.w_objective in ("cooperative", "random")
+
+
+def learns_by_lookahead(config: RunConfig) -> bool:
+    """Whether the meta-controller learns from what one update does to the next batch's return."""
+    kinds = set(config.meta.guidance) & {"mix", "demonstrations"}
+    return config.method.kind == "bridge" and bool(kinds)
+
+
+def validation_rows(config: RunConfig, num_rows: int) -> int:
+    """Return how many of the demonstrations' `num_rows` are kept from training."""
+    given = config.evaluation.num_demonstrations
+    if given is not None:
+        return given
+    return min(64, num_rows // 10) if config.method.kind == "cold_start" else 0
 
 
 def derive_sizes(config: RunConfig) -> DerivedSizes:
@@ -51,6 +70,10 @@ def derive_sizes(config: RunConfig) -> DerivedSizes:
         "rollout": (config.rollout.num_actors, place.rollout),
         "learner joint": (ranks, place.learner),
         "learner rl_only": (ranks if has_shadow(config) else 0, place.shadow),
+        "rollout rl_only": (
+            config.shadow.num_rollout_actors if has_shadow(config) else 0,
+            place.rollout,
+        ),
         "meta-controller": (1 if config.method.kind == "bridge" else 0, place.meta),
         "reward": (1, place.reward),
     }
@@ -63,7 +86,9 @@ def derive_sizes(config: RunConfig) -> DerivedSizes:
         samples_per_rank=-(-num_samples // ranks),
         demonstrations_per_rank=-(-num_demonstrations // ranks),
         micro_batch_tokens=config.learner.micro_batch_tokens,
-        optimizer_steps=config.run.num_steps,
+        optimizer_steps=config.run.num_steps
+        * config.learner.num_minibatches
+        * config.learner.num_epochs,
         cpus={role: count * need.cpus for role, (count, need) in counts.items()},
         gpus={role: count * need.gpus for role, (count, need) in counts.items()},
     )

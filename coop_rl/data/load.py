@@ -5,13 +5,15 @@ each gold answer must be one the verifier can call right, and so must what demon
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from coop_rl.config import RunConfig
 from coop_rl.config.schema import DataSource
+from coop_rl.config.sizes import validation_rows
 from coop_rl.data.jsonl import Row, read_rows
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
 from coop_rl.data.order import SeededOrder
@@ -19,8 +21,10 @@ from coop_rl.data.rendering import Renderer, load_tokenizer
 from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
 from coop_rl.rewards.registry import VERIFIERS, settings_of
-from coop_rl.types import Demonstration, Prompt
+from coop_rl.types import Demonstration, Prompt, ScoredGroup
 
+MATCHING_METHODS = ("hpt", "luffy", "srft", "relift")
+"""Methods that use the demonstration of a sampled prompt."""
 DEMONSTRATIONS_STREAM = 1
 """Order stream of the demonstrations; prompts use 0, so equal files are not walked in step."""
 
@@ -33,6 +37,8 @@ class RunData:
     """D_RL; empty where the method samples nothing for training."""
     demonstrations: tuple[Demonstration, ...]
     """D_SFT; empty where the method uses none."""
+    validation: tuple[Demonstration, ...]
+    """Demonstrations kept from training, to measure their NLL."""
     held_out: tuple[Prompt, ...]
     """Evaluation prompts, the first `evaluation.num_items` rows."""
 
@@ -52,11 +58,15 @@ def load_run_data(config: RunConfig) -> RunData:
         raise ConfigError(
             "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
         )
-    return RunData(
-        prompts=load_prompts(config, tokenizer, facts) if trains_rl else (),
-        demonstrations=load_demonstrations(config, tokenizer, facts) if trains_sft else (),
-        held_out=load_held_out(config, tokenizer, facts),
-    )
+    prompts = load_prompts(config, tokenizer, facts) if trains_rl else ()
+    shown = load_demonstrations(config, tokenizer, facts) if trains_sft else ()
+    num_kept = validation_rows(config, len(shown))
+    training, validation = shown[: len(shown) - num_kept], shown[len(shown) - num_kept :]
+    if trains_sft:
+        _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, len(training))
+    if config.method.kind in MATCHING_METHODS:
+        _refuse_no_match(config, prompts, training)
+    return RunData(prompts, training, validation, load_held_out(config, tokenizer, facts))
 
 
 def load_prompts(
@@ -83,11 +93,12 @@ def load_demonstrations(
 ) -> tuple[Demonstration, ...]:
     """Read D_SFT."""
     section = config.demonstrations
-    columns = (section.prompt_column, section.reasoning_column, section.answer_column)
+    columns = [section.prompt_column, section.reasoning_column, section.answer_column]
+    if section.source_column is not None:
+        columns.append(section.source_column)
     rows = _rows("demonstrations", section, columns, config)
     renderer = Renderer("demonstrations", section, tokenizer, facts, max_new_tokens=0)
     rendered = [renderer.demonstration(row, section) for row in rows]
-    _refuse_more_than_rows("demonstrations", section.per_step, len(rows))
     verify = VERIFIERS[config.reward.kind].verify
     settings = settings_of(config.reward)
     golds = (row.columns[section.answer_column].strip() for row in rows)
@@ -155,11 +166,27 @@ def _refuse_more_than_rows(section: str, per_step: int, num_rows: int) -> None:
         )
 
 
+def _refuse_no_match(
+    config: RunConfig, prompts: Sequence[Prompt], demonstrations: Sequence[Demonstration]
+) -> None:
+    """Refuse a method that teaches by a prompt's own demonstration where no prompt has one."""
+    shown = {d.prompt_ids for d in demonstrations}
+    if not any(prompt.token_ids in shown for prompt in prompts):
+        raise DataError(
+            f"method.kind {config.method.kind} needs demonstrations of the prompts it samples, but "
+            f"none of the {len(prompts)} prompts of {config.prompts.origin} is among the "
+            f"{len(demonstrations)} of {config.demonstrations.origin}; give prompts.path (or task) "
+            "the demonstrations' rows"
+        )
+
+
 class Demonstrations:
     """Implements `algorithm.roles.Demonstrations`: the rows of a step, the same after a resume."""
 
     def __init__(self, config: RunConfig, demonstrations: Sequence[Demonstration]) -> None:
+        self.num_rows = len(demonstrations)
         self._demonstrations = demonstrations
+        self._of_prompt = {d.prompt_ids: d for d in reversed(demonstrations)}
         self._order = SeededOrder(
             len(demonstrations),
             config.demonstrations.per_step,
@@ -167,6 +194,20 @@ class Demonstrations:
             DEMONSTRATIONS_STREAM,
         )
 
-    def next_batch(self, step: int) -> Sequence[Demonstration]:
-        """Return the demonstrations of a step."""
-        return [self._demonstrations[i] for i in self._order.batch(step)]
+    def next_batch(
+        self,
+        step: int,
+        which: Literal["none", "next", "matching"],
+        groups: Sequence[ScoredGroup],
+    ) -> Sequence[Demonstration]:
+        """Return none, the step's own, or those of the groups' prompts, under the prompts' ids."""
+        if which == "none":
+            return ()
+        if which == "next":
+            return [self._demonstrations[i] for i in self._order.batch(step)]
+        prompts = [group.prompt for group in groups]
+        return [
+            replace(self._of_prompt[prompt.token_ids], id=prompt.id)
+            for prompt in prompts
+            if prompt.token_ids in self._of_prompt
+        ]

@@ -14,6 +14,9 @@ from coop_rl.data.model_folder import ModelFacts, local_folder
 from coop_rl.errors import ConfigError, DataError, ModelError
 from coop_rl.types import Demonstration, Prompt
 
+DEFAULT_SOURCE = "demonstrations"
+"""Source of demonstrations that name none."""
+
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; code that comes with a model is never run.
@@ -115,7 +118,10 @@ class Renderer:
                 f"tokens together, got {len(prompt_ids)} + {len(response_ids)}; drop the row, or "
                 "raise model.max_length if the model allows it"
             )
-        return Demonstration(row.id, prompt_ids, response_ids), response
+        source = DEFAULT_SOURCE
+        if section.source_column is not None:
+            source = row.columns[section.source_column]
+        return Demonstration(row.id, prompt_ids, response_ids, source), response
 
     def response_text(self, row: Row, section: DemonstrationsSection) -> str:
         """Write out reasoning and answer as the model is to produce them."""

@@ -18,10 +18,11 @@ from coop_rl.observability.logs import redirect_output
 from coop_rl.types import (
     AdapterGradients,
     Branch,
+    BranchBatch,
     CooperativeGain,
+    Guidance,
     GuidanceUpdate,
     Objective,
-    PackedBatch,
     PolicyVersion,
     Prompt,
     RolloutGroup,
@@ -140,7 +141,7 @@ class LearnerActor:
         )
 
     def step(
-        self, step: int, batch: PackedBatch, objective: Objective
+        self, step: int, batch: BranchBatch, objective: Objective
     ) -> tuple[StepResult, AdapterGradients | None]:
         """Take one step; the gradients of w are a return of their own, so they can stay remote."""
         return self._learner.step(step, batch, objective)
@@ -171,18 +172,18 @@ class LearnerActor:
 
 
 class MetaControllerActor:
-    """The keeper of w."""
+    """The keeper of w and of other guidance."""
 
     def __init__(self, config: RunConfig, log: Path) -> None:
         redirect_output(log)
         self._config = config
         self._groups = GroupRegistry(own_address(config), config.sync.timeout_s)
 
-    def start(self) -> int:
-        """Build w and its optimiser; returns the process id."""
+    def start(self, sources: list[str]) -> int:
+        """Build w, its optimiser and the rest; returns the process id."""
         from coop_rl.learner.build import build_meta_controller
 
-        self._meta = build_meta_controller(self._config)
+        self._meta = build_meta_controller(self._config, sources)
         return os.getpid()
 
     def open_group(self, name: str) -> tuple[str, int]:
@@ -195,12 +196,17 @@ class MetaControllerActor:
 
     def update(
         self,
-        joint: AdapterGradients,
+        report: StepResult,
+        joint: AdapterGradients | None,
         shadow: AdapterGradients | None,
         gain: CooperativeGain | None,
     ) -> GuidanceUpdate:
-        """Update w."""
-        return self._meta.update(joint, shadow, gain)
+        """Update guidance."""
+        return self._meta.update(report, joint, shadow, gain)
+
+    def guidance(self) -> Guidance:
+        """Return what the next step follows besides w."""
+        return self._meta.guidance
 
     def push(self) -> Receipt:
         """Broadcast w to the learners; returns its checksums."""

@@ -48,7 +48,7 @@ def team_of(config: RunConfig, log_dir: Path) -> Iterator[Team]:
     try:
         yield team
     finally:
-        ending = [m.handle.shutdown.remote() for m in (*team.rollouts, team.reward)]
+        ending = [m.handle.shutdown.remote() for m in (*team.engines, team.reward)]
         # Dead or hanging already: the session kills what is left by process id.
         with suppress(RayError, GetTimeoutError):
             ray.get(ending, timeout=SHUTDOWN_GRACE_S)
@@ -70,11 +70,16 @@ def _create(config: RunConfig, log_dir: Path) -> Team:
             for rank in range(count)
         )
 
+    def engines(name: str, count: int) -> tuple[Member, ...]:
+        return tuple(
+            actor(f"{name}-{i}", RolloutActor, place.rollout, backend, max_concurrency=MANY_CALLS)
+            for i in range(count)
+        )
+
+    num_shadow_engines = config.shadow.num_rollout_actors if has_shadow(config) else 0
     return Team(
-        rollouts=tuple(
-            actor(f"rollout-{i}", RolloutActor, place.rollout, backend, max_concurrency=MANY_CALLS)
-            for i in range(config.rollout.num_actors)
-        ),
+        rollouts=engines("rollout", config.rollout.num_actors),
+        shadow_rollouts=engines("rollout-rl_only", num_shadow_engines),
         joint=learners("joint", place.learner, ranks),
         shadow=learners("rl_only", place.shadow, ranks if has_shadow(config) else 0),
         meta=actor("meta-controller", MetaControllerActor, place.meta)

@@ -6,10 +6,11 @@ waits for the end of their step.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from coop_rl.algorithm.roles import Progress
 from coop_rl.config import RunConfig
@@ -92,6 +93,7 @@ class RayCheckpoints:
         self._stop = stop
         self._stages = stages
         self._boundary = Progress(0, PolicyVersion(0, 0))
+        self._best = config.checkpoint.best
         self.last: Path | None = resume_from
 
     def restore(self) -> Progress:
@@ -106,20 +108,34 @@ class RayCheckpoints:
             )
         return self._boundary
 
-    def maybe_save(self, step: int, version: PolicyVersion) -> None:
+    def maybe_save(self, step: int, version: PolicyVersion, method: Mapping[str, Any]) -> None:
         """Save when due, at the end, or when a stop was asked for.
 
         Raises:
             Interrupted: A stop was asked for; everything is saved.
         """
         done = step + 1
-        self._boundary = Progress(done, version)
+        self._boundary = Progress(done, version, dict(method))
         every = self._config.checkpoint.every
         is_due = (every > 0 and done % every == 0) or done == self._config.run.num_steps
         if is_due or self._stop.is_set:
             self._save()
         if self._stop.is_set:
             self._interrupt()
+
+    def keep_best(self, step: int, evaluated: Mapping[str, float]) -> None:
+        """Keep the state after `step` steps where its validation is the best so far.
+
+        The method's state is that of the boundary, before it saw the evaluation: a resumed run
+        repeats the evaluation.
+        """
+        if self._best is None or self._best not in evaluated or step == 0:
+            return
+        if not self._store.is_better(self._best, evaluated[self._best]):
+            return
+        if self.last is None or read_progress(self.last).next_step != step:
+            self._save()
+        self._store.mark_best(step, self._best, evaluated[self._best])
 
     def save_and_stop(self) -> None:
         """Save the last boundary, for a stop that broke off the generation after it.

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from coop_rl.algorithm.methods import build_method
+from coop_rl.algorithm.methods import Method, build_method
 from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Roles
 from coop_rl.algorithm.train import train
@@ -17,8 +17,10 @@ from coop_rl.distributed.build import team_of
 from coop_rl.distributed.canary import Canary
 from coop_rl.distributed.checkpoints import RayCheckpoints, StopAtBoundary, StopRequest
 from coop_rl.distributed.cluster import preflight_local, ray_session
-from coop_rl.distributed.roles import RayLearners, RayMetaController, RayRollouts, RayWeights
+from coop_rl.distributed.roles import RayLearners, RayMetaController, RayWeights
+from coop_rl.distributed.rollouts import Generation, RayRollouts, RayShadowRollouts
 from coop_rl.distributed.team import Team
+from coop_rl.distributed.validation import Measurements, RayValidation
 from coop_rl.errors import RunDirectoryError
 from coop_rl.evaluation.evaluator import Evaluator
 from coop_rl.learner.checkpoint import CheckpointStore, read_progress
@@ -80,14 +82,14 @@ def _run(
     with ray_session(config.placement, derive_sizes(config), config.run.name), stop.listening():
         with team_of(config, directory.logs) as team:
             console.milestone("starting actors")
-            team.start(config.placement.startup_timeout_s, config.sync.timeout_s, console.milestone)
-            session = _Session.build(
-                config, data, directory, store, resume_from, console, team, stop
-            )
+            place, sources = config.placement, sorted({d.source for d in data.demonstrations})
+            team.start(place.startup_timeout_s, config.sync.timeout_s, sources, console.milestone)
             method = build_method(config)
-            shape = PackShape(config.learner.num_ranks, config.learner.micro_batch_tokens)
+            session = _Session.build(
+                config, data, directory, store, resume_from, console, team, stop, method
+            )
             try:
-                train(config.run.num_steps, method, shape, session.roles)
+                train(config.run.num_steps, method, PackShape.from_config(config), session.roles)
             except StopAtBoundary:
                 session.checkpoints.save_and_stop()
             finally:
@@ -115,24 +117,29 @@ class _Session:
         console: RunConsole,
         team: Team,
         stop: StopRequest,
+        method: Method,
     ) -> "_Session":
         """Put the roles on top of a started team."""
         stages = Stages()
-        rollouts = RayRollouts(config, team, data.prompts, stop, stages)
+        joint = Generation(config, team.rollouts, team.reward, stop)
+        shadow = Generation(config, team.shadow_rollouts, team.reward, stop)
+        shadow_rollouts = RayShadowRollouts(config, team, shadow, stages)
         checkpoints = RayCheckpoints(config, team, store, resume_from, stop, stages)
         observer = RunObserver(config, directory, console, stages)
-        evaluation = Evaluator(
-            config, data.held_out, rollouts.generate, stages, directory.evaluations
+        evaluation = Evaluator(config, data.held_out, joint.run, stages, directory.evaluations)
+        validation = RayValidation(
+            config, team, data.validation, data.held_out, joint.run, shadow_rollouts, stages
         )
         canary = Canary(config, team, data.held_out, stages, console.milestone)
         roles = Roles(
-            rollouts=rollouts,
+            rollouts=RayRollouts(config, joint, data.prompts, method.estimator, stages),
+            shadow_rollouts=shadow_rollouts,
             demonstrations=Demonstrations(config, data.demonstrations),
             learners=RayLearners(config, team, stages),
             meta_controller=RayMetaController(config, team, stages),
             weights=RayWeights(config, team, canary, stages),
             checkpoints=checkpoints,
-            evaluation=evaluation,
+            evaluation=Measurements((evaluation, validation)),
             observer=observer,
         )
         return cls(roles, observer, checkpoints, evaluation)

@@ -3,6 +3,7 @@
 meta --- "guidance" group --- joint ranks, rl_only ranks        (push of w)
 joint rank 0 --- "resync" group --- rl_only ranks               (theta and optimiser state)
 joint rank 0 --- weight transfer (vLLM) --- engine workers      (merged weights)
+rl_only rank 0 --- weight transfer --- its own engine workers   (only where the shadow samples)
 joint ranks among themselves, rl_only ranks among themselves    (DeepSpeed's torch worlds)
 """
 
@@ -35,6 +36,8 @@ class Team:
     """All actors of a run."""
 
     rollouts: tuple[Member, ...]
+    shadow_rollouts: tuple[Member, ...]
+    """Serve the shadow; empty where nothing is sampled from it."""
     joint: tuple[Member, ...]
     shadow: tuple[Member, ...]
     meta: Member | None
@@ -48,30 +51,52 @@ class Team:
     @property
     def all(self) -> tuple[Member, ...]:
         """Every actor."""
-        return self.rollouts + self.learners + ((self.meta,) if self.meta else ()) + (self.reward,)
+        meta = (self.meta,) if self.meta else ()
+        return self.engines + self.learners + meta + (self.reward,)
+
+    @property
+    def engines(self) -> tuple[Member, ...]:
+        """The rollout actors of both branches."""
+        return self.rollouts + self.shadow_rollouts
 
     def start(
-        self, startup_timeout_s: float, sync_timeout_s: float, report: Callable[[str], None]
+        self,
+        startup_timeout_s: float,
+        sync_timeout_s: float,
+        sources: Sequence[str],
+        report: Callable[[str], None],
     ) -> None:
-        """Bring every process up, then link them; `report` gets one line per milestone."""
-        starting = [m.call("start", "start") for m in (*self.rollouts, self.reward)]
+        """Bring every process up, then link them.
+
+        Args:
+            startup_timeout_s: Limit of each start.
+            sync_timeout_s: Limit of joining a group.
+            sources: Names of the demonstrations' sources, for the meta-controller.
+            report: Gets one line per milestone.
+        """
+        starting = [m.call("start", "start") for m in (*self.engines, self.reward)]
         worlds = [self.joint] + ([self.shadow] if self.shadow else [])
         opened = [group[0].call("open world", "open_world") for group in worlds]
         for group, address in zip(worlds, gather(opened, startup_timeout_s), strict=True):
             starting += [member.call("start", "start", *address) for member in group]
         if self.meta:
-            starting.append(self.meta.call("start", "start"))
+            starting.append(self.meta.call("start", "start", list(sources)))
         gather(starting, startup_timeout_s)
         report(f"{len(self.all)} actors are up")
         if self.meta:
             self._link(GUIDANCE_GROUP, (self.meta, *self.learners), sync_timeout_s)
         if self.shadow:
             self._link(RESYNC_GROUP, (self.joint[0], *self.shadow), sync_timeout_s)
-        handles = [member.handle for member in self.rollouts]
-        gather(
-            [m.call("connect rollouts", "connect_rollouts", handles) for m in self.joint],
-            startup_timeout_s,
-        )
+        for learners, engines in (
+            (self.joint, self.rollouts),
+            (self.shadow, self.shadow_rollouts),
+        ):
+            handles = [member.handle for member in engines]
+            if handles:
+                connecting = [
+                    m.call("connect rollouts", "connect_rollouts", handles) for m in learners
+                ]
+                gather(connecting, startup_timeout_s)
         report("weight sync and guidance groups are connected")
 
     def _link(self, name: str, members: Sequence[Member], timeout_s: float) -> None:

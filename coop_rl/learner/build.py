@@ -6,9 +6,12 @@ import torch
 from torch._C._distributed_c10d import Store
 
 from coop_rl.config import RunConfig
+from coop_rl.config.method import rl_settings
+from coop_rl.config.sizes import has_adapter
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
-from coop_rl.learner.learner import Learner, LearnerSettings
+from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import MetaController
+from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
 from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm, load_skeleton
 from coop_rl.types import Branch, PolicyVersion
@@ -37,7 +40,7 @@ class GatheredTheta:
 
 
 class PublishingLearner(Learner):
-    """A learner that can also send merged weights to the rollout actors (`joint` only)."""
+    """A learner that can also send merged weights to the rollout actors of its branch."""
 
     publisher: WeightPublisher
     source: MergedWeightSource
@@ -111,6 +114,7 @@ class LearnerRank:
 
         config, timeout_s = self._config, self._config.sync.timeout_s
         policy, adapter = build_policy(config)
+        reference = build_reference(config) if rl_settings(config.method).kl.weight > 0 else None
         name = f"learner {self._branch}"
         init_world(
             host,
@@ -123,7 +127,7 @@ class LearnerRank:
         )
         engine = DeepSpeedEngine(policy, EngineSettings.from_config(config), timeout_s)
         learner = PublishingLearner(
-            LearnerSettings.from_config(config), self._branch, engine, adapter
+            LearnerSettings.from_config(config), self._branch, engine, adapter, reference
         )
         learner.wire_dtype = DTYPES[config.rollout.dtype]
         learner.sync_timeout_s = timeout_s
@@ -139,21 +143,41 @@ def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = None
-    if config.method.kind == "bridge":
+    if has_adapter(config):
         adapter = _build_adapter(config, adapter_shapes(causal_lm, config.adapter.targets), device)
         adapter.attach(causal_lm)
     policy = PolicyModel(
-        causal_lm, temperature=config.rollout.temperature, logits_chunk=config.learner.logits_chunk
+        causal_lm,
+        temperature=config.rollout.temperature,
+        logits_chunk=config.learner.logits_chunk,
+        has_entropy_gradient=rl_settings(config.method).entropy_weight > 0,
     )
     return policy, adapter
 
 
-def build_meta_controller(config: RunConfig) -> MetaController:
-    """Build w from the model's shapes alone; no weights are loaded."""
-    skeleton = load_skeleton(config.model.path)
-    return MetaController(
-        config, _build_adapter(config, adapter_shapes(skeleton, config.adapter.targets), "cpu")
+def build_reference(config: RunConfig) -> PolicyModel:
+    """Load pi_ref, the frozen start without adapter; whole on every rank, in the model's type."""
+    causal_lm = load_causal_lm(config.model.path, DTYPES[config.model.dtype])
+    causal_lm.to("cuda" if torch.cuda.is_available() else "cpu")
+    policy = PolicyModel(
+        causal_lm, temperature=config.rollout.temperature, logits_chunk=config.learner.logits_chunk
     )
+    return policy.requires_grad_(False)
+
+
+def build_meta_controller(config: RunConfig, sources: Sequence[str]) -> MetaController:
+    """Build w from the model's shapes alone; no weights are loaded.
+
+    Args:
+        config: The run.
+        sources: Names of the demonstrations' sources.
+    """
+    adapter = None
+    if has_adapter(config):
+        skeleton = load_skeleton(config.model.path)
+        shapes = adapter_shapes(skeleton, config.adapter.targets)
+        adapter = _build_adapter(config, shapes, "cpu")
+    return MetaController(config, adapter, sources)
 
 
 def _build_adapter(config: RunConfig, shapes: dict[str, tuple[int, int]], device: str) -> Adapter:

@@ -6,6 +6,8 @@
         manifest.json                SHA-256 of every file; written last, fsynced
     step-000100/           the same folder, renamed: the only commit point
 
+    best.json              step, metric and value of the best checkpoint, which is never pruned
+
 A crash at any moment leaves the last renamed folder as it was; leftovers named tmp-* are ignored
 and removed by the next save. The manifest guards against damage, not against an attacker.
 """
@@ -16,6 +18,7 @@ import shutil
 import uuid
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from coop_rl.algorithm.roles import Progress
 from coop_rl.errors import RunDirectoryError
@@ -24,6 +27,7 @@ from coop_rl.types import PolicyVersion
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+BEST = "best.json"
 HASH_CHUNK_BYTES = 1 << 20
 
 
@@ -55,9 +59,44 @@ class CheckpointStore:
             shutil.rmtree(final)
         temporary.rename(final)
         fsync(self._folder)
-        for old in self.complete()[: -self._keep]:
-            shutil.rmtree(old)
+        self._prune()
         return final
+
+    def is_better(self, metric: str, value: float) -> bool:
+        """Whether `value` beats the best one so far; of NLLs the lowest counts."""
+        best = self._read_best()
+        if best is None or best["metric"] != metric:
+            return True
+        known = float(best["value"])
+        return value < known if metric.endswith("/nll") else value > known
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        """Name the checkpoint after `step` steps the best, in place of the one before."""
+        path = self._folder / BEST
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"step": step, "metric": metric, "value": value}))
+        fsync(temporary)
+        temporary.rename(path)
+        fsync(self._folder)
+        self._prune()
+
+    def best(self) -> Path | None:
+        """Return the best checkpoint; None where none was marked."""
+        best = self._read_best()
+        return self._folder / f"step-{best['step']:06d}" if best else None
+
+    def _read_best(self) -> dict[str, Any] | None:
+        path = self._folder / BEST
+        if not path.is_file():
+            return None
+        values: dict[str, Any] = json.loads(path.read_text())
+        return values
+
+    def _prune(self) -> None:
+        best = self.best()
+        for old in self.complete()[: -self._keep]:
+            if old != best:
+                shutil.rmtree(old)
 
     def complete(self) -> list[Path]:
         """Return the committed folders, oldest first."""
@@ -96,7 +135,9 @@ def read_progress(checkpoint: Path) -> Progress:
             f"{checkpoint / damaged[0]} does not match its checksum; resume from another checkpoint"
         )
     values = json.loads((checkpoint / PROGRESS).read_text())
-    return Progress(values["next_step"], PolicyVersion(**values["version"]))
+    return Progress(
+        values["next_step"], PolicyVersion(**values["version"]), values.get("method", {})
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -17,7 +17,8 @@ number of ranks. Stage 0 has no guard against non-finite gradients: ours is in `
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,22 +26,23 @@ import torch.distributed as dist
 from torch import nn
 
 from coop_rl.errors import ConfigError
+from coop_rl.learner.deepspeed_config import deepspeed_config
 from coop_rl.learner.engine import (
     MASTER,
     MOMENTS,
     NUM_STEPS,
     EngineSettings,
     NamedTensors,
+    OptimizerMoments,
+    State,
     StepStats,
+    swap_states,
     take,
 )
 from coop_rl.learner.world import limit_all_groups
 from coop_rl.models.policy import TokenScores, checkpoint_name
 
 TESTED_VERSION = "0.19."
-NEVER = 10**9
-REDUCE_BUCKET = 50_000_000
-"""Gradient values reduced at once; DeepSpeed's default of ten times as many is a buffer of 1 GB."""
 
 
 class DeepSpeedEngine:
@@ -58,6 +60,7 @@ class DeepSpeedEngine:
             ConfigError: bf16 at a stage without fp32 accumulation.
         """
         self._stage = settings.zero_stage
+        self._stash: list[State] = []
         self._is_bfloat16 = settings.is_bfloat16
         if self._is_bfloat16 and self._stage < 2:
             raise ConfigError(
@@ -71,7 +74,7 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=module,
             model_parameters=[p for _, p in self._params],
-            config=_deepspeed_config(settings),
+            config=deepspeed_config(settings),
             dist_init_required=False,
         )
         if self._stage == 0:
@@ -97,16 +100,100 @@ class DeepSpeedEngine:
             tensor.mul_(factor)
 
     def gradient_parts(self) -> list[torch.Tensor]:
-        """Return copies of own parts of the accumulated gradient."""
-        if self._stage >= 2:
-            return [tensor.detach().float().clone() for tensor in self._accumulated()]
-        parts = []
+        """Return copies of own parts of the accumulated gradient, one for every own master."""
+        if self._stage == 0:
+            return [whole for owner, whole in self._reduced() if owner == self.rank]
+        if self._stage == 1:
+            return [self._own_partition()]
+        if self._stage == 3:
+            groups = self._engine.optimizer.averaged_gradients
+            grouped = [groups[group] for group in sorted(groups)]
+        else:
+            grouped = [self._accumulated()]
+        flat = [torch.cat([t.detach().float().reshape(-1) for t in parts]) for parts in grouped]
+        return [
+            nn.functional.pad(part, (0, master.numel() - part.numel()))
+            for part, master in zip(flat, self._masters(), strict=True)
+        ]
+
+    def _reduced(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield (owning rank, reduced gradient) of every parameter; stages 0 and 1."""
         for index, (_, parameter) in enumerate(self._params):
             whole = _gradient_of(parameter).detach().clone()
             self.all_reduce_sum(whole)
-            if index % self.world_size == self.rank:
-                parts.append(whole.div_(self.world_size))
-        return parts
+            yield index % self.world_size, whole.div_(self.world_size)
+
+    def _own_partition(self) -> torch.Tensor:
+        """Return this rank's slice of the flat gradient, where stage 1 keeps its masters."""
+        own = torch.zeros_like(self._masters()[0])
+        start = self.rank * own.numel()
+        offset = 0
+        for _, whole in self._reduced():
+            low, high = max(start, offset), min(start + own.numel(), offset + whole.numel())
+            if low < high:
+                own[low - start : high - start] = whole.reshape(-1)[low - offset : high - offset]
+            offset += whole.numel()
+        return own
+
+    def moment_parts(self) -> list[OptimizerMoments]:
+        """Return the moments of own masters."""
+        masters = self._masters()
+        if self._stage == 0:
+            masters = masters[self.rank :: self.world_size]
+        states = [self._inner_optimizer().state[master] for master in masters]
+        return [OptimizerMoments(state["exp_avg"], state["exp_avg_sq"]) for state in states]
+
+    def num_updates(self) -> int:
+        """Return AdamW's step count."""
+        return int(self._inner_optimizer().state[self._masters()[0]]["step"])
+
+    @contextmanager
+    def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> Iterator[None]:
+        """Compute with other masters meanwhile."""
+        masters = self._masters()
+        kept = [master.detach().clone() for master in masters]
+        with torch.no_grad():
+            for master, part in zip(masters, self._whole(parts), strict=True):
+                master.add_(part.view_as(master), alpha=factor)
+            self._refresh_weights()
+        yield
+        with torch.no_grad():
+            for master, value in zip(masters, kept, strict=True):
+                master.copy_(value)
+            self._refresh_weights()
+
+    def _whole(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield `parts` cut like the masters, which stage 0 holds whole on every rank."""
+        own = iter(parts)
+        for index, master in enumerate(self._masters()):
+            if self._stage > 0 or index % self.world_size == self.rank:
+                part = next(own)
+            else:
+                part = torch.zeros_like(master)
+            if self._stage == 0 and self.world_size > 1:
+                part = part.clone()
+                self.all_reduce_sum(part)
+            yield part
+
+    @torch.no_grad()
+    def swap_optimizer_state(self) -> None:
+        """Exchange AdamW's state with the second one, part by part on every rank."""
+        self._ensure_optimizer_state()
+        inner = self._inner_optimizer()
+        swap_states([inner.state[master] for master in self._masters()], self._stash)
+
+    def offload_moments(self, device: torch.device) -> None:
+        """Move the moments."""
+        if self._stage in (1, 2):
+            raise ConfigError(
+                f"shadow.offload needs learner.zero_stage 0 or 3, got {self._stage}: DeepSpeed "
+                "keeps views of the optimiser state at stages 1 and 2"
+            )
+        self._ensure_optimizer_state()
+        for master in self._masters():
+            state = self._inner_optimizer().state[master]
+            for moment in MOMENTS:
+                state[moment].data = state[moment].data.to(device)
 
     def zero_grad(self) -> None:
         """Forget the accumulated gradient."""
@@ -312,31 +399,3 @@ def _import_deepspeed() -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
     return deepspeed
-
-
-def _deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
-    optimizer = {
-        "lr": 0.0,  # set at every step
-        "betas": list(settings.betas),
-        "weight_decay": settings.weight_decay,
-        "torch_adam": True,
-    }
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": settings.max_grad_norm,
-        "zero_allow_untested_optimizer": True,
-        "optimizer": {"type": "AdamW", "params": optimizer},
-        "zero_optimization": {
-            "stage": settings.zero_stage,
-            "reduce_bucket_size": REDUCE_BUCKET,
-            "overlap_comm": False,  # stages 0, 1, 3 refuse it with unmanaged accumulation
-            "stage3_param_persistence_threshold": settings.persistence_threshold,
-        },
-        "bf16": {"enabled": settings.is_bfloat16},
-        "steps_per_print": NEVER,
-    }
-    if settings.is_bfloat16:
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
-    return config

@@ -5,9 +5,10 @@ same order and the same number of times.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 
@@ -57,6 +58,13 @@ class StepStats:
     """False when a non-finite gradient made every rank skip."""
 
 
+class OptimizerMoments(NamedTuple):
+    """One part of AdamW's state, flat or shaped like its part of the gradient."""
+
+    exp_avg: torch.Tensor
+    exp_avg_sq: torch.Tensor
+
+
 class TrainingEngine(Protocol):
     """theta, its gradient and its optimiser, whatever they are split over."""
 
@@ -85,7 +93,31 @@ class TrainingEngine(Protocol):
         """Return copies of this rank's parts of theta's accumulated gradient, fp32.
 
         Over all ranks every value occurs exactly once, always at the same place, so dot products
-        are local sums plus one `all_reduce_sum`.
+        are local sums plus one `all_reduce_sum`. The parts are cut like `moment_parts`.
+        """
+        ...
+
+    def moment_parts(self) -> list[OptimizerMoments]:
+        """Return this rank's parts of AdamW's moments, live; valid after the first step."""
+        ...
+
+    def num_updates(self) -> int:
+        """Return AdamW's step count t."""
+        ...
+
+    def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> AbstractContextManager[None]:
+        """Compute with theta + factor * parts meanwhile; `parts` cut like `gradient_parts`."""
+        ...
+
+    def swap_optimizer_state(self) -> None:
+        """Exchange AdamW's state with a second one, which starts at zero."""
+        ...
+
+    def offload_moments(self, device: torch.device) -> None:
+        """Keep AdamW's moments on `device` until they are moved back.
+
+        Raises:
+            ConfigError: The ZeRO stage hands out views of them.
         """
         ...
 
@@ -145,3 +177,21 @@ def take(tensors: NamedTensors, key: str, shape: tuple[int, ...]) -> torch.Tenso
             f"{shape} is expected; it was written for another model"
         )
     return tensor.view(shape)
+
+
+State = dict[str, Any]
+"""AdamW's state of one parameter: step, exp_avg, exp_avg_sq."""
+
+
+def swap_states(states: Sequence[State], stash: list[State]) -> None:
+    """Exchange the contents of AdamW's states with `stash`, which is filled with zeros at first.
+
+    Contents, because ZeRO keeps views of the tensors.
+    """
+    if not stash:
+        stash += [{key: torch.zeros_like(value) for key, value in s.items()} for s in states]
+    for state, other in zip(states, stash, strict=True):
+        for key, value in state.items():
+            kept = value.clone()
+            value.copy_(other[key])
+            other[key].copy_(kept)

@@ -1,6 +1,7 @@
 """theta in plain torch, one process: the reference that DeepSpeed is measured against."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -11,7 +12,10 @@ from coop_rl.learner.engine import (
     NUM_STEPS,
     EngineSettings,
     NamedTensors,
+    OptimizerMoments,
+    State,
     StepStats,
+    swap_states,
     take,
 )
 from coop_rl.models.policy import TokenScores, checkpoint_name
@@ -30,6 +34,7 @@ class LocalEngine:
         self._settings = settings
         self._params = {checkpoint_name(name): p for name, p in module.named_parameters()}
         self.device = next(module.parameters()).device
+        self._stash: list[State] = []
         self._optimizer = torch.optim.AdamW(
             self._params.values(), betas=settings.betas, weight_decay=settings.weight_decay
         )
@@ -51,6 +56,39 @@ class LocalEngine:
     def gradient_parts(self) -> list[torch.Tensor]:
         """Return a copy of the accumulated gradient."""
         return [gradient.clone() for gradient in self._gradients()]
+
+    def moment_parts(self) -> list[OptimizerMoments]:
+        """Return the moments of every parameter."""
+        states = [self._state(p) for p in self._params.values()]
+        return [OptimizerMoments(state["exp_avg"], state["exp_avg_sq"]) for state in states]
+
+    def num_updates(self) -> int:
+        """Return AdamW's step count."""
+        return int(self._state(next(iter(self._params.values())))["step"])
+
+    @contextmanager
+    def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> Iterator[None]:
+        """Compute with other parameters meanwhile."""
+        kept = [parameter.detach().clone() for parameter in self._params.values()]
+        with torch.no_grad():
+            for parameter, part in zip(self._params.values(), parts, strict=True):
+                parameter.add_(part, alpha=factor)
+        yield
+        with torch.no_grad():
+            for parameter, value in zip(self._params.values(), kept, strict=True):
+                parameter.copy_(value)
+
+    @torch.no_grad()
+    def swap_optimizer_state(self) -> None:
+        """Exchange AdamW's state with the second one."""
+        swap_states([self._state(p) for p in self._params.values()], self._stash)
+
+    def offload_moments(self, device: torch.device) -> None:
+        """Move the moments."""
+        for parameter in self._params.values():
+            state = self._state(parameter)
+            for moment in MOMENTS:
+                state[moment].data = state[moment].data.to(device)
 
     def zero_grad(self) -> None:
         """Forget the accumulated gradient."""

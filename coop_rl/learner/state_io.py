@@ -79,6 +79,10 @@ class StateReader:
             ) from error
         self._file_of_key: dict[str, str] = self.values["tensors"]
 
+    def has(self, key: str) -> bool:
+        """Return whether a tensor is there."""
+        return key in self._file_of_key
+
     def read(self, keys: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (key, tensor) of the keys that are there, in the given order."""
         opened, handle = "", None

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Protocol
 
 import torch
 
-from coop_rl.models.policy import TokenScores
 from coop_rl.types import MicroBatch
 
 DOT_CHUNK = 1 << 22
@@ -28,13 +27,16 @@ class Reducer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """One step's figures over all ranks."""
+    """One optimiser step's figures over all ranks."""
 
     rl_loss: float
     sft_loss: float
     entropy: float
     mismatch_kl: float
+    kl_ref: float
+    clip_fraction: float
     log_ratio_N: tuple[float, ...]
+    kl_N: tuple[float, ...]
 
 
 class StepSums:
@@ -43,40 +45,71 @@ class StepSums:
     def __init__(self, num_samples: int, device: torch.device) -> None:
         """Start at zero for `num_samples` rollouts over all ranks."""
         self._num_samples = num_samples
-        self._losses_2 = torch.zeros(2, dtype=torch.float64, device=device)
-        self._entropy = torch.zeros(1, dtype=torch.float64, device=device)
+        # RL loss, SFT loss, entropy, KL estimate, clipped tokens
+        self._sums_5 = torch.zeros(5, dtype=torch.float64, device=device)
         self._log_ratio_N = torch.zeros(num_samples, dtype=torch.float64, device=device)
+        self._kl_N = torch.zeros(num_samples, dtype=torch.float64, device=device)
+        self._has_kl = False
 
     def add_rl(
-        self, micro: MicroBatch, loss: torch.Tensor, log_ratio_B: torch.Tensor, scores: TokenScores
+        self,
+        micro: MicroBatch,
+        loss: torch.Tensor,
+        log_ratio_B: torch.Tensor,
+        entropy_T: torch.Tensor,
+        num_clipped: torch.Tensor,
     ) -> None:
         """Add a micro-batch of rollouts; anchor rows have no sample to report."""
-        self._losses_2[0] += loss.detach().double()
-        self._entropy += scores.entropy_T.double().sum()
-        row_B = micro.row_B.to(log_ratio_B.device)
-        is_real_B = row_B >= 0
-        self._log_ratio_N[row_B[is_real_B]] = log_ratio_B[is_real_B].double()
+        self._sums_5[0] += loss.detach().double()
+        self._sums_5[2] += entropy_T.detach().double().sum()
+        self._sums_5[4] += num_clipped.double()
+        self._by_sample(self._log_ratio_N, micro, log_ratio_B)
+
+    def add_kl(self, micro: MicroBatch, value_T: torch.Tensor, k1_B: torch.Tensor) -> None:
+        """Add the KL to the reference: the estimate of every token, k1 of every row."""
+        self._has_kl = True
+        self._sums_5[3] += value_T.double().sum()
+        self._by_sample(self._kl_N, micro, k1_B)
 
     def add_sft(self, loss: torch.Tensor) -> None:
         """Add a micro-batch of demonstrations."""
-        self._losses_2[1] += loss.detach().double()
+        self._sums_5[1] += loss.detach().double()
+
+    @staticmethod
+    def _by_sample(total_N: torch.Tensor, micro: MicroBatch, value_B: torch.Tensor) -> None:
+        row_B = micro.row_B.to(value_B.device)
+        is_real_B = row_B >= 0
+        total_N[row_B[is_real_B]] = value_B[is_real_B].double()
 
     def reduce(
         self, reducer: Reducer, num_rl_tokens: int, *, has_rl: bool, has_sft: bool
     ) -> Totals:
         """Sum over the ranks and take the means."""
-        packed = torch.cat([self._losses_2, self._entropy, self._log_ratio_N])
+        packed = torch.cat([self._sums_5, self._log_ratio_N, self._kl_N])
         reducer.all_reduce_sum(packed)
         values: list[float] = packed.tolist()
-        rl_loss, sft_loss, entropy = values[:3]
-        log_ratio_N = tuple(values[3:])
+        rl_loss, sft_loss, entropy, kl, num_clipped = values[:5]
+        log_ratio_N = tuple(values[5 : 5 + self._num_samples])
+
+        def mean(total: float, is_measured: bool) -> float:
+            return total / num_rl_tokens if is_measured else math.nan
+
         return Totals(
             rl_loss=rl_loss if has_rl else math.nan,
             sft_loss=sft_loss if has_sft else math.nan,
-            entropy=entropy / num_rl_tokens if has_rl else math.nan,
-            mismatch_kl=-math.fsum(log_ratio_N) / num_rl_tokens if has_rl else math.nan,
+            entropy=mean(entropy, has_rl),
+            mismatch_kl=mean(-math.fsum(log_ratio_N), has_rl),
+            kl_ref=mean(kl, has_rl and self._has_kl),
+            clip_fraction=mean(num_clipped, has_rl),
             log_ratio_N=log_ratio_N if has_rl else (),
+            kl_N=tuple(values[5 + self._num_samples :]) if has_rl and self._has_kl else (),
         )
+
+
+def mean_over(totals: Sequence[Totals], name: str) -> float:
+    """Return the mean of a figure over the optimiser steps that measured it; nan where none did."""
+    values = [v for v in (asdict(t)[name] for t in totals) if not math.isnan(v)]
+    return sum(values) / len(values) if values else math.nan
 
 
 @dataclass(frozen=True, slots=True)

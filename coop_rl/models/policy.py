@@ -26,7 +26,7 @@ class TokenScores(NamedTuple):
     log_prob_T: torch.Tensor
     """fp32, with gradient; nats."""
     entropy_T: torch.Tensor
-    """fp32, without gradient; nats."""
+    """fp32, with gradient only where the model was built for it; nats."""
 
 
 class ChunkedHead(nn.Module):
@@ -37,13 +37,20 @@ class ChunkedHead(nn.Module):
     chunks would otherwise run different numbers of collectives and hang).
     """
 
-    def __init__(self, output_embedding: nn.Linear, temperature: float, chunk: int) -> None:
+    def __init__(
+        self,
+        output_embedding: nn.Linear,
+        temperature: float,
+        chunk: int,
+        has_entropy_gradient: bool,
+    ) -> None:
         """Share the parameters of `output_embedding`."""
         super().__init__()
         self.weight = output_embedding.weight
         self.bias = output_embedding.bias
         self._temperature = temperature
         self._chunk = chunk
+        self._has_entropy_gradient = has_entropy_gradient
 
     def forward(self, hidden_TH: torch.Tensor, target_T: torch.Tensor) -> TokenScores:
         """Score `target_T` under the hidden states that predict them; T = 0 stays in the graph."""
@@ -64,9 +71,9 @@ class ChunkedHead(nn.Module):
         logits_CV = logits_CV / self._temperature
         normalizer_C = logits_CV.logsumexp(-1)
         log_prob_C = logits_CV.gather(-1, target_C[:, None]).squeeze(-1) - normalizer_C
-        with torch.no_grad():
-            probability_CV = (logits_CV - normalizer_C[:, None]).exp_()
-            entropy_C = normalizer_C - probability_CV.mul_(logits_CV).sum(-1)
+        with torch.set_grad_enabled(self._has_entropy_gradient and torch.is_grad_enabled()):
+            probability_CV = (logits_CV - normalizer_C[:, None]).exp()
+            entropy_C = normalizer_C - (probability_CV * logits_CV).sum(-1)
         return log_prob_C, entropy_C
 
 
@@ -74,7 +81,12 @@ class PolicyModel(nn.Module):
     """A causal LM that scores given tokens at the sampling temperature."""
 
     def __init__(
-        self, causal_lm: PreTrainedModel, *, temperature: float = 1.0, logits_chunk: int = 4096
+        self,
+        causal_lm: PreTrainedModel,
+        *,
+        temperature: float = 1.0,
+        logits_chunk: int = 4096,
+        has_entropy_gradient: bool = False,
     ) -> None:
         """Wrap `causal_lm`.
 
@@ -82,6 +94,7 @@ class PolicyModel(nn.Module):
             causal_lm: A decoder with a linear output embedding (Qwen, Llama, Mistral, ...).
             temperature: Logits are divided by it, as the rollout engine does.
             logits_chunk: Response tokens whose vocabulary logits exist at once.
+            has_entropy_gradient: Whether an entropy bonus is differentiated.
 
         Raises:
             ModelError: The model's logits are not a linear map of its last hidden state.
@@ -99,7 +112,7 @@ class PolicyModel(nn.Module):
             )
         self.causal_lm = causal_lm
         # Registered after `causal_lm`, so the shared weight keeps its checkpoint name.
-        self.head = ChunkedHead(output_embedding, temperature, logits_chunk)
+        self.head = ChunkedHead(output_embedding, temperature, logits_chunk, has_entropy_gradient)
 
     def forward(self, token_ids_BL: torch.Tensor, is_response_BL: torch.Tensor) -> TokenScores:
         """Return log pi and entropy at the response tokens.

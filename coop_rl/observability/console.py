@@ -114,6 +114,8 @@ class RunConsole:
             if f"{name}_low" in metrics:
                 estimate = Estimate(value, metrics[f"{name}_low"], metrics[f"{name}_high"])
                 parts.append(f"{name.removeprefix('eval/')} {_estimate(estimate)}")
+            elif name.endswith(("/nll", "/audit")):
+                parts.append(f"{name.removeprefix('eval/')} {value:.4f}")
         self._line(f"evaluated after {step} steps: {', '.join(parts)}", "bold")
 
     def sample(self, prompt: str, response: str, reward: Reward) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coop_rl.algorithm.roles import StepRecord
-from coop_rl.types import CooperativeGain, GuidanceUpdate, ScoredGroup, StepResult
+from coop_rl.types import CooperativeGain, GuidanceUpdate, ScoredGroup, SkipReason, StepResult
 
 Metrics = dict[str, float | None]
 """Metric name -> value; None (JSON null) where the quantity was not measured or does not exist."""
@@ -33,6 +33,7 @@ METRICS: dict[str, Metric] = {
     "time/step_s": Metric("s", "from the last row to this one, evaluations left out"),
     "time/<stage>_s": Metric("s", "spent in a stage; save: the checkpoint after the previous step"),
     "tokens/generated": Metric("tokens", "response tokens sampled for training"),
+    "tokens/generated_shadow": Metric("tokens", "response tokens sampled from the shadow"),
     "tokens/trained_rl": Metric("tokens", "response tokens in the RL loss of joint"),
     "tokens/trained_sft": Metric("tokens", "response tokens in the SFT loss of joint"),
     "tokens/trained_shadow": Metric("tokens", "response tokens in the RL loss of rl_only"),
@@ -45,10 +46,13 @@ METRICS: dict[str, Metric] = {
     "reward/crashed": Metric("responses", "verifier failed; they count as reward 0"),
     "groups/all_right": Metric("share", "prompts whose responses are all right: no RL gradient"),
     "groups/all_wrong": Metric("share", "prompts whose responses are all wrong: no RL gradient"),
+    "groups/dropped": Metric("groups", "sampled in vain and replaced (dynamic sampling)"),
     "response/length_mean": Metric("tokens", "mean length of a response"),
     "response/truncated": Metric("share", "responses that hit rollout.max_tokens"),
     "policy/entropy": Metric("nats", "mean entropy of joint at the sampled tokens"),
     "policy/mismatch_kl": Metric("nats", "mean of log pi_b - log pi at the sampled tokens"),
+    "policy/kl_ref": Metric("nats", "mean KL estimate of a token to the start; null without a KL"),
+    "policy/clip_fraction": Metric("share", "tokens whose ratio the estimator's clip cut off"),
     "policy/lag": Metric("updates", "most theta updates any rollout is behind `version`"),
     "loss/rl": Metric("reward", "RL loss of joint (surrogate)"),
     "loss/sft": Metric("nats", "mean negative log-likelihood of demonstration tokens under joint"),
@@ -63,6 +67,11 @@ METRICS: dict[str, Metric] = {
         "reward", "cooperative gain; null where the effective sample size is too low"
     ),
     "gain/stderr": Metric("reward", "its standard error over prompts"),
+    "gain/reward_gap": Metric("reward", "the part of it that is reward"),
+    "gain/kl_gap": Metric("nats", "difference of the branches' KL to the start; null without one"),
+    "gain/fresh": Metric("0 or 1", "1: from the shadow's own rollouts; 0: reweighted"),
+    "gain/audit": Metric("reward", "gain on held-out prompts, fresh rollouts of both branches"),
+    "gain/audit_stderr": Metric("reward", "its standard error over prompts"),
     "gain/ess": Metric("share", "effective sample size of the shadow's sequence weights"),
     "gain/ess_joint": Metric("share", "effective sample size of joint's sequence weights"),
     "gain/capped_share": Metric("share", "shadow's sequence weights above the cap"),
@@ -75,6 +84,11 @@ METRICS: dict[str, Metric] = {
     ),
     "guidance/grad_sft_norm": Metric("", "norm of g_w^SFT"),
     "guidance/skipped": Metric("0 or 1", "1: w was not updated"),
+    "guidance/skipped_<reason>": Metric("0 or 1", "1: it was not, for that reason"),
+    "guidance/weight/<source>": Metric("share", "weight of a source of demonstrations"),
+    "guidance/product/<component>": Metric(
+        "", "d J_RL / d weight of a component of the update before (look-ahead)"
+    ),
     "shadow/kl": Metric("nats", "mean over responses of log pi_joint - log pi_rl_only"),
     "sync/bytes": Metric("bytes", "sent to the rollout actors"),
     "sync/seconds": Metric("s", "of it, as the sender measured"),
@@ -82,6 +96,20 @@ METRICS: dict[str, Metric] = {
         "nats", "mean |log pi_engine - log pi_learner| of the worst engine; when checked"
     ),
     "sync/canary_max": Metric("nats", "largest such difference of a token"),
+    "ledger/tokens_generated": Metric("tokens", "sampled for training so far, by both branches"),
+    "ledger/tokens_rl": Metric("tokens", "response tokens in joint's RL loss so far"),
+    "ledger/tokens_sft": Metric("tokens", "response tokens in joint's SFT loss so far"),
+    "ledger/tokens_shadow": Metric("tokens", "response tokens in the shadow's RL loss so far"),
+    "ledger/updates": Metric("steps", "optimiser steps of theta so far"),
+    "ledger/demonstrations": Metric("rows", "demonstrations trained on so far, repeats included"),
+    "ledger/flops": Metric(
+        "FLOP",
+        "estimate so far: 2 N a generated or scored token, 6 N a trained one (8 N recomputed)",
+    ),
+    "time/device_s/<role>": Metric("s", "devices held by a role times seconds, so far"),
+    "eval/demonstrations/nll": Metric(
+        "nats", "mean negative log-likelihood of a token of demonstrations kept from training"
+    ),
     "eval/<name>/pass@1": Metric("share", "greedy accuracy on held-out items"),
     "eval/<name>/pass@<k>": Metric("share", "items solved by at least one of k samples, unbiased"),
     "eval/<name>/avg@<k>": Metric("share", "mean accuracy of k samples an item"),
@@ -108,18 +136,23 @@ def describe(name: str) -> Metric | None:
 
 def step_metrics(record: StepRecord, timings: Mapping[str, float]) -> Metrics:
     """Return one step's row: everything from the record, and the stages' sums as they are."""
+    steps, objective = record.batch.minibatches, record.objective
+    num_rl_tokens = sum(batch.num_rl_tokens for batch in steps)
     metrics: dict[str, float | None] = {
         "step": record.step,
         "version": record.version.theta,
-        "guidance/mix": record.objective.rl_weight
-        / (record.objective.rl_weight + record.objective.sft_weight),
-        "tokens/trained_rl": record.batch.num_rl_tokens,
-        "tokens/trained_sft": record.batch.num_sft_tokens,
-        "tokens/trained_shadow": record.batch.num_rl_tokens if record.shadow else 0,
-        **_rollout_metrics(record.groups, record.version.theta),
+        "guidance/mix": objective.rl_weight / (objective.rl_weight + objective.sft_weight),
+        "tokens/generated_shadow": count_tokens(record.fresh),
+        "tokens/trained_rl": num_rl_tokens,
+        "tokens/trained_sft": sum(batch.num_sft_tokens for batch in steps),
+        "tokens/trained_shadow": num_rl_tokens if record.shadow else 0,
+        "groups/dropped": len(record.sampled.dropped),
+        **_rollout_metrics([*record.sampled.groups, *record.sampled.dropped], record.version.theta),
         **_learner_metrics(record.joint, record.shadow),
         **_gain_metrics(record.gain),
-        **_guidance_metrics(record.guidance),
+        **_guidance_metrics(record.update),
+        **{f"guidance/weight/{t.source}": t.share for t in objective.terms if t.source},
+        **{f"guidance/product/{c or 'sft'}": z for c, z in record.joint.lookahead},
         **timings,
     }
     return {name: finite(value) for name, value in metrics.items()}
@@ -130,10 +163,15 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def count_tokens(groups: Sequence[ScoredGroup]) -> int:
+    """Return the response tokens of groups."""
+    return sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
+
+
 def _rollout_metrics(groups: Sequence[ScoredGroup], version: int) -> Metrics:
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     rewards = [reward for group in groups for reward in group.rewards]
-    metrics: Metrics = {"tokens/generated": sum(len(rollout.token_ids) for rollout in rollouts)}
+    metrics: Metrics = {"tokens/generated": count_tokens(groups)}
     if not rollouts:
         return metrics
     values = np.array([reward.value for reward in rewards])
@@ -157,6 +195,8 @@ def _learner_metrics(joint: StepResult, shadow: StepResult | None) -> Metrics:
     return {
         "policy/entropy": joint.entropy,
         "policy/mismatch_kl": joint.mismatch_kl,
+        "policy/kl_ref": joint.kl_ref,
+        "policy/clip_fraction": joint.clip_fraction,
         "loss/rl": joint.rl_loss,
         "loss/sft": joint.sft_loss,
         "loss/shadow_rl": shadow.rl_loss if shadow else None,
@@ -177,6 +217,9 @@ def _gain_metrics(gain: CooperativeGain | None) -> Metrics:
     return {
         "gain/value": gain.value,
         "gain/stderr": gain.stderr,
+        "gain/reward_gap": gain.reward_gap,
+        "gain/kl_gap": gain.kl_gap,
+        "gain/fresh": int(gain.estimator == "fresh"),
         "gain/ess": gain.ess,
         "gain/ess_joint": gain.ess_joint,
         "gain/capped_share": gain.capped_share,
@@ -193,5 +236,6 @@ def _guidance_metrics(update: GuidanceUpdate | None) -> Metrics:
         "guidance/bracket_norm": update.bracket_norm,
         "guidance/bracket_cosine": update.bracket_cosine,
         "guidance/grad_sft_norm": update.sft_grad_norm,
-        "guidance/skipped": int(update.skipped != ""),
+        "guidance/skipped": int(update.skipped is not SkipReason.NONE),
+        **({f"guidance/skipped_{update.skipped}": 1} if update.skipped else {}),
     }

@@ -8,9 +8,10 @@ from typing import Any
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.config import RunConfig
 from coop_rl.observability.console import RunConsole
+from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import Metrics, finite, step_metrics
 from coop_rl.observability.run_directory import RunDirectory
-from coop_rl.observability.sinks import JsonlSink, Row, TensorBoardSink
+from coop_rl.observability.sinks import JsonlSink, Row, TensorBoardSink, read_jsonl
 from coop_rl.observability.stages import Stages
 from coop_rl.types import Reward, Rollout, ScoredGroup
 
@@ -37,6 +38,7 @@ class RunObserver:
         self._directory = directory
         self._console = console
         self._stages = stages
+        self._ledger = Ledger(config)
         self._metrics = JsonlSink(directory.metrics)
         self._samples = JsonlSink(directory.samples)
         self._events: TensorBoardSink | None = None
@@ -49,15 +51,17 @@ class RunObserver:
         now = time.monotonic()
         timings = self._stages.take() | {"time/step_s": now - self._last_row}
         self._last_row = now
-        metrics = step_metrics(record, timings)
+        spent = self._ledger.add(record, timings["time/step_s"])
+        metrics = step_metrics(record, timings) | spent
         self._write(record.step, metrics)
+        groups = record.sampled.groups
         for group, rollout, reward in islice(
-            _by_sample(record.groups), self._config.observability.samples_per_step
+            _by_sample(groups), self._config.observability.samples_per_step
         ):
             self._samples.write(_sample_row(record.step, group, rollout, reward))
         self._console.step(metrics)
-        if record.groups and record.step + 1 == self._config.run.num_steps:
-            self._show_sample(record.groups)
+        if groups and record.step + 1 == self._config.run.num_steps:
+            self._show_sample(groups)
 
     def record_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the figures measured after `step` steps; empty ones only keep the clock right."""
@@ -90,6 +94,9 @@ class RunObserver:
             )
 
         self._metrics.rewind(is_kept)
+        for row in read_jsonl(self._directory.metrics):
+            if "grad/norm" in row:
+                self._ledger.go_on(row)
         self._samples.rewind(lambda row: bool(row["step"] < step))
         if self._config.observability.tensorboard:
             self._events = TensorBoardSink(self._directory.events, step)

@@ -8,12 +8,26 @@ G samples per prompt, N samples of a batch (P x G), B rows of a micro-batch, L t
 T selected (response) tokens, V vocabulary, R adapter rank.
 """
 
-from coop_rl.types.batch import Demonstration, MicroBatch, PackedBatch, TokenRow, TokenSample
+from coop_rl.types.batch import (
+    BranchBatch,
+    Demonstration,
+    MicroBatch,
+    MicroBatches,
+    PackedBatch,
+    SourceBatch,
+    TokenRow,
+    TokenSample,
+)
 from coop_rl.types.learning import (
     AdapterGradients,
     CooperativeGain,
+    DemonstrationLoss,
+    DemonstrationTerm,
+    Guidance,
     GuidanceUpdate,
+    Lesson,
     Objective,
+    SkipReason,
     StepResult,
 )
 from coop_rl.types.rollout import (
@@ -21,6 +35,7 @@ from coop_rl.types.rollout import (
     Reward,
     Rollout,
     RolloutGroup,
+    Sampled,
     SamplingSettings,
     ScoredGroup,
 )
@@ -29,10 +44,16 @@ from coop_rl.types.version import Branch, PolicyVersion
 __all__ = [
     "AdapterGradients",
     "Branch",
+    "BranchBatch",
     "CooperativeGain",
     "Demonstration",
+    "DemonstrationLoss",
+    "DemonstrationTerm",
+    "Guidance",
     "GuidanceUpdate",
+    "Lesson",
     "MicroBatch",
+    "MicroBatches",
     "Objective",
     "PackedBatch",
     "PolicyVersion",
@@ -40,8 +61,11 @@ __all__ = [
     "Reward",
     "Rollout",
     "RolloutGroup",
+    "Sampled",
     "SamplingSettings",
     "ScoredGroup",
+    "SkipReason",
+    "SourceBatch",
     "StepResult",
     "TokenRow",
     "TokenSample",

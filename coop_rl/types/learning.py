@@ -4,30 +4,91 @@ Learners make StepResult and AdapterGradients; `algorithm.gain` makes Cooperativ
 meta-controller makes GuidanceUpdate.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal
 
 import torch
 
+from coop_rl.types.batch import Demonstration, TokenSample
 from coop_rl.types.version import Branch, PolicyVersion
 
-SkipReason = Literal["", "low_ess", "non_finite", "frozen"]
+
+class SkipReason(StrEnum):
+    """Why w did not move at a step."""
+
+    NONE = ""
+    LOW_ESS = "low_ess"
+    NON_FINITE = "non_finite"
+    FROZEN = "frozen"
+
+
+DemonstrationLoss = Literal["nll", "phi", "shaped"]
+"""nll: -log p; phi: -sg[p(1-p)] log p (CHORD); shaped: -p/(p + 0.1), with weights that are
+advantages (LUFFY). See `algorithm.losses`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemonstrationTerm:
+    """One term of the SFT loss."""
+
+    loss: DemonstrationLoss = "nll"
+    share: float = 1.0
+    """Its factor inside the SFT loss."""
+    source: str = ""
+    """The source it is about; empty: all."""
+    is_entropy_scaled: bool = False
+    """Whether `share` is multiplied by sg[exp(-H)], H the policy's mean entropy there (SRFT)."""
+    is_weighted: bool = True
+    """Whether `Demonstration.weight` counts in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Weights of the loss terms of one optimiser step of one branch."""
+    """The loss of one branch at one meta-step: rl_weight * L_RL + sft_weight * sum of terms."""
 
     rl_weight: float
     """lambda of docs/algorithm.md section 3, step 4 for `joint`; 1 for `rl_only`."""
     sft_weight: float
     """1 - lambda for `joint`; 0 for `rl_only`."""
+    terms: tuple[DemonstrationTerm, ...] = (DemonstrationTerm(),)
+    """What the SFT loss is made of."""
+    sft_entropy_weight: float = 0.0
+    """Weight of the entropy bonus over demonstration tokens, apart from `sft_weight`."""
     resync_shadow: bool = False
     """Whether theta-hat restarts from theta after this step's gradients."""
     lr_scale: float = 1.0
     """Factor on the learner's rate at this step."""
-    is_phi_weighted: bool = False
-    """Whether SFT tokens weigh sg[p(1-p)] each (CHORD-phi)."""
+    has_own_optimizer: bool = False
+    """Whether the step uses theta's second optimiser state (ReLIFT's SFT steps)."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources its terms are about, each once; "" stands for all."""
+        return tuple(dict.fromkeys(term.source for term in self.terms))
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a method chooses out of a step's data, and the loss it makes of that."""
+
+    samples: Sequence[TokenSample]
+    """Rollouts, group by group."""
+    demonstrations: Sequence[Demonstration]
+    objective: Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What the meta-controller tells the next step besides w."""
+
+    mix: float
+    """lambda of the next step."""
+    source_weights: tuple[tuple[str, float], ...] = ()
+    """(source, v) with v summing to 1; empty where sources are not weighed."""
+    example_weights: tuple[tuple[str, float], ...] = ()
+    """(demonstration id, weight); mean 1 over equal ids; those not listed weigh 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +112,44 @@ class StepResult:
     """Version the gradients were taken at (before the update)."""
     rl_loss: float
     sft_loss: float
-    """Mean negative log-likelihood of demonstration tokens, nats; nan when not computed."""
+    """Mean negative log-likelihood of demonstration tokens, nats; nan when not computed. Losses,
+    entropy and mismatch are means over minibatches."""
     entropy: float
     """Mean entropy of the policy at the sampled tokens, nats."""
     mismatch_kl: float
     """Mean of log pi_b - log pi over sampled tokens (k1 estimate of KL(pi_b || pi)), nats."""
     log_ratio_N: tuple[float, ...]
-    """Per sample: sum over tokens of log pi_branch - log pi_b; nats; uncapped."""
+    """Per sample of the first minibatch: sum over tokens of log pi_branch - log pi_b; nats;
+    uncapped."""
+    kl_N: tuple[float, ...]
+    """Per sample that the bracket is measured on: sum over tokens of log pi_branch - log pi_ref;
+    nats; empty without a reference."""
+    kl_ref: float
+    """Mean over sampled tokens of the KL estimate named by the config, nats; nan without one."""
+    clip_fraction: float
+    """Share of tokens (GSPO: responses) whose ratio was clipped, over all minibatches."""
     grad_norm: float
-    """Norm of the fused theta-gradient before clipping."""
+    """Norm of the fused theta-gradient before clipping; of several minibatches the mean."""
     rl_grad_norm: float
     """Norm of the unweighted RL part; nan when not measured at this step."""
     sft_grad_norm: float
     grad_cosine: float
     """Cosine between the RL and the SFT part; nan when not measured."""
     is_step_applied: bool
-    """False when a non-finite gradient made every rank skip the update."""
+    """False when a non-finite gradient made every rank skip an update."""
+    num_parameters: int
+    """Values of theta."""
+    num_updates: int
+    """Optimiser steps taken, skipped ones included."""
+    forward_tokens: int
+    """Tokens, prompts included, in forward passes without a backward pass; all ranks."""
+    backward_tokens: int
+    """Tokens, prompts included, in forward-and-backward passes; all ranks."""
+    lookahead: tuple[tuple[str, float], ...]
+    """(component of the previous update's gradient, d J_RL(theta_k) / d its weight): `rl`, or a
+    demonstration source; empty without such guidance (`algorithm.lookahead`)."""
+    example_lookahead: tuple[tuple[str, float], ...]
+    """The same for single demonstrations of the previous update, by id."""
     duration_s: float
     adapter_gradients: object = field(default=None, compare=False)
     """AdapterGradients, or the runtime's unopened handle to them; None without an adapter."""
@@ -76,10 +159,16 @@ class StepResult:
 class CooperativeGain:
     """Estimate of J_RL(theta, w) - J_RL(theta-hat, w) in units of reward (see `algorithm.gain`)."""
 
+    estimator: Literal["reweighted", "fresh"]
+    """How it was estimated."""
     value: float | None
-    """None where the effective sample size is too low to say anything."""
+    """reward_gap - beta * kl_gap; None where the effective sample size is too low to tell."""
     stderr: float | None
     """Standard error over prompts."""
+    reward_gap: float | None
+    """Mean reward of theta minus that of theta-hat."""
+    kl_gap: float | None
+    """The same of the sequence's KL to the reference, nats; None without one."""
     ess: float
     """Effective sample size of the shadow's uncapped sequence weights, as a fraction of N."""
     ess_joint: float
@@ -110,3 +199,5 @@ class GuidanceUpdate:
     """Cosine of the bracket with g_w^SFT; nan where either is zero."""
     sft_grad_norm: float
     """Norm of g_w^SFT."""
+    guidance: Guidance
+    """What the next step follows."""

@@ -4,6 +4,7 @@ Producers and consumers: `data` makes Prompt; a rollout actor makes RolloutGroup
 worker makes ScoredGroup from that; `algorithm.packing` consumes ScoredGroup.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -92,3 +93,13 @@ class ScoredGroup(RolloutGroup):
     """A RolloutGroup with one Reward per rollout, in the same order."""
 
     rewards: tuple[Reward, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The scored groups of one step."""
+
+    groups: Sequence[ScoredGroup] = ()
+    """What is trained on."""
+    dropped: Sequence[ScoredGroup] = ()
+    """Sampled in vain: every response scored alike, and dynamic sampling replaced the group."""

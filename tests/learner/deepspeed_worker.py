@@ -21,7 +21,7 @@ from coop_rl.learner.learner import Learner
 from coop_rl.learner.world import init_world, leave_world
 from coop_rl.weights.process_group import open_store
 from tests.learner import scenes
-from tests.learner.scenes import ENGINE, MIXED, RL_ONLY, Pipe, build_batch, record_steps
+from tests.learner.scenes import ENGINE, MIXED, RL_ONLY, Pipe, build_batch, one_step, record_steps
 
 TIMEOUT_S = 60.0
 HOST = "127.0.0.1"
@@ -45,10 +45,10 @@ def replay(stage: int, **options: Any) -> dict[str, Any]:
     """Export after one step, step twice, import, step twice again; also into a fresh engine."""
     learner = learner_at(stage, **options)
     size = learner.engine.world_size
-    learner.step(0, build_batch(0, size), MIXED)
+    learner.step(0, one_step(build_batch(0, size)), MIXED)
     state = scenes.state_of(learner.engine)
     for step in (1, 2):
-        learner.step(step, build_batch(step, size), MIXED)
+        learner.step(step, one_step(build_batch(step, size)), MIXED)
     first = scenes.state_of(learner.engine)
     learner.engine.import_state(iter(state.items()))
     back = same(scenes.state_of(learner.engine), state)
@@ -57,7 +57,7 @@ def replay(stage: int, **options: Any) -> dict[str, Any]:
     outcomes = []
     for other in (learner, fresh):
         for step in (1, 2):
-            other.step(step, build_batch(step, size), MIXED)
+            other.step(step, one_step(build_batch(step, size)), MIXED)
         outcomes.append(same(scenes.state_of(other.engine), first))
     return {"is_back": back, "replays": outcomes, "keys": list(state), "state": state}
 
@@ -67,7 +67,7 @@ def save_and_load(stage: int) -> dict[str, Any]:
     learner = learner_at(stage)
     size = learner.engine.world_size
     folder = Path(tempfile.gettempdir()) / f"coop-rl-state-{os.environ['SCENE_TAG']}-{stage}"
-    learner.step(0, build_batch(0, size), MIXED)
+    learner.step(0, one_step(build_batch(0, size)), MIXED)
     learner.save_state(folder)
     flag = torch.zeros(1)
     learner.engine.all_reduce_sum(flag)  # rank 0 has written when all are here
@@ -76,7 +76,7 @@ def save_and_load(stage: int) -> dict[str, Any]:
     fresh.adapter.load_flat(torch.zeros(fresh.adapter.numel()))
     fresh.load_state(folder)
     for other in (learner, fresh):
-        other.step(1, build_batch(1, size), MIXED)
+        other.step(1, one_step(build_batch(1, size)), MIXED)
     return {
         "is_same": same(scenes.state_of(learner.engine), scenes.state_of(fresh.engine)),
         "version": (fresh.version.theta, fresh.version.adapter),
@@ -92,7 +92,7 @@ def non_finite(stage: int) -> dict[str, Any]:
     result, _ = learner.step(0, bad, MIXED)
     unchanged = same(scenes.state_of(learner.engine), before)
     for other in (learner, clean):
-        other.step(1, build_batch(1, size), MIXED)
+        other.step(1, one_step(build_batch(1, size)), MIXED)
     return {
         "is_applied": result.is_step_applied,
         "is_unchanged": unchanged,
@@ -110,13 +110,13 @@ def resync(stage: int) -> dict[str, Any]:
     joint.attach_group("resync", pipe.sender())
     shadow.attach_group("resync", pipe.receiver())
     for step in (0, 1):
-        joint.step(step, build_batch(step, size), MIXED)
-        shadow.step(step, build_batch(step, size), RL_ONLY)
+        joint.step(step, one_step(build_batch(step, size)), MIXED)
+        shadow.step(step, one_step(build_batch(step, size)), RL_ONLY)
     twin.engine.import_state(iter(scenes.state_of(joint.engine).items()))
     batch = build_batch(2, size)
-    _, at_joint = joint.step(2, batch, replace(MIXED, resync_shadow=True))
-    _, at_shadow = shadow.step(2, batch, replace(RL_ONLY, resync_shadow=True))
-    twin.step(2, batch, RL_ONLY)
+    _, at_joint = joint.step(2, one_step(batch), replace(MIXED, resync_shadow=True))
+    _, at_shadow = shadow.step(2, one_step(batch), replace(RL_ONLY, resync_shadow=True))
+    twin.step(2, one_step(batch), RL_ONLY)
     assert at_joint is not None
     assert at_shadow is not None
     return {
@@ -133,7 +133,7 @@ def equal_branches(stage: int) -> bool:
     for branch, objective in (("joint", MIXED), ("rl_only", RL_ONLY)):
         learner = learner_at(stage, branch)
         batch = batch or build_batch(0, learner.engine.world_size)
-        _, taken = learner.step(0, batch, objective)
+        _, taken = learner.step(0, one_step(batch), objective)
         assert taken is not None
         gradients.append(taken.rl)
     return same(*gradients)

@@ -7,16 +7,35 @@ from typing import Any
 import torch
 from torch import nn
 
+from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.packing import PackShape, pack
+from coop_rl.config.method import KlSettings, ReweightedRl
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
-from coop_rl.learner.learner import Learner, LearnerSettings
+from coop_rl.learner.learner import Learner
 from coop_rl.learner.local_engine import LocalEngine
+from coop_rl.learner.passes import LossSettings
+from coop_rl.learner.settings import LearnerSettings
 from coop_rl.models import Adapter, PolicyModel, adapter_shapes
 from coop_rl.models.loading import prepare_for_training
-from coop_rl.types import Branch, Demonstration, Objective, PackedBatch, TokenSample
+from coop_rl.types import (
+    Branch,
+    BranchBatch,
+    Demonstration,
+    Objective,
+    PackedBatch,
+    TokenSample,
+)
 from tests.models.tiny import TARGETS, random_rows, tiny_model, to_tensors
 
-LEARNER = LearnerSettings(lr=1e-2, warmup_steps=4, grad_stats_every=1, ratio_cap=5.0)
+LOSS = LossSettings(
+    estimator=build_estimator(ReweightedRl(), 12),
+    ratio_cap=5.0,
+    mismatch_cap=2.0,
+    kl=KlSettings(),
+    entropy_weight=0.0,
+    max_tokens=12,
+)
+LEARNER = LearnerSettings(lr=1e-2, warmup_steps=4, grad_stats_every=1, loss=LOSS, max_grad_norm=0.5)
 EXACT_LEARNER = replace(LEARNER, lr=1e-4)
 EXACT_ENGINE = EngineSettings(betas=(0.0, 0.95), max_grad_norm=1e9, persistence_threshold=0)
 """beta_1 = 0 and no clipping: AdamW's first moment after a step is the step's gradient itself."""
@@ -58,6 +77,11 @@ def build_batch(step: int, num_ranks: int, micro_batch_tokens: int = 30) -> Pack
     shown = random_rows(NUM_DEMONSTRATIONS, seed=300 + step)
     demonstrations = [Demonstration(str(i), p, r) for i, (p, r) in enumerate(shown)]
     return pack(samples, demonstrations, PackShape(num_ranks, micro_batch_tokens))
+
+
+def one_step(batch: PackedBatch) -> BranchBatch:
+    """A meta-step of one optimiser step."""
+    return BranchBatch((batch,))
 
 
 def local_engine(policy: nn.Module, settings: EngineSettings = ENGINE) -> LocalEngine:
@@ -105,7 +129,7 @@ def record_steps(
     """Step and return everything that must not depend on the engine."""
     steps = []
     for step in range(num_steps):
-        batch = build_batch(step, learner.engine.world_size)
+        batch = one_step(build_batch(step, learner.engine.world_size))
         result, gradients = learner.step(step, batch, objective)
         assert gradients is not None
         steps.append(

@@ -12,7 +12,7 @@ from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.models import Adapter, PolicyModel, adapter_shapes
-from coop_rl.types import Branch, MicroBatch, Objective, PackedBatch
+from coop_rl.types import Branch, DemonstrationTerm, MicroBatch, Objective, PackedBatch
 from tests.learner.scenes import (
     ENGINE,
     LEARNER,
@@ -21,6 +21,7 @@ from tests.learner.scenes import (
     build_batch,
     build_policy,
     local_learner,
+    one_step,
     parameters_of,
     poison,
     state_of,
@@ -51,8 +52,8 @@ def test_bridge_at_the_ends_of_mix_is_rl_and_sft_bitwise(mix: float) -> None:
     objective = Objective(rl_weight=mix, sft_weight=1.0 - mix)
     for step in range(5):
         batch = build_batch(step, 1)
-        a, _ = bridge.step(step, batch, objective)
-        b, _ = alone.step(step, batch, objective)
+        a, _ = bridge.step(step, one_step(batch), objective)
+        b, _ = alone.step(step, one_step(batch), objective)
         assert (a.grad_norm, a.log_ratio_N) == (b.grad_norm, b.log_ratio_N)
     assert same(parameters_of(bridge.engine), parameters_of(alone.engine))
     assert not same(
@@ -65,8 +66,8 @@ def test_bracket_is_exactly_zero_at_equal_branches(mix: float) -> None:
     """Item 2: at theta-hat = theta, although `joint` also sees SFT and weighs RL by mix."""
     joint, shadow = local_learner(), local_learner("rl_only")
     batch = build_batch(0, 1)
-    a, joint_gradients = joint.step(0, batch, Objective(mix, 1 - mix))
-    b, shadow_gradients = shadow.step(0, batch, RL_ONLY)
+    a, joint_gradients = joint.step(0, one_step(batch), Objective(mix, 1 - mix))
+    b, shadow_gradients = shadow.step(0, one_step(batch), RL_ONLY)
     assert joint_gradients is not None
     assert shadow_gradients is not None
     assert a.log_ratio_N == b.log_ratio_N
@@ -107,9 +108,9 @@ def test_gradients_do_not_depend_on_micro_batches(tokens: int) -> None:
 
 def test_part_norms_and_cosine_are_those_of_separate_runs() -> None:
     batch = build_batch(0, 1)
-    both, _ = local_learner().step(0, batch, Objective(0.3, 0.7))
-    rl, _ = local_learner().step(0, batch, RL_ONLY)
-    sft, _ = local_learner().step(0, batch, SFT_ONLY)
+    both, _ = local_learner().step(0, one_step(batch), Objective(0.3, 0.7))
+    rl, _ = local_learner().step(0, one_step(batch), RL_ONLY)
+    sft, _ = local_learner().step(0, one_step(batch), SFT_ONLY)
     assert both.rl_grad_norm == pytest.approx(rl.grad_norm, rel=1e-5)
     assert both.sft_grad_norm == pytest.approx(sft.grad_norm, rel=1e-5)
     squared = (0.3 * rl.grad_norm) ** 2 + (0.7 * sft.grad_norm) ** 2
@@ -160,7 +161,7 @@ class DoubleScene:
 
     def loss(self, kind: str, weight_N: list[float]) -> float:
         """Written out, with the importance weights held still: they are inside a stop-gradient."""
-        micro = (self.batch.rl if kind == "rl" else self.batch.sft)[0][0]
+        micro = (self.batch.rl if kind == "rl" else self.batch.sft[0].ranks)[0][0]
         with torch.no_grad():
             log_prob_T = self.policy(micro.token_ids_BL, micro.is_response_BL).log_prob_T
         b_T = micro.is_response_BL.nonzero()[:, 0]
@@ -212,14 +213,14 @@ def test_resync_is_theta_plus_one_rl_step_with_thetas_optimiser_state() -> None:
     """The re-synced shadow equals a copy of the whole joint learner that steps by RL alone."""
     joint, shadow = paired()
     for step in range(3):
-        joint.step(step, build_batch(step, 1), Objective(0.5, 0.5))
-        shadow.step(step, build_batch(step, 1), RL_ONLY)
+        joint.step(step, one_step(build_batch(step, 1)), Objective(0.5, 0.5))
+        shadow.step(step, one_step(build_batch(step, 1)), RL_ONLY)
     twin = local_learner()
     twin.engine.import_state(iter(state_of(joint.engine).items()))
     batch = build_batch(9, 1)
-    joint.step(3, batch, Objective(0.5, 0.5, resync_shadow=True))
-    shadow.step(3, batch, Objective(1.0, 0.0, resync_shadow=True))
-    twin.step(3, batch, RL_ONLY)
+    joint.step(3, one_step(batch), Objective(0.5, 0.5, resync_shadow=True))
+    shadow.step(3, one_step(batch), Objective(1.0, 0.0, resync_shadow=True))
+    twin.step(3, one_step(batch), RL_ONLY)
     assert same(parameters_of(shadow.engine), parameters_of(twin.engine))
     assert not same(parameters_of(shadow.engine), parameters_of(joint.engine))
 
@@ -229,8 +230,8 @@ def test_resync_every_step_keeps_the_bracket_alive() -> None:
     joint, shadow = paired()
     for step in range(4):
         batch, is_due = build_batch(step, 1), step > 0
-        _, a = joint.step(step, batch, Objective(0.5, 0.5, resync_shadow=is_due))
-        _, b = shadow.step(step, batch, Objective(1.0, 0.0, resync_shadow=is_due))
+        _, a = joint.step(step, one_step(batch), Objective(0.5, 0.5, resync_shadow=is_due))
+        _, b = shadow.step(step, one_step(batch), Objective(1.0, 0.0, resync_shadow=is_due))
         assert a is not None
         assert b is not None
         norm = sum(float((a.rl[n] - b.rl[n]).norm()) for n in a.rl)
@@ -257,7 +258,7 @@ def test_non_finite_gradient_skips_the_step() -> None:
     learner = local_learner()
     before = parameters_of(learner.engine)
     batch: PackedBatch = poison(build_batch(0, 1), rank=0)
-    result: Any = learner.step(0, batch, RL_ONLY)[0]
+    result: Any = learner.step(0, one_step(batch), RL_ONLY)[0]
     assert not result.is_step_applied
     assert same(before, parameters_of(learner.engine))
 
@@ -266,11 +267,11 @@ def test_what_crosses_actors_is_no_larger_when_pickled() -> None:
     """A pickled view of a flat tensor takes the whole along: 8 GB for SmolLM2's adapter, once."""
     learner = local_learner()
     batch = build_batch(0, 1)
-    _, gradients = learner.step(0, batch, Objective(0.5, 0.5))
+    _, gradients = learner.step(0, one_step(batch), Objective(0.5, 0.5))
     assert gradients is not None
     for value, tensors in (
         (gradients, [*gradients.rl.values(), *gradients.sft.values()]),
-        (batch, [t for m in (*batch.rl[0], *batch.sft[0]) for t in tensors_of(m)]),
+        (batch, [t for m in (*batch.rl[0], *batch.sft[0].ranks[0]) for t in tensors_of(m)]),
     ):
         alone = sum(len(cloudpickle.dumps(t.clone())) for t in tensors)
         assert len(cloudpickle.dumps(value)) < 1.2 * alone + 2000
@@ -295,8 +296,8 @@ def test_fused_gradient_is_the_weighted_sum_of_both_parts(objective: Objective) 
 
 def test_phi_weights_change_the_gradient_and_not_the_reported_loss() -> None:
     batch = build_batch(0, 1)
-    phi = Objective(0.0, 1.0, is_phi_weighted=True)
-    plain, weighted = (local_learner().step(0, batch, o)[0] for o in (SFT_ONLY, phi))
+    phi = Objective(0.0, 1.0, terms=(DemonstrationTerm("phi"),))
+    plain, weighted = (local_learner().step(0, one_step(batch), o)[0] for o in (SFT_ONLY, phi))
     assert weighted.sft_loss == plain.sft_loss
     assert weighted.grad_norm < 0.3 * plain.grad_norm
 
@@ -307,6 +308,6 @@ def test_rate_of_a_step_is_scaled_by_its_objective() -> None:
     for lr, scale in ((LEARNER.lr, 3.0), (3.0 * LEARNER.lr, 1.0)):
         learner = local_learner()
         learner._settings = dataclasses.replace(LEARNER, lr=lr)
-        learner.step(0, batch, dataclasses.replace(SFT_ONLY, lr_scale=scale))
+        learner.step(0, one_step(batch), dataclasses.replace(SFT_ONLY, lr_scale=scale))
         taken.append(parameters_of(learner.engine))
     assert all(torch.allclose(taken[0][name], taken[1][name], rtol=1e-6) for name in taken[0])

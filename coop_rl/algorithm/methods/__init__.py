@@ -1,11 +1,23 @@
-"""One file per method: which data it uses and how its loss terms weigh at each step.
+"""One file per method: which data a step uses and how its loss terms weigh.
 
 The loop knows only `Method`; a plain dict maps `method.kind` to the builder.
 """
 
 from collections.abc import Callable
 
-from coop_rl.algorithm.methods import alternate, bridge, chord, rl, sft, sum
+from coop_rl.algorithm.methods import (
+    alternate,
+    bridge,
+    chord,
+    cold_start,
+    hpt,
+    luffy,
+    relift,
+    rl,
+    sft,
+    srft,
+    sum,
+)
 from coop_rl.algorithm.methods.base import Method
 from coop_rl.config import RunConfig
 
@@ -16,6 +28,11 @@ METHODS: dict[str, Callable[[RunConfig], Method]] = {
     "sum": sum.build,
     "alternate": alternate.build,
     "chord": chord.build,
+    "cold_start": cold_start.build,
+    "hpt": hpt.build,
+    "luffy": luffy.build,
+    "srft": srft.build,
+    "relift": relift.build,
 }
 
 

@@ -8,28 +8,122 @@ all gradients taken at step k before any update. The printed eq. (9) has a minus
 line; ascent is right. Every `shadow.resync_every` = m steps, after the gradients of step k, the
 second line becomes  theta-hat_{k+1} <- theta_k + optimiser(g_theta^RL at theta_k)  with a copy of
 theta's optimiser state, so theta-hat is always 1...m RL-only steps from a theta of the chain.
+
+lambda is constant, or rises from 0 to 1 over K steps (never quite reaching either, because w needs
+both gradients), or is what the meta-controller learned (`mix` guidance):
+    linear   lambda_k = (k + 1/2) / K
+    cosine   lambda_k = (1 - cos(pi (k + 1/2) / K)) / 2
+With `demonstrations` guidance g_theta^SFT = sum_s v_s g_s over the sources s.
 """
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.gain import GainSettings
-from coop_rl.algorithm.methods.base import Method
+from coop_rl.algorithm.methods.base import Lesson, Method
 from coop_rl.config import RunConfig
 from coop_rl.config.method import BridgeMethod
 from coop_rl.config.sizes import has_shadow
-from coop_rl.types import Objective
+from coop_rl.types import (
+    CooperativeGain,
+    Demonstration,
+    DemonstrationTerm,
+    Guidance,
+    Objective,
+    ScoredGroup,
+)
+
+
+def scheduled_mix(step: int, num_steps: int, schedule: str, mix: float) -> float:
+    """Return lambda_k where the meta-controller does not choose it."""
+    progress = (step + 0.5) / num_steps
+    if schedule == "linear":
+        return progress
+    if schedule == "cosine":
+        return (1.0 - math.cos(math.pi * progress)) / 2.0
+    return mix
+
+
+class Bridge(Method):
+    """Cooperative SFT and RL."""
+
+    def __init__(self, config: RunConfig) -> None:
+        assert isinstance(config.method, BridgeMethod)
+        super().__init__(build_estimator(config.method.rl, config.rollout.max_tokens))
+        self.uses_shadow = has_shadow(config)
+        self.gain = GainSettings.from_config(config)
+        self._method = config.method
+        self._is_mix_learned = "mix" in config.meta.guidance
+        self._num_steps = config.run.num_steps
+        self._resync_every = config.shadow.resync_every
+        self._learns_own = config.shadow.rollouts == "own"
+        self._has_low_ess = False
+
+    @property
+    def wants_fresh(self) -> bool:
+        """Whether the next bracket is measured on the shadow's own rollouts."""
+        return self.gain.always_fresh or (self.gain.may_be_fresh and self._has_low_ess)
+
+    @property
+    def shadow_learns_own(self) -> bool:
+        """Whether theta-hat learns from what it samples."""
+        return self._learns_own
+
+    def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
+        """Return lambda L_RL + (1 - lambda) L_SFT, the sources weighed where guidance says so."""
+        if guidance is None or not self._is_mix_learned:
+            mix = scheduled_mix(step, self._num_steps, self._method.mix_schedule, self._method.mix)
+        else:
+            mix = guidance.mix
+        every = self._resync_every
+        is_due = self.uses_shadow and every is not None and step > 0 and step % every == 0
+        objective = Objective(rl_weight=mix, sft_weight=1.0 - mix, resync_shadow=is_due)
+        if guidance is None or not guidance.source_weights:
+            return objective
+        terms = tuple(
+            DemonstrationTerm(share=weight, source=source)
+            for source, weight in guidance.source_weights
+        )
+        return replace(objective, terms=terms)
+
+    def compose(
+        self,
+        step: int,
+        groups: Sequence[ScoredGroup],
+        demonstrations: Sequence[Demonstration],
+        guidance: Guidance | None,
+    ) -> Lesson:
+        """Weigh the demonstrations by themselves where the meta-controller does."""
+        lesson = super().compose(step, groups, demonstrations, guidance)
+        if guidance is None or not guidance.example_weights:
+            return lesson
+        weights = dict(guidance.example_weights)
+        raw = [weights.get(d.id, 1.0) for d in demonstrations]
+        mean = sum(raw) / max(1, len(raw))
+        weighed = [
+            replace(d, weight=weight / mean) for d, weight in zip(demonstrations, raw, strict=True)
+        ]
+        return replace(lesson, demonstrations=weighed)
+
+    def observe(
+        self, step: int, gain: CooperativeGain | None, evaluated: Mapping[str, float]
+    ) -> None:
+        """Remember whether the shared rollouts still say something about theta-hat."""
+        if gain is not None:
+            self._has_low_ess = min(gain.ess, gain.ess_joint) < self.gain.min_ess
+
+    def state(self) -> dict[str, Any]:
+        """Return whether the ESS was low."""
+        return {"has_low_ess": self._has_low_ess}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._has_low_ess = bool(state["has_low_ess"])
 
 
 def build(config: RunConfig) -> Method:
     """Build the method from the sections `method`, `shadow`, `meta` and `gain`."""
-    assert isinstance(config.method, BridgeMethod)
-    mix, every, uses_shadow = config.mix, config.shadow.resync_every, has_shadow(config)
-
-    def objective(step: int) -> Objective:
-        is_due = uses_shadow and every is not None and step > 0 and step % every == 0
-        return Objective(rl_weight=mix, sft_weight=1.0 - mix, resync_shadow=is_due)
-
-    return Method(
-        uses_shadow=uses_shadow,
-        normalize_by_std=config.method.rl.normalize_by_std,
-        gain=GainSettings.from_config(config),
-        objective=objective,
-    )
+    return Bridge(config)

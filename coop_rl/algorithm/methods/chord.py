@@ -5,7 +5,7 @@ r"""`chord`: one loss whose SFT share mu fades, optionally with a weight for eve
          = valley + (peak - valley) (1 + cos(pi (k - warmup) / decay)) / 2   k < warmup + decay
          = valley                                                          later
 
-With phi (`phi_weighted_sft_loss`, section 3.3): L_SFT = - mean_t sg[ p_t (1 - p_t) ] log p_t, so
+With phi (`losses`, section 3.3): L_SFT = - mean_t sg[ p_t (1 - p_t) ] log p_t, so
 tokens the policy is sure of either way count little.
 
 Source: CHORD, arXiv 2508.11408, and its authors' code for the cosine. Its settings: without phi
@@ -14,11 +14,11 @@ warmup 0, decay 200, peak 0.9, valley 0.05; with phi mu = 0.1 throughout.
 
 import math
 
-from coop_rl.algorithm.gain import GainSettings
+from coop_rl.algorithm.estimators import RlEstimator, build_estimator
 from coop_rl.algorithm.methods.base import Method
 from coop_rl.config import RunConfig
 from coop_rl.config.method import ChordMethod
-from coop_rl.types import Objective
+from coop_rl.types import DemonstrationTerm, Guidance, Objective
 
 
 def sft_share(step: int, method: ChordMethod) -> float:
@@ -30,18 +30,22 @@ def sft_share(step: int, method: ChordMethod) -> float:
     return valley + (peak - valley) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
+class Chord(Method):
+    """RL and SFT at every step, with a fading share of SFT."""
+
+    def __init__(self, estimator: RlEstimator, settings: ChordMethod) -> None:
+        super().__init__(estimator)
+        self._settings = settings
+        self._terms = (DemonstrationTerm("phi" if settings.phi else "nll"),)
+
+    def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
+        """Return (1 - mu) L_RL + mu L_SFT."""
+        mu = sft_share(step, self._settings)
+        return Objective(rl_weight=1.0 - mu, sft_weight=mu, terms=self._terms)
+
+
 def build(config: RunConfig) -> Method:
     """Build the method from its section."""
     method = config.method
     assert isinstance(method, ChordMethod)
-
-    def objective(step: int) -> Objective:
-        mu = sft_share(step, method)
-        return Objective(rl_weight=1.0 - mu, sft_weight=mu, is_phi_weighted=method.phi)
-
-    return Method(
-        uses_shadow=False,
-        normalize_by_std=method.rl.normalize_by_std,
-        gain=GainSettings.from_config(config),
-        objective=objective,
-    )
+    return Chord(build_estimator(method.rl, config.rollout.max_tokens), method)

@@ -1,0 +1,102 @@
+"""What a learner asks of an RL estimator: advantages of a batch, and a loss of a micro-batch.
+
+    ScoredGroups --advantages--> A per sample --pack--> RolloutTokens --loss--> share of L_RL
+
+Every estimator is one file beside this one, pure, with its equation and source in the docstring.
+A loss is a micro-batch's **share**: summed over micro-batches and ranks it is the loss of the whole
+batch, because it divides by global counts only; so no gradient depends on how a batch was cut.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coop_rl.types import ScoredGroup
+
+Advantages = list[NDArray[np.float64]]
+"""One array A_G per group, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutTokens:
+    """A micro-batch of rollouts as a loss sees it: T response tokens in B rows."""
+
+    log_prob_T: torch.Tensor
+    """log pi of the branch, with gradient; nats."""
+    old_log_prob_T: torch.Tensor
+    """The same before the batch's first optimiser step, detached; the ratio's denominator."""
+    behaviour_log_prob_T: torch.Tensor
+    """log pi_b: what the engine sampled with."""
+    mismatch_T: torch.Tensor
+    """sg[ min( pi_old / pi_b, cap ) ]: truncated importance weight of every token; ones where the
+    correction is off. An estimator multiplies each token's term by it (Yao et al., Your Efficient
+    RL Framework Secretly Brings You Off-Policy RL Training, 2025: engines compute other
+    probabilities than learners; LlamaRL, arXiv 2505.24034, truncates pi / pi_b)."""
+    row_T: torch.Tensor
+    """int64; the micro-batch row of each token, ascending."""
+    advantage_B: torch.Tensor
+    """A of each row."""
+    length_B: torch.Tensor
+    """int64; response tokens of each row; 0 for an anchor row."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutCounts:
+    """Global denominators: over all ranks and micro-batches of one optimiser step."""
+
+    tokens: int
+    """Response tokens."""
+    samples: int
+    """Rollouts."""
+    entropy: float = math.nan
+    """Mean entropy of the policy over all rollout tokens before the step, nats; nan unless the
+    estimator asks for it."""
+
+
+class RlLoss(NamedTuple):
+    """A micro-batch's share."""
+
+    loss: torch.Tensor
+    """Scalar, to be minimised."""
+    num_clipped: torch.Tensor
+    """Scalar, detached: tokens whose gradient the clip cut off (`gspo`: tokens of such responses);
+    where a limit cuts no gradient off (`cispo`, `rloo`, `reweighted`), those whose weight it
+    limited."""
+
+
+class RlEstimator(Protocol):
+    """One way of estimating the policy gradient."""
+
+    is_bracket_loss: bool
+    """Whether `loss` is the sequence-weighted one the bracket needs (`reweighted`), so that one
+    backward pass serves theta and w."""
+    needs_entropy: bool
+    """Whether `RolloutCounts.entropy` must be measured, which costs a forward pass."""
+
+    def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
+        """Return A of every sample of a batch."""
+        ...
+
+    def is_informative(self, group: ScoredGroup) -> bool:
+        """Whether a group is kept; others are replaced by dynamic sampling (DAPO)."""
+        ...
+
+    def loss(self, tokens: RolloutTokens, counts: RolloutCounts) -> RlLoss:
+        """Return a micro-batch's share of L_RL."""
+        ...
+
+
+def reward_values(group: ScoredGroup) -> NDArray[np.float64]:
+    """Return R_G."""
+    return np.array([reward.value for reward in group.rewards], dtype=np.float64)
+
+
+def sum_by_row(value_T: torch.Tensor, row_T: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Return the sum over each row's tokens, B; keeps gradients."""
+    zeros_B = torch.zeros(num_rows, dtype=value_T.dtype, device=value_T.device)
+    return zeros_B.index_add(0, row_T, value_T)

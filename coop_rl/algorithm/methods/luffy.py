@@ -1,0 +1,130 @@
+r"""`luffy`: the group of a prompt holds its expert trace, whose gradient is shaped.
+
+    A_i = R_i - mean_j R_j            j over the n rollouts and the expert trace (R = 1); no std
+    L   = - 1/(N max_tokens) ( sum_on sum_t r_t A_i + sum_expert sum_t f(pi(t)) A_e ) - alpha H
+    r   = pi / pi_old, not clipped        f(p) = p / (p + 0.1)
+
+with N all rows, rollouts and experts. Where all n rollouts are right, A_e = 0: the expert has
+nothing to add. Each part is divided by its own global count and weighs by its share of the rows,
+which is the same. H is the mean over tokens of each part, weighed alike. Prompts without a
+demonstration are plain groups.
+
+Source: LUFFY, arXiv 2504.14945, equations 4 to 8; neither std nor length normalisation (section 4);
+7 rollouts and the expert, so rollout.samples_per_prompt, which counts rollouts alone, is 7; rate
+1e-6. The authors' code (ElliottYan/LUFFY) sets alpha = 0.001, the paper says 0.01. Two differences
+to that code: its mean_j leaves the expert out, against equation 4; and it sums a micro-batch's
+rows without dividing by their number, so that alpha weighs less the more rows there are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coop_rl.algorithm.advantage import group_advantages
+from coop_rl.algorithm.estimators.base import (
+    Advantages,
+    RlLoss,
+    RolloutCounts,
+    RolloutTokens,
+    reward_values,
+)
+from coop_rl.algorithm.estimators.shared import Ordinary, relative_to_group
+from coop_rl.algorithm.methods.base import Method, Needs
+from coop_rl.config import RunConfig
+from coop_rl.config.method import LuffyMethod
+from coop_rl.types import (
+    Demonstration,
+    DemonstrationTerm,
+    Guidance,
+    Lesson,
+    Objective,
+    ScoredGroup,
+    TokenSample,
+)
+
+EXPERT_REWARD = 1.0
+"""A demonstration is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnPolicy(Ordinary):
+    """LUFFY's on-policy part, which ReLIFT uses too: unclipped ratios, a constant divisor."""
+
+    max_tokens: int
+
+    def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
+        """Return R less the mean of the rollouts alone."""
+        return relative_to_group(groups, normalize_by_std=False)
+
+    def loss(self, tokens: RolloutTokens, counts: RolloutCounts) -> RlLoss:
+        """Return a micro-batch's share of - 1/(N max_tokens) sum_t r_t A."""
+        ratio_T = (tokens.log_prob_T - tokens.old_log_prob_T).exp()
+        term_T = tokens.mismatch_T * ratio_T * tokens.advantage_B[tokens.row_T]
+        loss = -term_T.sum() / (counts.samples * self.max_tokens)
+        return RlLoss(loss, tokens.length_B.new_zeros(()))
+
+
+def advantages_with_expert(
+    group: ScoredGroup, normalize_by_std: bool
+) -> tuple[NDArray[np.float64], float]:
+    """Return (A_G of the rollouts, A_e of the expert trace) in the group of all of them."""
+    reward = np.append(reward_values(group), EXPERT_REWARD)
+    advantage = group_advantages(reward, normalize_by_std)
+    return advantage[:-1], float(advantage[-1])
+
+
+class Luffy(Method):
+    """RL on groups that an expert belongs to."""
+
+    def __init__(self, max_tokens: int, entropy_weight: float) -> None:
+        super().__init__(OnPolicy(max_tokens))
+        self._entropy_weight = entropy_weight
+
+    def needs(self, step: int) -> Needs:
+        """Return rollouts, and their prompts' demonstrations."""
+        return Needs(rollouts=True, demonstrations="matching")
+
+    def compose(
+        self,
+        step: int,
+        groups: Sequence[ScoredGroup],
+        demonstrations: Sequence[Demonstration],
+        guidance: Guidance | None,
+    ) -> Lesson:
+        """Put the experts into their groups."""
+        expert_of = {d.id: d for d in demonstrations}
+        samples: list[TokenSample] = []
+        experts: list[Demonstration] = []
+        for group in groups:
+            expert = expert_of.get(group.prompt.id)
+            if expert is None:
+                advantage_G = group_advantages(reward_values(group), normalize_by_std=False)
+            else:
+                advantage_G, weight = advantages_with_expert(group, normalize_by_std=False)
+                experts.append(replace(expert, weight=weight))
+            samples += [
+                TokenSample(
+                    prompt_ids=group.prompt.token_ids,
+                    response_ids=rollout.token_ids,
+                    behaviour_log_probs=rollout.behaviour_log_probs,
+                    advantage=float(advantage),
+                )
+                for rollout, advantage in zip(group.rollouts, advantage_G, strict=True)
+            ]
+        share = len(experts) / (len(experts) + len(samples))
+        objective = Objective(
+            rl_weight=1.0 - share,
+            sft_weight=share,
+            terms=(DemonstrationTerm("shaped"),),
+            sft_entropy_weight=share * self._entropy_weight,
+        )
+        return Lesson(samples, experts, objective)
+
+
+def build(config: RunConfig) -> Method:
+    """Build the method from its section."""
+    method = config.method
+    assert isinstance(method, LuffyMethod)
+    return Luffy(config.rollout.max_tokens, method.entropy_weight)

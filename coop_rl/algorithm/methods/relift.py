@@ -1,0 +1,97 @@
+r"""`relift`: RL, and a step of SFT whenever enough prompts were beyond the policy.
+
+    theta <- theta + optimiser( g^RL )           LUFFY's on-policy loss, its entropy bonus
+    prompts with all n responses wrong --> buffer of their demonstrations, first in first out
+    buffer holds B:  the next step is
+    theta <- theta + optimiser'( g^SFT ) on the B oldest      L = NLL - alpha H, token means
+
+optimiser' has moments of its own. A failed prompt without a demonstration is not buffered; one
+that fails again is buffered again.
+
+Source: ReLIFT, arXiv 2506.07527, and its authors' code (TheRoadQaQ/ReLIFT), whose settings are
+B = 128, alpha 0.001, rate 1e-6 for both optimisers. Two differences to that code: there the SFT
+step follows the RL step within one iteration, here it is a meta-step of its own, so that steps of
+all methods count alike; and there the newest are trained on first.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from coop_rl.algorithm.methods.base import Method, Needs, to_token_samples
+from coop_rl.algorithm.methods.luffy import OnPolicy
+from coop_rl.config import RunConfig
+from coop_rl.config.method import ReliftMethod
+from coop_rl.types import Demonstration, Guidance, Lesson, Objective, ScoredGroup
+
+
+class Relift(Method):
+    """RL with a buffer of what it cannot do."""
+
+    def __init__(self, max_tokens: int, settings: ReliftMethod) -> None:
+        super().__init__(OnPolicy(max_tokens))
+        self._settings = settings
+        self._buffer: list[Demonstration] = []
+
+    def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
+        """Return SFT where the buffer is full, else RL."""
+        if not self._is_full:
+            return Objective(rl_weight=1.0, sft_weight=0.0)
+        return Objective(
+            rl_weight=0.0,
+            sft_weight=1.0,
+            sft_entropy_weight=self._settings.entropy_weight,
+            lr_scale=self._settings.sft_lr_scale,
+            has_own_optimizer=True,
+        )
+
+    def needs(self, step: int) -> Needs:
+        """Return rollouts with their demonstrations, or nothing but the buffer."""
+        if self._is_full:
+            return Needs(rollouts=False, demonstrations="none")
+        return Needs(rollouts=True, demonstrations="matching")
+
+    def compose(
+        self,
+        step: int,
+        groups: Sequence[ScoredGroup],
+        demonstrations: Sequence[Demonstration],
+        guidance: Guidance | None,
+    ) -> Lesson:
+        """Train on the buffer's oldest, or on the rollouts, and buffer what failed."""
+        objective = self.objective(step)
+        if self._is_full:
+            size = self._settings.buffer_size
+            oldest, self._buffer = self._buffer[:size], self._buffer[size:]
+            return Lesson((), oldest, objective)
+        expert_of = {d.id: d for d in demonstrations}
+        for group in groups:
+            has_failed = not any(reward.is_correct for reward in group.rewards)
+            if has_failed and group.prompt.id in expert_of:
+                self._buffer.append(expert_of[group.prompt.id])
+        return Lesson(to_token_samples(groups, self.estimator), (), objective)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._buffer) >= self._settings.buffer_size
+
+    def state(self) -> dict[str, Any]:
+        """Return the buffer."""
+        return {
+            "buffer": [
+                [d.id, list(d.prompt_ids), list(d.response_ids), d.source] for d in self._buffer
+            ]
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Refill the buffer."""
+        self._buffer = [
+            Demonstration(name, tuple(prompt_ids), tuple(response_ids), source)
+            for name, prompt_ids, response_ids, source in state["buffer"]
+        ]
+
+
+def build(config: RunConfig) -> Method:
+    """Build the method from its section."""
+    method = config.method
+    assert isinstance(method, ReliftMethod)
+    return Relift(config.rollout.max_tokens, method)

@@ -1,0 +1,24 @@
+r"""Learning rates over the steps of a run.
+
+    factor_k = (k + 1) / W                                   k < W: warm-up
+             = 1                                             constant
+             = f + (1 - f) (1 - p)                           linear
+             = f + (1 - f) (1 + cos(pi p)) / 2               cosine (SGDR, arXiv 1608.03983, eq. 5)
+
+with p = (k - W) / (K - W) the progress after the warm-up, W its length, K the run's, and f the
+share of the rate that is left at the end.
+"""
+
+import math
+
+
+def rate_factor(step: int, num_steps: int, warmup: int, schedule: str, final: float) -> float:
+    """Return what the rate is multiplied by at step `step`."""
+    if step < warmup:
+        return min(1.0, (step + 1) / warmup)
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    if schedule == "linear":
+        return final + (1.0 - final) * (1.0 - progress)
+    if schedule == "cosine":
+        return final + (1.0 - final) * (1.0 + math.cos(math.pi * progress)) / 2.0
+    return 1.0

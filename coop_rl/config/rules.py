@@ -1,0 +1,97 @@
+"""Rules across sections about guidance, shadow and gain; called by `RunConfig`'s validator.
+
+Each raises ValueError with what was got and what to change.
+"""
+
+from typing import TYPE_CHECKING
+
+from coop_rl.config.method import BridgeMethod
+
+if TYPE_CHECKING:
+    from coop_rl.config.schema import RunConfig
+
+LOOKAHEAD = ("mix", "demonstrations")
+
+
+def check_guidance(config: "RunConfig") -> None:
+    """Refuse guidance that nothing measures, and measurements that nothing serves."""
+    if not isinstance(config.method, BridgeMethod):
+        return
+    if not config.meta.guidance:
+        raise ValueError("meta.guidance must name adapter, mix or demonstrations, got none")
+    if "adapter" in config.meta.guidance and config.meta.w_objective != "frozen":
+        _check_adapter_gradients_exist(config, config.method)
+    _check_lookahead(config, config.method)
+    _check_shadow(config)
+
+
+def _check_adapter_gradients_exist(config: "RunConfig", method: BridgeMethod) -> None:
+    """Refuse a w-update from a gradient that theta's mix never computes."""
+    if method.mix_schedule != "constant" or "mix" in config.meta.guidance:
+        return  # neither reaches 0 or 1
+    needs_rl = config.penalty > 0 and config.meta.w_objective != "sft"
+    needs_sft = config.penalty < 1 or config.meta.w_objective == "sft"
+    for share, needed, name in ((method.mix, needs_rl, "RL"), (1 - method.mix, needs_sft, "SFT")):
+        if needed and share == 0:
+            raise ValueError(
+                f"method.mix {method.mix} computes no {name} gradient, but w needs it with "
+                f"meta.w_objective {config.meta.w_objective} and meta.penalty {config.penalty}; "
+                "set meta.w_objective frozen, or change method.mix or meta.penalty"
+            )
+
+
+def _check_lookahead(config: "RunConfig", method: BridgeMethod) -> None:
+    """Refuse what the derivative of one whole optimiser step does not cover."""
+    kinds = [kind for kind in LOOKAHEAD if kind in config.meta.guidance]
+    if not kinds:
+        return
+    named = ", ".join(kinds)
+    if config.learner.num_minibatches * config.learner.num_epochs > 1:
+        raise ValueError(
+            f"meta.guidance {named} differentiates one optimiser step; set "
+            "learner.num_minibatches and learner.num_epochs to 1"
+        )
+    if "mix" in kinds and method.mix_schedule != "constant":
+        raise ValueError(
+            f"method.mix_schedule {method.mix_schedule} and meta.guidance mix both set lambda; "
+            "choose one"
+        )
+    if config.meta.mix_min >= config.meta.mix_max:
+        raise ValueError(
+            f"meta.mix_min must be below meta.mix_max {config.meta.mix_max}, "
+            f"got {config.meta.mix_min}"
+        )
+    if "mix" not in kinds and method.mix in (0.0, 1.0):
+        raise ValueError(
+            f"meta.guidance {named} needs both losses, got method.mix {method.mix:g}; "
+            "choose one between 0 and 1"
+        )
+    if config.meta.per_example and config.model.dtype != "float32":
+        raise ValueError(
+            f"meta.per_example takes small differences of losses, which model.dtype "
+            f"{config.model.dtype} rounds away; set float32, or meta.per_example false"
+        )
+
+
+def _check_shadow(config: "RunConfig") -> None:
+    """Refuse what needs rollout actors that serve the shadow, where there are none."""
+    wanted = {
+        "gain.estimator fresh": config.gain.estimator == "fresh",
+        "gain.audit_every": config.gain.audit_every > 0,
+        "shadow.rollouts own": config.shadow.rollouts == "own",
+    }
+    if config.shadow.num_rollout_actors == 0:
+        for name, is_wanted in wanted.items():
+            if is_wanted:
+                raise ValueError(
+                    f"{name} samples from the shadow; set shadow.num_rollout_actors to 1 or more"
+                )
+    if config.shadow.rollouts == "own" and config.gain.estimator == "reweighted":
+        raise ValueError(
+            "shadow.rollouts own leaves no shared rollouts to reweight; set gain.estimator fresh"
+        )
+    if config.shadow.offload and config.learner.zero_stage in (1, 2):
+        raise ValueError(
+            f"shadow.offload needs learner.zero_stage 0 or 3, got {config.learner.zero_stage}; "
+            "DeepSpeed keeps views of the optimiser state at the others"
+        )

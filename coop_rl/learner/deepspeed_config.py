@@ -1,0 +1,38 @@
+"""The config DeepSpeed is started with."""
+
+from typing import Any
+
+from coop_rl.learner.engine import EngineSettings
+
+NEVER = 10**9
+REDUCE_BUCKET = 50_000_000
+"""Gradient values reduced at once; DeepSpeed's default of ten times as many is a buffer of 1 GB."""
+
+
+def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
+    """Return ZeRO stage, AdamW and clipping; accumulation and rates are ours to manage."""
+    optimizer = {
+        "lr": 0.0,  # set at every step
+        "betas": list(settings.betas),
+        "weight_decay": settings.weight_decay,
+        "torch_adam": True,
+    }
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": settings.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "optimizer": {"type": "AdamW", "params": optimizer},
+        "zero_optimization": {
+            "stage": settings.zero_stage,
+            "reduce_bucket_size": REDUCE_BUCKET,
+            "overlap_comm": False,  # stages 0, 1, 3 refuse it with unmanaged accumulation
+            "stage3_param_persistence_threshold": settings.persistence_threshold,
+        },
+        "bf16": {"enabled": settings.is_bfloat16},
+        "steps_per_print": NEVER,
+    }
+    if settings.is_bfloat16:
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

@@ -1,0 +1,199 @@
+"""What one update of theta does to the next batch's return, per component of its gradient.
+
+    step k:     h = sum_c a_c h_c --clip, AdamW--> theta_{k+1}      u_c = d theta_{k+1} / d a_c
+    step k + 1: an independent batch gives grad J_RL(theta_{k+1})   z_c = <grad J_RL, u_c>
+
+`mix` and `demonstrations` guidance follow the z_c (mathematics: `algorithm.lookahead`). The u_c are
+kept as this rank's shards, one for RL and one for every source of demonstrations, from step k to
+k + 1. For single demonstrations y_e is a central difference of its loss along q = C D grad J_RL,
+taken at theta_{k+1} instead of theta_k, which differ by one step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from coop_rl.algorithm.estimators.base import sum_by_row
+from coop_rl.algorithm.lookahead import RL, AdamWRule, clip_differential, clip_factor, response
+from coop_rl.learner.engine import StepStats, TrainingEngine
+from coop_rl.learner.state_io import StateReader, StateWriter
+from coop_rl.types import Objective, SourceBatch
+
+SHIFT = 1e-2
+"""Norm of the shift of theta in the central differences."""
+Parts = list[torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What single demonstrations need of an update, besides the batch: this rank's shards."""
+
+    slope: Parts
+    """D."""
+    fused: Parts
+    """h."""
+    norm: float
+    """|h| over all ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The demonstrations of an update, as their single weights saw them."""
+
+    batch: SourceBatch
+    factor: float
+    """Weight of a token's NLL in the loss, for a demonstration of weight 1."""
+
+
+class Lookahead:
+    """Keeps the shards of one update until the next batch's RL gradient is there."""
+
+    def __init__(
+        self,
+        engine: TrainingEngine,
+        betas: tuple[float, float],
+        max_grad_norm: float,
+        has_examples: bool,
+    ) -> None:
+        """Read gradients and moments of `engine`; `has_examples`: of single demonstrations too."""
+        self._engine = engine
+        self._betas = betas
+        self._max_norm = max_grad_norm
+        self._has_examples = has_examples
+        self._components: dict[str, Parts] = {}
+        self._fused: Parts = []
+        self._shown: list[Shown] = []
+        self._kept: dict[str, Parts] = {}
+        self._kept_update: Kept | None = None
+        self._kept_shown: list[Shown] = []
+        self._products: tuple[tuple[str, float], ...] = ()
+        self._examples: tuple[tuple[str, float], ...] = ()
+
+    def measure(self, rl_parts: Parts | None) -> None:
+        """Take the products with the gradient of L_RL at theta_{k+1}, this step's own."""
+        self._products, self._examples = (), ()
+        if not self._kept or rl_parts is None:
+            return
+        names = list(self._kept)
+        dots = [-_dot(rl_parts, self._kept[name]) for name in names]
+        self._products = tuple(zip(names, self._reduced(dots), strict=True))
+        if self._kept_update:
+            self._examples = self._measure_examples(rl_parts, self._kept_update)
+
+    def begin(self, rl_parts: Parts, rl_weight: float) -> None:
+        """Start to take an update's gradient apart."""
+        self._components = {RL: rl_parts}
+        self._fused = [part * rl_weight for part in rl_parts]
+        self._shown = []
+
+    def add_source(self, batch: SourceBatch, objective: Objective, total: Parts) -> None:
+        """Add what a source contributed; `total` is the fused gradient with it."""
+        share = sum(term.share for term in objective.terms if term.source == batch.source)
+        weight = objective.sft_weight * share
+        self._components[batch.source] = [
+            (now - before) / weight for now, before in zip(total, self._fused, strict=True)
+        ]
+        self._fused = total
+        self._shown.append(Shown(batch, weight / batch.num_tokens))
+
+    def keep(self, lr: float, stats: StepStats) -> None:
+        """Differentiate the update that was just taken."""
+        self._kept, self._kept_update, self._kept_shown = {}, None, []
+        if not stats.is_applied or not self._components:
+            return
+        rule = AdamWRule(lr=lr, betas=self._betas)
+        clip = clip_factor(stats.grad_norm, self._max_norm)
+        num_updates = self._engine.num_updates()
+        slope = [
+            rule.slope(
+                clip * part, m.exp_avg.view_as(part), m.exp_avg_sq.view_as(part), num_updates
+            )
+            for part, m in zip(self._fused, self._engine.moment_parts(), strict=True)
+        ]
+        names = list(self._components)
+        dots = self._reduced([_dot(self._fused, self._components[name]) for name in names])
+        for name, dot in zip(names, dots, strict=True):
+            parts = zip(slope, self._components[name], self._fused, strict=True)
+            self._kept[name] = [
+                response(d, h_c, h, stats.grad_norm, dot, self._max_norm) for d, h_c, h in parts
+            ]
+        if self._has_examples:
+            self._kept_update = Kept(slope, self._fused, stats.grad_norm)
+            self._kept_shown = self._shown
+        self._components = {}
+
+    def take_products(self) -> tuple[tuple[str, float], ...]:
+        """Return (component, z_c) of the last `measure`; empty after the first step."""
+        return self._products
+
+    def take_examples(self) -> tuple[tuple[str, float], ...]:
+        """Return (demonstration id, y_e)."""
+        return self._examples
+
+    def _measure_examples(self, rl_parts: Parts, kept: Kept) -> tuple[tuple[str, float], ...]:
+        sloped = [-d * part for d, part in zip(kept.slope, rl_parts, strict=True)]
+        (product,) = self._reduced([_dot(kept.fused, sloped)])
+        direction = [
+            clip_differential(part, h, kept.norm, product, self._max_norm)
+            for part, h in zip(sloped, kept.fused, strict=True)
+        ]
+        (square,) = self._reduced([_dot(direction, direction)])
+        if square == 0.0:
+            return ()
+        step = SHIFT / square**0.5
+        with self._engine.shifted(direction, step):
+            above = [self._row_losses(shown) for shown in self._kept_shown]
+        with self._engine.shifted(direction, -step):
+            below = [self._row_losses(shown) for shown in self._kept_shown]
+        measured: list[tuple[str, float]] = []
+        for shown, high, low in zip(self._kept_shown, above, below, strict=True):
+            slopes = (shown.factor * (high - low) / (2 * step)).tolist()
+            measured += zip(shown.batch.ids, slopes, strict=True)
+        return tuple(measured)
+
+    @torch.no_grad()
+    def _row_losses(self, shown: Shown) -> torch.Tensor:
+        """Return the summed NLL of every demonstration, over all ranks, fp64."""
+        device = self._engine.device
+        total = torch.zeros(len(shown.batch.ids), dtype=torch.float64, device=device)
+        for micro in shown.batch.ranks[self._engine.rank]:
+            is_response_BL = micro.is_response_BL.to(device)
+            log_prob_T = self._engine(micro.token_ids_BL.to(device), is_response_BL).log_prob_T
+            row_T = is_response_BL.nonzero()[:, 0]
+            nll_B = -sum_by_row(log_prob_T.double(), row_T, len(micro.row_B))
+            is_real_B = micro.row_B >= 0
+            total[micro.row_B[is_real_B].to(device)] = nll_B[is_real_B.to(device)]
+        self._engine.all_reduce_sum(total)
+        return total
+
+    def _reduced(self, dots: Sequence[float]) -> list[float]:
+        """Sum dot products over the ranks."""
+        total = torch.tensor(dots, dtype=torch.float64, device=self._engine.device)
+        self._engine.all_reduce_sum(total)
+        values: list[float] = total.tolist()
+        return values
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's shards; a run resumed on other ranks goes without them for a step."""
+        writer = StateWriter(folder / f"lookahead-{self._engine.rank}")
+        for index, (_, parts) in enumerate(self._kept.items()):
+            for number, part in enumerate(parts):
+                writer.add(f"{index}/{number}", part)
+        writer.finish({"names": list(self._kept), "world_size": self._engine.world_size})
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote on as many ranks."""
+        reader = StateReader(folder / f"lookahead-{self._engine.rank}")
+        if reader.values["world_size"] != self._engine.world_size:
+            return
+        count = len(self._engine.moment_parts())
+        for index, name in enumerate(reader.values["names"]):
+            keys = [f"{index}/{number}" for number in range(count)]
+            device = self._engine.device
+            self._kept[name] = [part.to(device) for _, part in reader.read(keys)]
+
+
+def _dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
+    return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,229 @@
+"""Forward and backward passes over packed data: what happens inside one phase of a step.
+
+    MicroBatch --engine--> log-probs --estimator, KL, entropy--> loss --backward--> gradients
+
+Called by `learner`, which reads and weighs the gradients between phases.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from coop_rl.algorithm.estimators import build_estimator
+from coop_rl.algorithm.estimators.base import (
+    RlEstimator,
+    RolloutCounts,
+    RolloutTokens,
+    sum_by_row,
+)
+from coop_rl.algorithm.kl import kl_loss, kl_per_token
+from coop_rl.algorithm.losses import demonstration_loss, sequence_log_ratio, sft_loss
+from coop_rl.config.method import KlSettings, ReweightedRl
+from coop_rl.learner.engine import TrainingEngine
+from coop_rl.learner.statistics import StepSums
+from coop_rl.models.policy import TokenScores
+from coop_rl.types import DemonstrationTerm, MicroBatch, Objective, PackedBatch, SourceBatch
+
+Reference = Callable[[torch.Tensor, torch.Tensor], TokenScores]
+"""pi_ref: token ids and response mask to scores, without gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossSettings:
+    """What turns log-probs into a loss."""
+
+    estimator: RlEstimator
+    ratio_cap: float
+    mismatch_cap: float | None
+    kl: KlSettings
+    entropy_weight: float
+    max_tokens: int
+
+
+@dataclass(slots=True)
+class TokenCounter:
+    """Tokens of real rows, prompts included, that this rank computed."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+class Passes:
+    """One rank's passes through its engine."""
+
+    def __init__(
+        self, settings: LossSettings, engine: TrainingEngine, reference: Reference | None
+    ) -> None:
+        """Compute with `engine`; `reference` is needed where the KL has a weight."""
+        self._settings = settings
+        self._engine = engine
+        self._reference = reference
+        self._bracket = build_estimator(
+            ReweightedRl(ratio_cap=settings.ratio_cap), settings.max_tokens
+        )
+        self._old: dict[int, torch.Tensor] = {}
+        self.counter = TokenCounter()
+
+    @property
+    def is_bracket_loss(self) -> bool:
+        """Whether theta's RL loss is the one the bracket needs."""
+        return self._settings.estimator.is_bracket_loss
+
+    def rollouts(self, batch: PackedBatch, sums: StepSums | None, *, is_bracket: bool) -> None:
+        """Add the gradients of L_RL: of the bracket's loss, or of the estimator's."""
+        estimator = self._bracket if is_bracket else self._settings.estimator
+        micros = batch.rl[self._engine.rank]
+        counts = RolloutCounts(batch.num_rl_tokens, batch.num_samples)
+        if estimator.needs_entropy:
+            entropy = self.mean_entropy(micros, batch.num_rl_tokens)
+            counts = RolloutCounts(batch.num_rl_tokens, batch.num_samples, entropy)
+        for micro in micros:
+            loss = self._rollout_loss(micro, estimator, counts, sums)
+            self._backward(micro, loss)
+
+    def _rollout_loss(
+        self,
+        micro: MicroBatch,
+        estimator: RlEstimator,
+        counts: RolloutCounts,
+        sums: StepSums | None,
+    ) -> torch.Tensor:
+        settings = self._settings
+        ids_BL, is_response_BL = self._to_device(micro)
+        scores = self._engine(ids_BL, is_response_BL)
+        tokens = self._tokens(micro, is_response_BL, scores)
+        num_rows = len(tokens.advantage_B)
+        loss, num_clipped = estimator.loss(tokens, counts)
+        log_ratio_B = sequence_log_ratio(
+            tokens.log_prob_T, tokens.behaviour_log_prob_T, tokens.row_T, num_rows
+        )
+        if sums is not None:
+            sums.add_rl(micro, loss, log_ratio_B, scores.entropy_T, num_clipped)
+        if settings.kl.weight > 0:
+            assert self._reference is not None
+            with torch.no_grad():
+                reference_T = self._reference(ids_BL, is_response_BL).log_prob_T
+            self._count_forward(micro)
+            if estimator.is_bracket_loss:
+                weight_B = log_ratio_B.exp().clamp(max=settings.ratio_cap)
+                weight_T = weight_B.to(reference_T.dtype)[tokens.row_T]
+            else:
+                ratio_T = (tokens.log_prob_T.detach() - tokens.old_log_prob_T).exp()
+                weight_T = tokens.mismatch_T * ratio_T
+            loss = loss + settings.kl.weight * kl_loss(
+                settings.kl.estimator,
+                tokens.log_prob_T,
+                reference_T,
+                weight_T,
+                tokens.row_T,
+                num_rows,
+                counts.tokens,
+            )
+            if sums is not None:
+                log_prob_T = tokens.log_prob_T.detach()
+                value_T = kl_per_token(settings.kl.estimator, log_prob_T, reference_T)
+                k1_B = sum_by_row(log_prob_T - reference_T, tokens.row_T, num_rows)
+                sums.add_kl(micro, value_T, k1_B)
+        if settings.entropy_weight > 0:
+            loss = loss - settings.entropy_weight * scores.entropy_T.sum() / counts.tokens
+        return loss
+
+    def _tokens(
+        self, micro: MicroBatch, is_response_BL: torch.Tensor, scores: TokenScores
+    ) -> RolloutTokens:
+        device, cap = self._engine.device, self._settings.mismatch_cap
+        log_prob_T = scores.log_prob_T
+        old_T = self._old.get(id(micro), log_prob_T.detach())
+        behaviour_T = micro.behaviour_log_prob_T.to(device)
+        return RolloutTokens(
+            log_prob_T=log_prob_T,
+            old_log_prob_T=old_T,
+            behaviour_log_prob_T=behaviour_T,
+            mismatch_T=torch.ones_like(old_T)
+            if cap is None
+            else (old_T - behaviour_T).exp().clamp(max=cap),
+            row_T=is_response_BL.nonzero()[:, 0],
+            advantage_B=micro.advantage_B.to(device),
+            length_B=is_response_BL.sum(1),
+        )
+
+    def demonstrations(self, batch: SourceBatch, objective: Objective, sums: StepSums) -> None:
+        """Add the gradients of the SFT terms of one source, weighed as the objective says."""
+        micros = batch.ranks[self._engine.rank]
+        terms = [term for term in objective.terms if term.source in ("", batch.source)]
+        factors = [self._factor(term, micros, batch.num_tokens) for term in terms]
+        for micro in micros:
+            ids_BL, is_response_BL = self._to_device(micro)
+            scores = self._engine(ids_BL, is_response_BL)
+            row_T = is_response_BL.nonzero()[:, 0]
+            weight_T = micro.advantage_B.to(self._engine.device)[row_T]
+            sums.add_sft(_share(terms) * sft_loss(scores.log_prob_T, batch.num_tokens))
+            parts = [
+                factor
+                * demonstration_loss(
+                    term.loss,
+                    scores.log_prob_T,
+                    weight_T if term.is_weighted else torch.ones_like(weight_T),
+                    batch.num_tokens,
+                    batch.num_rows,
+                    self._settings.max_tokens,
+                )
+                for term, factor in zip(terms, factors, strict=True)
+            ]
+            loss = objective.sft_weight * torch.stack(parts).sum()
+            if objective.sft_entropy_weight > 0:
+                bonus = scores.entropy_T.sum() / batch.num_tokens
+                loss = loss - objective.sft_entropy_weight * bonus
+            self._backward(micro, loss)
+
+    def _factor(
+        self, term: DemonstrationTerm, micros: Sequence[MicroBatch], num_tokens: int
+    ) -> float:
+        if not term.is_entropy_scaled:
+            return term.share
+        entropy = torch.tensor(self.mean_entropy(micros, num_tokens), dtype=torch.float64)
+        return term.share * float((-entropy).exp())
+
+    @torch.no_grad()
+    def mean_entropy(self, micros: Iterable[MicroBatch], num_tokens: int) -> float:
+        """Return the policy's mean entropy over all response tokens of all ranks, nats."""
+        total = torch.zeros(1, dtype=torch.float64, device=self._engine.device)
+        for micro in micros:
+            total += self._engine(*self._to_device(micro)).entropy_T.double().sum()
+            self._count_forward(micro)
+        self._engine.all_reduce_sum(total)
+        return float(total) / num_tokens
+
+    @torch.no_grad()
+    def remember_old_log_probs(self, minibatches: Sequence[PackedBatch]) -> None:
+        """Score the rollouts before the first update, where there will be several."""
+        self._old.clear()
+        if len(minibatches) == 1:
+            return
+        for micro in (m for batch in minibatches for m in batch.rl[self._engine.rank]):
+            if id(micro) not in self._old:
+                self._old[id(micro)] = self._engine(*self._to_device(micro)).log_prob_T
+                self._count_forward(micro)
+
+    def _backward(self, micro: MicroBatch, loss: torch.Tensor) -> None:
+        self._engine.backward(loss)
+        self.counter.backward += _num_tokens(micro)
+
+    def _count_forward(self, micro: MicroBatch) -> None:
+        self.counter.forward += _num_tokens(micro)
+
+    def _to_device(self, micro: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self._engine.device
+        return micro.token_ids_BL.to(device), micro.is_response_BL.to(device)
+
+
+def _share(terms: Sequence[DemonstrationTerm]) -> float:
+    """Return what a source's NLL counts in the reported mean: its weight among the sources."""
+    return terms[0].share if terms and terms[0].source else 1.0
+
+
+def _num_tokens(micro: MicroBatch) -> int:
+    """Return the tokens of real rows up to their last response token."""
+    length_B = micro.is_response_BL.size(1) - micro.is_response_BL.flip(1).int().argmax(1)
+    return int(length_B[micro.row_B >= 0].sum())
