@@ -14,7 +14,8 @@ from unittest import mock
 import ray
 import torch
 
-from coop_rl.algorithm.advantage import to_token_samples
+from coop_rl.algorithm.methods import build_method
+from coop_rl.algorithm.methods.base import to_token_samples
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.config import RunConfig, load_config
 from coop_rl.data.load import Demonstrations, load_run_data
@@ -111,16 +112,16 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
     """Return the page."""
     assert record.shadow is not None
     assert record.gain is not None
-    assert record.guidance is not None
+    assert record.update is not None
     # A group with right and wrong answers: the others have no RL gradient.
-    index = next(i for i, g in enumerate(record.groups) if len({r.value for r in g.rewards}) > 1)
-    group = record.groups[index]
-    samples = to_token_samples(record.groups, normalize_by_std=True)
+    groups, batch = record.sampled.groups, record.batch.minibatches[0]
+    index = next(i for i, g in enumerate(groups) if len({r.value for r in g.rewards}) > 1)
+    group = groups[index]
+    samples = to_token_samples(groups, build_method(config).estimator)
     first = index * len(group.rollouts)
-    demonstration = Demonstrations(config, load_run_data(config).demonstrations).next_batch(
-        record.step
-    )[0]
-    micro = next(m for m in record.batch.rl[0] if first in m.row_B.tolist())
+    shown = Demonstrations(config, load_run_data(config).demonstrations)
+    demonstration = shown.next_batch(record.step, "next", ())[0]
+    micro = next(m for m in batch.rl[0] if first in m.row_B.tolist())
     gradients = record.joint.adapter_gradients
     assert isinstance(gradients, AdapterGradients)
     sections: Iterable[tuple[Any, str]] = (
@@ -142,7 +143,7 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
         ),
         (
             samples[first],
-            "`algorithm.advantage` turns every rollout of the step into one: the reward less the "
+            "`algorithm.estimators` turns every rollout of the step into one: the reward less the "
             "group's mean, over its standard deviation.",
         ),
         (
@@ -150,9 +151,15 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
             "`data.load` makes it from a row of demonstrations.jsonl.",
         ),
         (
-            record.batch,
-            "`algorithm.packing` cuts all samples and demonstrations into it; both learner groups "
-            "get the same one, through Ray's object store.",
+            batch,
+            "`algorithm.packing` cuts all samples and demonstrations into it, one for every "
+            "optimiser step of a `BranchBatch`; both learner groups get the same one, through "
+            "Ray's object store.",
+        ),
+        (
+            batch.sft[0],
+            "The demonstrations in it; with `demonstrations` guidance there is one of these for "
+            "every source.",
         ),
         (
             micro,
@@ -176,12 +183,12 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
             "log-ratios of the *same* rollouts.",
         ),
         (
-            record.guidance,
+            record.update,
             "The meta-controller moves w against (1-λ)·h_w^SFT + λ·(h_w^RL - ĥ_w^RL), then "
             "broadcasts w to all learners, which answer with its checksums.",
         ),
         (
-            record.guidance.version,
+            record.update.version,
             "`joint` publishes θ + s·B·A under this version: "
             f"{metrics['sync/bytes']:,.0f} bytes in {metrics['sync/seconds']:.3f} s. The canary "
             f"found engine and learner {metrics['sync/canary_mean']:.1e} nats apart on average; "

@@ -16,6 +16,7 @@ SHOWN = (
     types.TokenSample,
     types.Demonstration,
     types.PackedBatch,
+    types.SourceBatch,
     types.MicroBatch,
     types.StepResult,
     types.AdapterGradients,

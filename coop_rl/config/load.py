@@ -104,8 +104,8 @@ def _floats(value: Any) -> Any:
 
 def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
-    place = _Place([str(part) for part in first["loc"][:-1]])
-    leaf = [str(part) for part in first["loc"][-1:] if str(part) not in place.kinds]
+    place = _Place([str(part) for part in first["loc"][:-1]], names_variants=True)
+    leaf = [] if place.is_open else [str(part) for part in first["loc"][-1:]]
     dotted = ".".join([*place.names, *leaf])
     if first["type"] == "extra_forbidden":
         names = [".".join([*place.names, name]) for name in place.fields]
@@ -125,13 +125,16 @@ def _describe(error: ValidationError) -> str:
 
 
 class _Place:
-    """A section of the config, found by pydantic's location, which names variants by their kind."""
+    """A section of the config, found by its dotted name or by pydantic's location.
 
-    def __init__(self, location: Sequence[str]) -> None:
+    The latter names the chosen variant after every section that has several.
+    """
+
+    def __init__(self, location: Sequence[str], *, names_variants: bool = False) -> None:
         self.names: list[str] = []
         self._models: list[type[BaseModel]] = [RunConfig]
         for part in location:
-            if part in self.kinds:
+            if names_variants and self.is_open:
                 self.variant(part)
                 continue
             self.names.append(part)
@@ -139,11 +142,9 @@ class _Place:
             self._models = _models_in(field.annotation) if field else []
 
     @property
-    def kinds(self) -> set[str]:
-        """The variants there are here."""
-        return {
-            str(m.model_fields["kind"].default) for m in self._models if "kind" in m.model_fields
-        }
+    def is_open(self) -> bool:
+        """Whether there are several variants here and none is chosen."""
+        return len(self._models) > 1
 
     @property
     def fields(self) -> dict[str, FieldInfo]:

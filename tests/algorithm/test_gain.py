@@ -1,5 +1,7 @@
 """The value of the cooperative gain against enumeration, and its guard."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,14 +12,13 @@ from coop_rl.algorithm.gain import (
     gain_per_prompt,
 )
 from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, ScoredGroup, StepResult
+from tests.observability.records import result
 
 VERSION = PolicyVersion(0, 0)
 
 
-def step_result(branch, log_ratio_N) -> StepResult:
-    return StepResult(
-        branch, VERSION, 0.0, 0.0, 0.0, 0.0, tuple(log_ratio_N), 0.0, 0.0, 0.0, 0.0, True, 0.0
-    )
+def step_result(branch, log_ratio_N, kl_N=()) -> StepResult:
+    return replace(result(branch), log_ratio_N=tuple(log_ratio_N), kl_N=tuple(kl_N))
 
 
 def groups_of(reward_PG) -> list[ScoredGroup]:
@@ -59,15 +60,17 @@ def test_gain_is_unbiased_over_all_samples_of_a_bandit() -> None:
 def test_gain_is_exactly_zero_at_equal_branches() -> None:
     log_ratio = np.random.default_rng(0).normal(size=(4, 8)) * 0.1
     reward = np.random.default_rng(1).integers(0, 2, (4, 8)).astype(float)
-    result = estimate_gain(
+    gain = estimate_gain(
         groups_of(reward),
+        (),
+        0,
         step_result("joint", log_ratio.ravel()),
         step_result("rl_only", log_ratio.ravel()),
         GainSettings(0.5, True, 5.0),
     )
-    assert result.value == 0.0
-    assert result.stderr == 0.0
-    assert result.shadow_kl == 0.0
+    assert gain.value == 0.0
+    assert gain.stderr == 0.0
+    assert gain.shadow_kl == 0.0
 
 
 def test_ess_is_one_for_equal_weights_and_one_over_n_for_a_single_weight() -> None:
@@ -80,15 +83,74 @@ def test_low_ess_shows_no_number_and_the_guard_stops_w(is_guarded, is_usable) ->
     reward = np.tile([0.0, 1.0], (4, 2))
     shadow = np.zeros(16)
     shadow[0] = 8.0
-    result = estimate_gain(
+    gain = estimate_gain(
         groups_of(reward),
+        (),
+        0,
         step_result("joint", np.zeros(16)),
         step_result("rl_only", shadow),
         GainSettings(0.5, is_guarded, 5.0),
     )
-    assert result.value is None
-    assert result.stderr is None
-    assert result.ess < 0.1
-    assert result.ess_joint == 1.0
-    assert result.capped_share == 1 / 16
-    assert result.is_usable is is_usable
+    assert gain.value is None
+    assert gain.stderr is None
+    assert gain.ess < 0.1
+    assert gain.ess_joint == 1.0
+    assert gain.capped_share == 1 / 16
+    assert gain.is_usable is is_usable
+
+
+def test_kl_gap_is_weighed_like_the_reward_gap_and_charged_with_beta() -> None:
+    rng = np.random.default_rng(3)
+    reward = rng.integers(0, 2, (4, 8)).astype(float)
+    joint, shadow, joint_kl, shadow_kl = (rng.normal(size=32) * 0.1 for _ in range(4))
+    gain = estimate_gain(
+        groups_of(reward),
+        (),
+        0,
+        step_result("joint", joint, joint_kl),
+        step_result("rl_only", shadow, shadow_kl),
+        GainSettings(kl_weight=0.5),
+    )
+    want = float((np.exp(joint) * joint_kl - np.exp(shadow) * shadow_kl).mean())
+    assert gain.kl_gap == pytest.approx(want)
+    assert gain.reward_gap is not None
+    assert gain.value == pytest.approx(gain.reward_gap - 0.5 * want)
+
+
+def test_fresh_gain_is_the_difference_of_the_branches_means_over_prompts() -> None:
+    joint_PG, shadow_PG = np.array([[1.0, 1], [0, 1], [1, 0]]), np.array([[0.0, 1], [0, 1], [0, 0]])
+    far = np.full(6, 5.0)
+    gain = estimate_gain(
+        groups_of(joint_PG),
+        groups_of(shadow_PG),
+        0,
+        step_result("joint", np.zeros(6)),
+        step_result("rl_only", far),
+        GainSettings(always_fresh=True),
+    )
+    assert gain.estimator == "fresh"
+    assert gain.value == pytest.approx(1 / 3)
+    assert gain.stderr == pytest.approx(np.std([0.5, 0.0, 0.5], ddof=1) / np.sqrt(3))
+    assert gain.is_usable
+
+
+def test_groups_sampled_in_vain_count_as_zero() -> None:
+    rng = np.random.default_rng(4)
+    reward, shadow = rng.integers(0, 2, (4, 8)).astype(float), rng.normal(size=32) * 0.1
+    kept, diluted = (
+        estimate_gain(
+            groups_of(reward),
+            (),
+            dropped,
+            step_result("joint", np.zeros(32)),
+            step_result("rl_only", shadow),
+            GainSettings(),
+        )
+        for dropped in (0, 4)
+    )
+    assert kept.value is not None
+    assert diluted.value == pytest.approx(kept.value / 2)
+    assert diluted.reward_gap == pytest.approx(diluted.value)
+    assert diluted.stderr is not None
+    assert kept.stderr is not None
+    assert diluted.stderr < kept.stderr

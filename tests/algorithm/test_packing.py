@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coop_rl.algorithm.packing import PackShape, pack
-from coop_rl.types import Demonstration, TokenSample
+from coop_rl.algorithm.packing import PackShape, pack, pack_branches
+from coop_rl.types import Demonstration, Lesson, Objective, PackedBatch, TokenSample
 
 lengths = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 30)), min_size=1, max_size=40)
 
@@ -57,5 +57,66 @@ def test_no_rollouts_means_no_micro_batches() -> None:
     demonstrations = [Demonstration("d", (1, 2), (3, 4))]
     batch = pack([], demonstrations, PackShape(2, 64))
     assert batch.rl == ((), ())
-    assert [len(rank) for rank in batch.sft] == [1, 1]
+    assert [len(rank) for rank in batch.sft[0].ranks] == [1, 1]
     assert batch.num_sft_tokens == 2
+
+
+def sample(name: int, length: int = 3) -> TokenSample:
+    return TokenSample((1,), (name,) * length, (0.0,) * length, float(name))
+
+
+def lesson(num_groups: int, size: int, num_shown: int) -> Lesson:
+    samples = [sample(g) for g in range(num_groups) for _ in range(size)]
+    shown = [Demonstration(str(i), (1,), (2, 3), "ab"[i % 2]) for i in range(num_shown)]
+    return Lesson(samples, shown, Objective(0.5, 0.5))
+
+
+def tokens(batch: PackedBatch) -> list[int]:
+    return sorted(
+        row[1] for m in batch.rl[0] for row in m.token_ids_BL.tolist() if m.is_response_BL.any()
+    )
+
+
+def test_minibatches_keep_groups_whole_and_epochs_repeat_them() -> None:
+    shape = PackShape(1, 64, num_minibatches=2, num_epochs=3, group_size=2)
+    joint, shadow = pack_branches(lesson(5, 2, 7), (), shape, is_own=False)
+    assert shadow is joint
+    assert len(joint.minibatches) == 6
+    assert joint.minibatches[0] is joint.minibatches[2] is joint.minibatches[4]
+    assert [tokens(b) for b in joint.minibatches[:2]] == [[0, 0, 1, 1], [2, 2, 3, 3, 4, 4]]
+    assert [b.sft[0].ids for b in joint.minibatches[:2]] == [
+        ("0", "1", "2"),
+        ("3", "4", "5", "6"),
+    ]
+    assert [b.num_rl_tokens for b in joint.minibatches[:2]] == [12, 18]
+
+
+def test_a_minibatch_without_any_row_is_left_out() -> None:
+    shape = PackShape(1, 64, num_minibatches=3, group_size=2)
+    joint, _ = pack_branches(lesson(0, 2, 1), (), shape, is_own=False)
+    assert [b.sft[0].ids for b in joint.minibatches] == [("0",)]
+
+
+def test_sources_have_batches_and_counts_of_their_own() -> None:
+    batch = pack([], lesson(0, 1, 5).demonstrations, PackShape(1, 64), sources=("a", "b", "c"))
+    assert [(b.source, b.ids, b.num_tokens) for b in batch.sft] == [
+        ("a", ("0", "2", "4"), 6),
+        ("b", ("1", "3"), 4),
+    ]
+    assert batch.num_sft_tokens == 10
+
+
+def test_the_shadows_own_rollouts_are_for_the_bracket_or_for_its_step_too() -> None:
+    shape = PackShape(1, 64, group_size=2)
+    own = [sample(9, length=5), sample(9, length=5)]
+    joint, shadow = pack_branches(lesson(1, 2, 1), own, shape, is_own=False)
+    assert joint.bracket is None
+    assert shadow.minibatches == joint.minibatches
+    assert shadow.bracket is not None
+    assert tokens(shadow.bracket) == [9, 9]
+    # joint's denominator: the bracket is a difference of like sums
+    assert shadow.bracket.num_rl_tokens == joint.minibatches[0].num_rl_tokens == 6
+    _, learning = pack_branches(lesson(1, 2, 1), own, shape, is_own=True)
+    assert tokens(learning.minibatches[0]) == [9, 9]
+    assert learning.minibatches[0].num_rl_tokens == 10
+    assert learning.minibatches[0].sft == ()

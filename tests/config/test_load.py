@@ -144,3 +144,56 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
     config = load_config(path)
     assert config.run.name in str(path)
     derive_sizes(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["meta.guidance=[]"], "meta.guidance must name adapter, mix or demonstrations"),
+        (
+            ["meta.guidance=[mix]", "learner.num_minibatches=2"],
+            "meta.guidance mix differentiates one optimiser step",
+        ),
+        (["meta.guidance=[mix]", "method.mix_schedule=linear"], "both set lambda"),
+        (["meta.guidance=[demonstrations]", "method.mix=1"], "needs both losses"),
+        (["meta.guidance=[mix]", "meta.mix_min=0.96"], "meta.mix_min must be below meta.mix_max"),
+        (
+            ["meta.guidance=[demonstrations]", "meta.per_example=true", "model.dtype=bfloat16"],
+            "set float32, or meta.per_example false",
+        ),
+        (["gain.estimator=fresh"], "gain.estimator fresh samples from the shadow; set shadow.num"),
+        (["gain.audit_every=5"], "gain.audit_every samples from the shadow"),
+        (["shadow.rollouts=own"], "shadow.rollouts own samples from the shadow"),
+        (
+            ["shadow.rollouts=own", "shadow.num_rollout_actors=1", "gain.estimator=reweighted"],
+            "set gain.estimator fresh",
+        ),
+        (["shadow.offload=true"], "shadow.offload needs learner.zero_stage 0 or 3, got 2"),
+        (["learner.num_minibatches=33"], "learner.num_minibatches must be at most prompts.per_st"),
+        (["checkpoint.best=eval/x/pass@1"], "is no metric of the evaluation; allowed: eval/dem"),
+        (
+            ["method.rl.kind=dapo", "method.rl.overlong_tokens=999"],
+            "method.rl.overlong_tokens must be at most rollout.max_tokens 256, got 999",
+        ),
+        (["method.rl.clipp=0.1"], "unknown config key method.rl.clipp"),
+        (["method.rl.kind=grpo", "method.rl.clpi=0.1"], "did you mean method.rl.clip?"),
+        (["method.rl.kind=grpo", "method.rl.clip=-1"], "method.rl.clip: Input should be greater"),
+        (["method.rl.kind=best"], "unknown method.rl.kind 'best'; allowed: reweighted, grpo,"),
+        (["method.rl.kl.weight=-1"], "method.rl.kl.weight: Input should be greater"),
+    ],
+)
+def test_what_cannot_work_together_is_refused(
+    minimal: Path, overrides: list[str], expected: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(minimal, overrides)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_variants_of_the_estimator_have_their_methods_default(minimal: Path) -> None:
+    assert load_config(minimal).method.rl.kind == "reweighted"  # type: ignore[union-attr]
+    hpt = load_config(minimal, ["method.kind=hpt", "method.rl.clip=0.3"])
+    assert hpt.method.rl.kind == "dr_grpo"  # type: ignore[union-attr]
+    swapped = load_config(minimal, ["method.rl.clip_low=0.1", "method.rl.kind=gspo"])
+    assert swapped.method.rl.clip_low == 0.1  # type: ignore[union-attr]

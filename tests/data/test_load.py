@@ -11,6 +11,7 @@ from coop_rl.data.load import Demonstrations, load_run_data
 from coop_rl.data.model_folder import local_folder, read_model_facts
 from coop_rl.data.rendering import fill, load_tokenizer
 from coop_rl.errors import ConfigError, DataError, ModelError
+from coop_rl.types import ScoredGroup
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/local/demo.yaml"
@@ -186,6 +187,45 @@ def test_demonstrations_come_in_seeded_order(build) -> None:
     config = build("demonstrations.per_step=3")
     data = load_run_data(config)
     first, again = (Demonstrations(config, data.demonstrations) for _ in range(2))
-    steps = [first.next_batch(step) for step in range(4)]
-    assert again.next_batch(2) == steps[2]
+    steps = [first.next_batch(step, "next", ()) for step in range(4)]
+    assert again.next_batch(2, "next", ()) == steps[2]
+    assert first.next_batch(2, "none", ()) == ()
     assert sorted(d.id for batch in steps for d in batch) == sorted("1234" * 3)
+
+
+def test_matching_demonstrations_are_those_of_the_prompts(build, tmp_path: Path) -> None:
+    rows = [{"prompt": f"1+{n}=?\n", "answer": str(n + 1), "reasoning": "x"} for n in range(4)]
+    shown = write(tmp_path / "shown.jsonl", rows[:3])
+    asked = write(tmp_path / "asked.jsonl", rows[1:])
+    config = build("method.kind=luffy", f"prompts.path={asked}", f"demonstrations.path={shown}")
+    data = load_run_data(config)
+    groups = [ScoredGroup(prompt, (), ()) for prompt in data.prompts]
+    found = Demonstrations(config, data.demonstrations).next_batch(0, "matching", groups)
+    assert [d.id for d in found] == [prompt.id for prompt in data.prompts[:2]]
+    assert [d.prompt_ids for d in found] == [prompt.token_ids for prompt in data.prompts[:2]]
+    other = write(tmp_path / "other.jsonl", [{"prompt": "9+9=?\n", "answer": "18"}] * 3)
+    with pytest.raises(DataError, match="needs demonstrations of the prompts it samples"):
+        load_run_data(
+            build("method.kind=hpt", f"prompts.path={other}", f"demonstrations.path={shown}")
+        )
+
+
+def test_validation_rows_are_kept_from_training(build, tmp_path: Path) -> None:
+    rows = [{**TRACE, "prompt": f"1+2={n}\n"} for n in range(40)]
+    path = f"demonstrations.path={write(tmp_path / 'many.jsonl', rows)}"
+    assert len(load_run_data(build(path)).validation) == 0
+    kept = load_run_data(build(path, "method.kind=cold_start"))
+    assert (len(kept.demonstrations), len(kept.validation)) == (36, 4)
+    assert not {d.prompt_ids for d in kept.demonstrations} & {d.prompt_ids for d in kept.validation}
+    asked = load_run_data(build(path, "evaluation.num_demonstrations=7"))
+    assert len(asked.validation) == 7
+    with pytest.raises(DataError, match=r"demonstrations.per_step must be at most the 1 rows"):
+        load_run_data(build(path, "evaluation.num_demonstrations=39"))
+
+
+def test_sources_come_from_their_column(build, tmp_path: Path) -> None:
+    rows = [{**TRACE, "origin": name} for name in ("a", "b", "a", "c")]
+    path = f"demonstrations.path={write(tmp_path / 'sources.jsonl', rows)}"
+    data = load_run_data(build(path, "demonstrations.source_column=origin"))
+    assert [d.source for d in data.demonstrations] == ["a", "b", "a", "c"]
+    assert {d.source for d in load_run_data(build(path)).demonstrations} == {"demonstrations"}

@@ -5,7 +5,9 @@ import math
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.types import (
     Branch,
+    BranchBatch,
     CooperativeGain,
+    Guidance,
     GuidanceUpdate,
     Objective,
     PackedBatch,
@@ -13,7 +15,10 @@ from coop_rl.types import (
     Prompt,
     Reward,
     Rollout,
+    Sampled,
     ScoredGroup,
+    SkipReason,
+    SourceBatch,
     StepResult,
 )
 
@@ -39,11 +44,20 @@ def result(branch: Branch) -> StepResult:
         entropy=0.5,
         mismatch_kl=1e-6,
         log_ratio_N=(0.0,) * 6,
+        kl_N=(),
+        kl_ref=math.nan,
+        clip_fraction=0.0,
         grad_norm=2.0,
         rl_grad_norm=math.nan,
         sft_grad_norm=math.nan,
         grad_cosine=math.nan,
         is_step_applied=True,
+        num_parameters=1000,
+        num_updates=1,
+        forward_tokens=0,
+        backward_tokens=50 if branch == "joint" else 20,
+        lookahead=(),
+        example_lookahead=(),
         duration_s=1.0,
     )
 
@@ -53,18 +67,53 @@ GROUPS = (
     group("b", WRONG, TIMEOUT),
     group("c", RIGHT, CRASHED, version=2),
 )
-GAIN = CooperativeGain(0.012, 0.004, 0.9, 0.99, 0.0, 0.02, True)
-GUIDANCE = GuidanceUpdate(PolicyVersion(4, 4), "", 1.5, 0.1, 0.3, math.nan, 0.6)
+GAIN = CooperativeGain(
+    estimator="reweighted",
+    value=0.012,
+    stderr=0.004,
+    reward_gap=0.012,
+    kl_gap=None,
+    ess=0.9,
+    ess_joint=0.99,
+    capped_share=0.0,
+    shadow_kl=0.02,
+    is_usable=True,
+)
+GUIDANCE = GuidanceUpdate(
+    PolicyVersion(4, 4), SkipReason.NONE, 1.5, 0.1, 0.3, math.nan, 0.6, Guidance(0.5)
+)
+
+
+def packed(num_rl_tokens: int, num_samples: int) -> BranchBatch:
+    shown = SourceBatch("", (), 20, ("d0", "d1"))
+    return BranchBatch((PackedBatch((), (shown,), num_rl_tokens, num_samples),))
 
 
 def bridge(step: int = 3, gain: CooperativeGain = GAIN) -> StepRecord:
-    batch = PackedBatch((), (), num_rl_tokens=9, num_sft_tokens=20, num_samples=6)
-    joint, shadow = result("joint"), result("rl_only")
     return StepRecord(
-        step, PolicyVersion(3, 3), MIXED, GROUPS, batch, joint, shadow, gain, GUIDANCE
+        step=step,
+        version=PolicyVersion(3, 3),
+        objective=MIXED,
+        sampled=Sampled(GROUPS),
+        fresh=(),
+        batch=packed(9, 6),
+        joint=result("joint"),
+        shadow=result("rl_only"),
+        gain=gain,
+        update=GUIDANCE,
     )
 
 
 def sft(step: int = 3) -> StepRecord:
-    batch = PackedBatch((), (), num_rl_tokens=0, num_sft_tokens=20, num_samples=0)
-    return StepRecord(step, PolicyVersion(3, 0), SFT, (), batch, result("joint"), None, None, None)
+    return StepRecord(
+        step=step,
+        version=PolicyVersion(3, 0),
+        objective=SFT,
+        sampled=Sampled(),
+        fresh=(),
+        batch=packed(0, 0),
+        joint=result("joint"),
+        shadow=None,
+        gain=None,
+        update=None,
+    )

@@ -6,6 +6,7 @@ import pytest
 
 from coop_rl.observability.metrics import METRICS, describe, step_metrics
 from coop_rl.observability.stages import Stages
+from coop_rl.types import SkipReason
 from tests.observability.records import GUIDANCE, bridge, sft
 
 TIMINGS = {"time/step_s": 4.0, "time/generate_s": 3.0, "sync/bytes": 10.0, "sync/seconds": 0.5}
@@ -57,8 +58,10 @@ def test_what_was_not_measured_is_null() -> None:
 
 
 def test_skipped_updates_are_counted() -> None:
-    record = replace(bridge(), guidance=replace(GUIDANCE, skipped="low_ess"))
+    record = replace(bridge(), update=replace(GUIDANCE, skipped=SkipReason.LOW_ESS))
     assert step_metrics(record, {})["guidance/skipped"] == 1
+    assert step_metrics(record, {})["guidance/skipped_low_ess"] == 1
+    assert "guidance/skipped_low_ess" not in step_metrics(bridge(), {})
     record = replace(bridge(), joint=replace(bridge().joint, is_step_applied=False))
     assert step_metrics(record, {})["grad/skipped"] == 1
 

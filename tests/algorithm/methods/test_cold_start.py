@@ -1,0 +1,108 @@
+"""Cold start: SFT, and after one switch RL."""
+
+import json
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from coop_rl.algorithm.methods import Method
+from coop_rl.algorithm.methods.base import Needs
+from coop_rl.types import Objective
+from tests.algorithm.methods.scenes import config_of, method_of
+
+NLL = "eval/demonstrations/nll"
+SFT, RL = Needs(False, "next"), Needs(True, "none")
+LONG = 10_000
+"""Demonstrations whose epochs outlast every curve here."""
+
+
+def run(
+    method: Method, curve: Sequence[float | None], resume: tuple[Method, int] | None = None
+) -> list[bool]:
+    """Whether each step is SFT; `curve` is the NLL measured after so many steps, None where not.
+
+    With `resume` a second method takes over from the first's checkpoint after that many steps.
+    """
+    phases = []
+    for step, nll in enumerate(curve):
+        method.observe(step, None, {})
+        if resume and resume[1] == step:
+            state = json.loads(json.dumps(method.state()))
+            method = resume[0]
+            method.begin(LONG, state)
+        method.observe(step, None, {} if nll is None else {NLL: nll})
+        phases.append(method.needs(step) == SFT)
+        assert method.needs(step) in (SFT, RL)
+        assert (method.objective(step).sft_weight > 0) == phases[-1]
+    return phases
+
+
+def cold_start(*overrides: str, rows: int = LONG) -> Method:
+    method = method_of("cold_start", *overrides)
+    method.begin(rows, {})
+    return method
+
+
+CURVES = [
+    ("patience=1", [3.0, 2.0, 1.5, 1.6, 1.0, 0.5], 3),
+    ("patience=1", [3.0, 2.0, 2.0, 1.0], 2),
+    ("patience=1", [3.0, 2.9, 2.8, 2.7], 4),
+    ("patience=1", [3.0, None, None, 3.1, 2.0], 3),
+    ("patience=2", [3.0, 3.1, 2.9, 3.0, 3.0, 0.1], 4),
+    ("patience=2", [3.0, 3.1, 2.9, 3.0, 2.8, 2.9, 2.9, 0.1], 6),
+    ("min_improvement=0.1", [3.0, 2.8, 2.75, 2.0], 2),
+    ("min_improvement=0.1", [3.0, 2.85, 2.7, 2.55], 4),
+]
+
+
+@pytest.mark.parametrize(("override", "curve", "switch"), CURVES)
+def test_rl_starts_where_the_nll_stops_falling(
+    override: str, curve: Sequence[float | None], switch: int
+) -> None:
+    want = [step < switch for step in range(len(curve))]
+    assert run(cold_start(override), curve) == want
+
+
+def test_a_lower_nll_after_the_switch_changes_nothing() -> None:
+    curve = [3.0, 2.0, 2.5, *[1.0 / (k + 1) for k in range(50)]]
+    assert run(cold_start(), curve) == [True, True] + [False] * 51
+
+
+@pytest.mark.parametrize("stop", range(8))
+@pytest.mark.parametrize(("override", "curve", "switch"), CURVES)
+def test_a_run_resumed_from_json_at_any_step_switches_at_the_same_one(
+    override: str, curve: Sequence[float | None], switch: int, stop: int
+) -> None:
+    fresh = method_of("cold_start", override)
+    assert run(cold_start(override), curve, (fresh, stop)) == run(cold_start(override), curve)
+
+
+@pytest.mark.parametrize("switch", ["validation", "epochs"])
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 100])
+def test_the_epochs_end_the_first_phase_at_the_latest(rows: int, switch: str) -> None:
+    per_step = config_of("cold_start").demonstrations.per_step
+    num_steps = 2 * math.ceil(rows / per_step)
+    method = cold_start("epochs=2", f"switch={switch}", rows=rows)
+    falling = [1.0 / (k + 1) for k in range(num_steps + 5)]
+    assert run(method, falling) == [step < num_steps for step in range(num_steps + 5)]
+
+
+def test_only_the_epochs_count_where_the_config_says_so() -> None:
+    method = cold_start("epochs=1", "switch=epochs", rows=5 * 32)
+    assert run(method, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == [True] * 5 + [False]
+
+
+def test_each_phase_has_one_loss_and_sft_its_own_rate() -> None:
+    method = cold_start("sft_lr_scale=10")
+    assert method.objective(0) == Objective(0.0, 1.0, lr_scale=10.0)
+    method.observe(0, None, {NLL: 1.0})
+    method.observe(1, None, {NLL: 2.0})
+    assert method.objective(1) == Objective(1.0, 0.0)
+
+
+def test_other_evaluations_are_no_measurement() -> None:
+    method = cold_start()
+    for step in range(5):
+        method.observe(step, None, {"eval/math/pass@1": 0.5})
+    assert method.needs(5) == SFT
