@@ -14,12 +14,14 @@
 | publish | theta's update and the push of w |
 """
 
+from collections.abc import Sequence
+
 from coop_rl.algorithm.gain import estimate_gain
 from coop_rl.algorithm.methods import Method
 from coop_rl.algorithm.methods.base import to_token_samples
 from coop_rl.algorithm.packing import PackShape, first_minibatch, pack_branches
 from coop_rl.algorithm.roles import Roles, StepRecord
-from coop_rl.types import PolicyVersion, Sampled
+from coop_rl.types import CooperativeGain, PolicyVersion, Sampled, ScoredGroup, StepResult
 
 
 def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> PolicyVersion:
@@ -39,34 +41,36 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
         shown = roles.demonstrations.next_batch(step, needs.demonstrations, sampled.groups)
         lesson = method.compose(step, sampled.groups, shown, guidance)
         fresh = roles.shadow_rollouts.next_batch(step, sampled.groups) if method.wants_fresh else ()
-        fresh_samples = to_token_samples(fresh, method.estimator)
-        batches = pack_branches(lesson, fresh_samples, shape, is_own=method.shadow_learns_own)
+        own = to_token_samples(fresh, method.estimator)
+        batches = pack_branches(lesson, own, shape, is_own=method.shadow_learns_own)
         joint, shadow = roles.learners.step(step, batches, lesson.objective)
-        gain = None
-        if shadow:
-            first, own = first_minibatch(sampled.groups, shape), first_minibatch(fresh, shape)
-            gain = estimate_gain(first, own, len(sampled.dropped), joint, shadow, method.gain)
+        gain = _estimate_gain(sampled, fresh, joint, shadow, method, shape)
         update = roles.meta_controller.update(joint, shadow, gain)
         guidance = update.guidance if update else None
-        sampled_with, version = version, roles.weights.publish(version.next())
-        roles.observer.record(
-            StepRecord(
-                step=step,
-                version=sampled_with,
-                objective=lesson.objective,
-                sampled=sampled,
-                fresh=fresh,
-                batch=batches[0],
-                joint=joint,
-                shadow=shadow,
-                gain=gain,
-                update=update,
-            )
+        seen = StepRecord(
+            step, version, lesson.objective, sampled, fresh, batches[0], joint, shadow, gain, update
         )
+        version = roles.weights.publish(version.next())
+        roles.observer.record(seen)
         method.observe(step + 1, gain, {})
         roles.checkpoints.maybe_save(step, version, method.state())
         _evaluate(step + 1, version, method, roles)
     return version
+
+
+def _estimate_gain(
+    sampled: Sampled,
+    fresh: Sequence[ScoredGroup],
+    joint: StepResult,
+    shadow: StepResult | None,
+    method: Method,
+    shape: PackShape,
+) -> CooperativeGain | None:
+    """Estimate G from the rollouts whose gradients of w were taken; None without a shadow."""
+    if shadow is None:
+        return None
+    first, own = first_minibatch(sampled.groups, shape), first_minibatch(fresh, shape)
+    return estimate_gain(first, own, len(sampled.dropped), joint, shadow, method.gain)
 
 
 def _evaluate(step: int, version: PolicyVersion, method: Method, roles: Roles) -> None:

@@ -383,7 +383,7 @@ class MetaSection(Section):
     """Largest lambda that `mix` guidance may choose."""
     demonstrations_lr: float = Field(0.1, gt=0)
     """Adam rate of the logits of the demonstrations' weights; about their change per step."""
-    demonstrations_min: float = Field(0.01, ge=0.0, lt=0.5)
-    """Smallest weight of a source; above 0 it can come back."""
+    demonstrations_min: float = Field(0.01, gt=0.0, lt=0.5)
+    """Smallest weight of a source, so that it can come back."""
     per_example: bool = False
     """Whether `demonstrations` guidance also weighs every demonstration by itself."""

@@ -19,6 +19,7 @@ from coop_rl.algorithm.estimators.base import sum_by_row
 from coop_rl.algorithm.lookahead import RL, AdamWRule, clip_differential, clip_factor, response
 from coop_rl.learner.engine import StepStats, TrainingEngine
 from coop_rl.learner.state_io import StateReader, StateWriter
+from coop_rl.learner.statistics import pieces
 from coop_rl.types import Objective, SourceBatch
 
 SHIFT = 1e-2
@@ -101,7 +102,9 @@ class Lookahead:
     def keep(self, lr: float, stats: StepStats) -> None:
         """Differentiate the update that was just taken."""
         self._kept, self._kept_update, self._kept_shown = {}, None, []
-        if not stats.is_applied or not self._components:
+        # AdamW's first step is the gradient's sign, whatever the weights: it has nothing to say.
+        is_first = self._engine.num_updates() <= 1
+        if is_first or not stats.is_applied or not self._components:
             return
         rule = AdamWRule(lr=lr, betas=self._betas)
         clip = clip_factor(stats.grad_norm, self._max_norm)
@@ -196,4 +199,9 @@ class Lookahead:
 
 
 def _dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
-    return sum(float((x.double() * y.double()).sum()) for x, y in zip(a, b, strict=True))
+    """Return the dot product of this rank's shards, in fp64 a chunk at a time."""
+    total = 0.0
+    for x, y in zip(a, b, strict=True):
+        pairs = zip(pieces(x), pieces(y), strict=True)
+        total += sum(float((p.double() * q.double()).sum()) for p, q in pairs)
+    return total

@@ -121,7 +121,8 @@ class GradientParts:
     cosine: float = math.nan
 
 
-def _pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+def pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Return the tensor, flat, in parts that may be taken to fp64 one by one."""
     return torch.split(tensor.reshape(-1), DOT_CHUNK)
 
 
@@ -143,7 +144,7 @@ def compare_parts(
     """
     dots_3 = torch.zeros(3, dtype=torch.float64, device=reducer.device)
     for index in range(len(total or rl or ())):
-        rl_pieces, total_pieces = (_pieces(p[index]) if p else None for p in (rl, total))
+        rl_pieces, total_pieces = (pieces(p[index]) if p else None for p in (rl, total))
         for rl_part, total_part in zip_longest(rl_pieces or (), total_pieces or ()):
             if rl_part is not None:
                 dots_3[0] += rl_part.double().square().sum()

@@ -1,4 +1,4 @@
-"""docs/algorithm.md 8, item 3: signs of all three updates on a softmax bandit in closed form.
+"""docs/algorithm.md 9, item 3: signs of all three updates on a softmax bandit in closed form.
 
 J(theta, w) = sum_a p_a R_a,  p = softmax(theta + w);   dJ/dtheta_a = p_a (R_a - J)
 """

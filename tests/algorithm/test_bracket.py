@@ -1,4 +1,4 @@
-"""docs/algorithm.md section 8, item 3: the bracket against exact answers, by enumeration."""
+"""docs/algorithm.md section 9, item 3: the bracket against exact answers, by enumeration."""
 
 import itertools
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""docs/algorithm.md section 8, item 7: the updates reach the optimum of the relaxed problem.
+"""docs/algorithm.md section 9, item 7: the updates reach the optimum of the relaxed problem.
 
     max_{theta, w}  F = (1 - lambda) J_SFT(theta, w) - lambda ( max_theta' J_RL(theta', w) - J_RL )
     J_RL = E[R] - beta KL(pi || pi_ref),  beta > 0 (else the optimum is at infinity)

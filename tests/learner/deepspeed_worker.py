@@ -89,7 +89,7 @@ def non_finite(stage: int) -> dict[str, Any]:
     size = learner.engine.world_size
     before = scenes.state_of(learner.engine)
     bad = scenes.poison(build_batch(0, size), size - 1)
-    result, _ = learner.step(0, bad, MIXED)
+    result, _ = learner.step(0, one_step(bad), MIXED)
     unchanged = same(scenes.state_of(learner.engine), before)
     for other in (learner, clean):
         other.step(1, one_step(build_batch(1, size)), MIXED)

@@ -1,4 +1,4 @@
-"""DeepSpeed at stages 0-3, 1 and 2 ranks, against plain torch (docs/algorithm.md 8: 2, 5, 8)."""
+"""DeepSpeed at stages 0-3, 1 and 2 ranks, against plain torch (docs/algorithm.md 9: 2, 5, 8)."""
 
 import math
 import os

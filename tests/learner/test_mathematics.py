@@ -1,4 +1,4 @@
-"""docs/algorithm.md 8, items 1, 2, 4 and 5, re-sync and versions, on the plain torch engine."""
+"""docs/algorithm.md 9, items 1, 2, 4 and 5, re-sync and versions, on the plain torch engine."""
 
 import dataclasses
 from typing import Any

@@ -2,42 +2,90 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.main_job.harness import metrics, train
 
 NUM_STEPS = 10
+PAIRED = "prompts.path=configs/local/demo/demonstrations.jsonl"
+"""Prompts that have demonstrations."""
+PLAIN = {
+    "sum": [0.5] * NUM_STEPS,
+    "alternate": [1.0, 0.0] * (NUM_STEPS // 2),
+    "chord": [0.525 - 0.425 * math.cos(math.pi * k / 200) for k in range(NUM_STEPS)],
+}
+"""Share of RL at every step."""
+
+
+def ten_steps(run_dir: Path, kind: str, *overrides: str) -> list[dict[str, Any]]:
+    sets = (f"run.num_steps={NUM_STEPS}", f"method.kind={kind}", *overrides)
+    done = train(run_dir, *sets).start().finish()
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [row for row in metrics(run_dir) if "grad/norm" in row]
+    assert [row["step"] for row in rows] == list(range(NUM_STEPS))
+    assert all(math.isfinite(row["grad/norm"]) for row in rows)
+    assert all(row["gain/value"] is None for row in rows)
+    assert not {p.stem for p in (run_dir / "logs").iterdir()} & {
+        "meta-controller",
+        "learner-rl_only-0",
+    }
+    return rows
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["sum", "alternate", "chord"])
-def test_ten_steps(tmp_path: Path, kind: str) -> None:
-    job = train(tmp_path / "run", f"run.num_steps={NUM_STEPS}", f"method.kind={kind}").start()
-    done = job.finish()
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = [row for row in metrics(tmp_path / "run") if "grad/norm" in row]
-    assert [row["step"] for row in rows] == list(range(NUM_STEPS))
+@pytest.mark.parametrize("kind", PLAIN)
+def test_both_losses_are_weighed_as_the_method_says(tmp_path: Path, kind: str) -> None:
+    rows = ten_steps(tmp_path / "run", kind)
+    assert [row["guidance/mix"] for row in rows] == pytest.approx(PLAIN[kind])
+    for row, share in zip(rows, PLAIN[kind], strict=True):
+        assert (row["loss/rl"] is not None) == (share > 0)
+        assert (row["loss/sft"] is not None) == (share < 1)
+        assert (row["tokens/generated"] > 0) == (share > 0)
+        assert (row["tokens/trained_sft"] > 0) == (share < 1)
+
+
+@pytest.mark.timeout(300)
+def test_hpt_trains_each_prompt_on_one_of_the_two(tmp_path: Path) -> None:
+    rows = ten_steps(tmp_path / "run", "hpt", PAIRED)
     for row in rows:
-        is_rl, is_sft = (
-            (row["step"] % 2 == 0, row["step"] % 2 == 1) if kind == "alternate" else (True, True)
-        )
-        assert (row["loss/rl"] is not None) == is_rl
-        assert (row["loss/sft"] is not None) == is_sft
-        assert (row["tokens/generated"] > 0) == is_rl
-        assert (row["tokens/trained_sft"] > 0) == is_sft
-        assert math.isfinite(row["grad/norm"])
-        assert row["gain/value"] is None
-    shares = [row["guidance/mix"] for row in rows]
-    assert (
-        shares
-        == {
-            "sum": [0.5] * NUM_STEPS,
-            "alternate": [1.0, 0.0] * (NUM_STEPS // 2),
-            "chord": pytest.approx(
-                [0.525 - 0.425 * math.cos(math.pi * k / 200) for k in range(NUM_STEPS)]
-            ),
-        }[kind]
-    )
-    logs = {path.stem for path in (tmp_path / "run/logs").iterdir()}
-    assert not logs & {"meta-controller", "learner-rl_only-0"}
+        num_wrong = round(8 * row["groups/all_wrong"])
+        assert row["tokens/trained_rl"] < row["tokens/generated"] or num_wrong == 0
+        assert (row["tokens/trained_sft"] > 0) == (num_wrong > 0)
+    assert {row["groups/all_wrong"] > 0 for row in rows} == {True}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["luffy", "srft"])
+def test_every_prompt_brings_its_expert(tmp_path: Path, kind: str) -> None:
+    rows = ten_steps(tmp_path / "run", kind, PAIRED)
+    steps = [row["ledger/demonstrations"] for row in rows]
+    assert steps == [8 * (k + 1) for k in range(NUM_STEPS)]
+    assert all(row["loss/rl"] is not None and row["loss/sft"] is not None for row in rows)
+
+
+@pytest.mark.timeout(300)
+def test_relift_teaches_when_its_buffer_is_full(tmp_path: Path) -> None:
+    rows = ten_steps(tmp_path / "run", "relift", PAIRED, "method.buffer_size=6")
+    held = 0
+    for row in rows:
+        is_sft = held >= 6
+        assert (row["tokens/generated"] == 0) == is_sft
+        assert row["tokens/trained_sft"] > 0 if is_sft else row["loss/sft"] is None
+        held += -6 if is_sft else round(8 * row["groups/all_wrong"])
+    assert any(row["tokens/trained_sft"] > 0 for row in rows)
+
+
+@pytest.mark.timeout(300)
+def test_cold_start_switches_to_rl_for_good(tmp_path: Path) -> None:
+    # A rate this large makes the validation NLL rise at once.
+    overrides = ("method.check_every=2", "method.sft_lr_scale=50", "learner.warmup_steps=0")
+    rows = ten_steps(tmp_path / "run", "cold_start", *overrides)
+    measured = [row for row in metrics(tmp_path / "run") if "eval/demonstrations/nll" in row]
+    nll = [row["eval/demonstrations/nll"] for row in measured]
+    first_rise = next(i for i in range(1, len(nll)) if nll[i] >= min(nll[:i]))
+    switch = measured[first_rise]["step"]
+    assert 0 < switch < NUM_STEPS
+    assert [row["tokens/generated"] > 0 for row in rows] == [k >= switch for k in range(NUM_STEPS)]
+    assert [row["tokens/trained_sft"] > 0 for row in rows] == [k < switch for k in range(NUM_STEPS)]

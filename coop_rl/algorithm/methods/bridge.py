@@ -65,7 +65,8 @@ class Bridge(Method):
     @property
     def wants_fresh(self) -> bool:
         """Whether the next bracket is measured on the shadow's own rollouts."""
-        return self.gain.always_fresh or (self.gain.may_be_fresh and self._has_low_ess)
+        is_needed = self.gain.always_fresh or (self.gain.may_be_fresh and self._has_low_ess)
+        return self.uses_shadow and is_needed
 
     @property
     def shadow_learns_own(self) -> bool:

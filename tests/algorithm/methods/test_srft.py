@@ -118,19 +118,6 @@ def test_the_nll_weighs_half_of_exp_minus_h_so_it_falls_as_entropy_rises() -> No
     assert weights[0.0] < weights[1.0] < weights[3.0]
 
 
-def test_no_gradient_flows_through_the_entropies() -> None:
-    """Doubling the policy's logits of unseen contexts' entropy must not move anything else: a
-    demonstration token of a uniform policy has the NLL's gradient and no other."""
-    batch = Batch([scored_group(0, [True] * 4)], [demonstration(0, length=1)])
-    table, method = Table(batch, 4), method_of("srft", "right_weight=0")
-    lesson = method.compose(0, batch.groups, batch.demonstrations, None)
-    (token,) = trace(table, batch.demonstrations[0])
-    got = evaluate(table, lesson, method.estimator).gradient_CV[token.context]
-    scale = -0.5 * math.exp(-token.entropy)
-    want = [scale * ((v == token.token) - p) for v, p in enumerate(token.probability_V)]
-    np.testing.assert_allclose(got, want, rtol=1e-10)
-
-
 def test_terms_and_needs_are_the_same_at_every_step() -> None:
     method, batch = method_of("srft"), random_batch(1)
     for step in range(3):
