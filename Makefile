@@ -9,7 +9,7 @@ export PYTHON TORCH_INDEX_URL
 
 SMOLLM2 := models/smollm2-135m-instruct
 
-.PHONY: help setup demo smollm2 test check prove format bench docs clean
+.PHONY: help setup demo smollm2 test check prove study format bench docs clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
@@ -17,6 +17,7 @@ help:
 	@echo "make test     run the tests"
 	@echo "make check    what CI runs: format, lint, types, tests"
 	@echo "make prove    whole training runs: bridge x 3 seeds, rl, shuffled rewards (about 18 minutes)"
+	@echo "make study    does the shadow matter: five meta.w_objective x five seeds (about 100 minutes)"
 	@echo "make bench    rollout and weight-sync speed; writes bench/results.json"
 	@echo "make docs     renew docs/config.md and docs/data-flow.md from the code"
 	@echo "make format   format the code"
@@ -43,6 +44,9 @@ check: setup
 
 prove: setup
 	pytest -m slow
+
+study: setup
+	@python bench/w_objective.py runs/w-objective
 
 format: setup
 	ruff format coop_rl tests bench docs

@@ -85,9 +85,8 @@ def test_example_weights_have_mean_1_over_the_step() -> None:
     assert bridge().compose(0, [], [], said).demonstrations == []
 
 
-@pytest.mark.parametrize("branch", ["ess", "ess_joint"])
-def test_low_ess_asks_for_fresh_rollouts_until_it_recovers(branch: str) -> None:
-    low = replace(GAIN, **{branch: 0.4})
+@pytest.mark.parametrize("low", [replace(GAIN, ess=0.4), replace(GAIN, ess_joint=0.4)])
+def test_low_ess_asks_for_fresh_rollouts_until_it_recovers(low: CooperativeGain) -> None:
     method = bridge(FRESH)
     assert not method.wants_fresh
     for gain, wanted in ((GAIN, False), (low, True), (low, True), (GAIN, False), (low, True)):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from coop_rl.algorithm.methods import Method
 from coop_rl.types import Guidance
 from tests.algorithm.methods.evaluate import evaluate
 from tests.algorithm.methods.reference import Token, Total, deviation, mean, rollouts, trace
@@ -54,26 +55,34 @@ def equation(
     return total
 
 
-CASES = {
-    "rl": ("rl", (), 0, (1.0, 0.0)),
-    "sft": ("sft", (), 0, (0.0, 1.0)),
-    "sum": ("sum", ("mu=0.3",), 7, (1.0, 0.3)),
-    "alternate, RL": ("alternate", (), 4, (1.0, 0.0)),
-    "alternate, SFT": ("alternate", (), 5, (0.0, 1.0)),
-    "chord, first": ("chord", (), 0, (0.1, 0.9)),
-    "chord, fading": ("chord", (), 60, (1 - MU_60, MU_60)),
-    "chord, phi": ("chord", ("phi=true",), 60, (0.9, 0.1, phi)),
-    "cold_start, SFT": ("cold_start", (), 3, (0.0, 1.0)),
-    "bridge": ("bridge", ("mix=0.3",), 3, (0.3, 0.7)),
+CASES: dict[str, tuple[str, tuple[str, ...], int, float, float, TokenWeight]] = {
+    "rl": ("rl", (), 0, 1.0, 0.0, one),
+    "sft": ("sft", (), 0, 0.0, 1.0, one),
+    "sum": ("sum", ("mu=0.3",), 7, 1.0, 0.3, one),
+    "alternate, RL": ("alternate", (), 4, 1.0, 0.0, one),
+    "alternate, SFT": ("alternate", (), 5, 0.0, 1.0, one),
+    "chord, first": ("chord", (), 0, 0.1, 0.9, one),
+    "chord, fading": ("chord", (), 60, 1 - MU_60, MU_60, one),
+    "chord, phi": ("chord", ("phi=true",), 60, 0.9, 0.1, phi),
+    "cold_start, SFT": ("cold_start", (), 3, 0.0, 1.0, one),
+    "bridge": ("bridge", ("mix=0.3",), 3, 0.3, 0.7, one),
 }
 
 
-def check(method, table: Table, batch: Batch, step: int, guidance, want: Total, micros=1) -> None:
+def check(
+    method: Method,
+    table: Table,
+    batch: Batch,
+    step: int,
+    guidance: Guidance | None,
+    want: Total,
+    num_micros: int = 1,
+) -> None:
     needs = method.needs(step)
     groups = batch.groups if needs.rollouts else []
     shown = batch.demonstrations if needs.demonstrations == "next" else []
     lesson = method.compose(step, groups, shown, guidance)
-    got = evaluate(table, lesson, method.estimator, num_micros=micros)
+    got = evaluate(table, lesson, method.estimator, num_micros=num_micros)
     assert got.loss == pytest.approx(want.loss, rel=1e-9)
     np.testing.assert_allclose(got.gradient_CV, want.gradient_CV, rtol=1e-9, atol=1e-14)
     assert np.abs(want.gradient_CV).max() > 1e-3
@@ -82,13 +91,13 @@ def check(method, table: Table, batch: Batch, step: int, guidance, want: Total, 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_loss_and_gradient_are_those_of_the_equation(seed: int, name: str) -> None:
-    kind, overrides, step, weights = CASES[name]
+    kind, overrides, step, rl, sft, weight = CASES[name]
     batch = random_batch(seed)
     table = Table(batch, seed)
     method = method_of(kind, *overrides)
     method.begin(1000, {})
-    want = equation(table, batch, *weights)
-    check(method, table, batch, step, None, want, micros=1 + seed % 2)
+    want = equation(table, batch, rl, sft, weight)
+    check(method, table, batch, step, None, want, num_micros=1 + seed % 2)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
