@@ -36,6 +36,7 @@ from coop_rl.learner.engine import (
     OptimizerMoments,
     State,
     StepStats,
+    fill_state,
     swap_states,
     take,
 )
@@ -320,11 +321,7 @@ class DeepSpeedEngine:
         """Make AdamW's state as its first step would, so that it can be read and written before."""
         inner = self._inner_optimizer()
         for master in self._masters():
-            state = inner.state[master]
-            if not state:
-                state["step"] = torch.tensor(0.0)
-                for moment in MOMENTS:
-                    state[moment] = torch.zeros_like(master)
+            fill_state(inner.state[master], master)
         if self._stage in (1, 2):
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 

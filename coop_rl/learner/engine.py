@@ -183,6 +183,14 @@ State = dict[str, Any]
 """AdamW's state of one parameter: step, exp_avg, exp_avg_sq."""
 
 
+def fill_state(state: State, master: torch.Tensor) -> None:
+    """Make AdamW's state as its first step would, unless it is there."""
+    if not state:
+        state["step"] = torch.tensor(0.0)
+        for moment in MOMENTS:
+            state[moment] = torch.zeros_like(master)
+
+
 def swap_states(states: Sequence[State], stash: list[State]) -> None:
     """Exchange the contents of AdamW's states with `stash`, which is filled with zeros at first.
 

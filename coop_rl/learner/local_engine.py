@@ -15,6 +15,7 @@ from coop_rl.learner.engine import (
     OptimizerMoments,
     State,
     StepStats,
+    fill_state,
     swap_states,
     take,
 )
@@ -143,11 +144,8 @@ class LocalEngine:
             p.grad if p.grad is not None else torch.zeros_like(p) for p in self._params.values()
         ]
 
-    def _state(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _state(self, parameter: torch.Tensor) -> State:
         """Return AdamW's state, made as its first step would make it."""
-        state: dict[str, torch.Tensor] = self._optimizer.state[parameter]
-        if not state:
-            state["step"] = torch.tensor(0.0)
-            for moment in MOMENTS:
-                state[moment] = torch.zeros_like(parameter)
+        state: State = self._optimizer.state[parameter]
+        fill_state(state, parameter)
         return state

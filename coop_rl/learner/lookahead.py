@@ -9,9 +9,10 @@ k + 1. For single demonstrations y_e is a central difference of its loss along q
 taken at theta_{k+1} instead of theta_k, which differ by one step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from coop_rl.algorithm.lookahead import RL, AdamWRule, clip_differential, clip_f
 from coop_rl.learner.engine import StepStats, TrainingEngine
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.learner.statistics import pieces
-from coop_rl.types import Objective, SourceBatch
+from coop_rl.types import MicroBatch, Objective, SourceBatch
 
 SHIFT = 1e-2
 """Norm of the shift of theta in the central differences."""
@@ -180,22 +181,70 @@ class Lookahead:
 
     def save(self, folder: Path) -> None:
         """Write this rank's shards; a run resumed on other ranks goes without them for a step."""
-        writer = StateWriter(folder / f"lookahead-{self._engine.rank}")
-        for index, (_, parts) in enumerate(self._kept.items()):
+        rank = self._engine.rank
+        writer = StateWriter(folder / f"lookahead-{rank}")
+        vectors = {f"u/{name}": parts for name, parts in self._kept.items()}
+        if self._kept_update:
+            vectors |= {"slope": self._kept_update.slope, "fused": self._kept_update.fused}
+        for key, parts in vectors.items():
             for number, part in enumerate(parts):
-                writer.add(f"{index}/{number}", part)
-        writer.finish({"names": list(self._kept), "world_size": self._engine.world_size})
+                writer.add(f"{key}/{number}", part)
+        for index, shown in enumerate(self._kept_shown):
+            for number, micro in enumerate(shown.batch.ranks[rank]):
+                prefix = f"shown/{index}/{number}"
+                writer.add(f"{prefix}/token_ids", micro.token_ids_BL)
+                writer.add(f"{prefix}/is_response", micro.is_response_BL)
+                writer.add(f"{prefix}/row", micro.row_B)
+        writer.finish(
+            {
+                "names": list(self._kept),
+                "world_size": self._engine.world_size,
+                "norm": self._kept_update.norm if self._kept_update else None,
+                "shown": [
+                    {
+                        "source": shown.batch.source,
+                        "num_tokens": shown.batch.num_tokens,
+                        "ids": shown.batch.ids,
+                        "factor": shown.factor,
+                        "num_micros": len(shown.batch.ranks[rank]),
+                    }
+                    for shown in self._kept_shown
+                ],
+            }
+        )
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote on as many ranks."""
         reader = StateReader(folder / f"lookahead-{self._engine.rank}")
-        if reader.values["world_size"] != self._engine.world_size:
+        values = reader.values
+        if values["world_size"] != self._engine.world_size:
             return
-        count = len(self._engine.moment_parts())
-        for index, name in enumerate(reader.values["names"]):
-            keys = [f"{index}/{number}" for number in range(count)]
-            device = self._engine.device
-            self._kept[name] = [part.to(device) for _, part in reader.read(keys)]
+        self._kept = {name: self._read_parts(reader, f"u/{name}") for name in values["names"]}
+        if values["norm"] is not None:
+            slope, fused = (self._read_parts(reader, key) for key in ("slope", "fused"))
+            self._kept_update = Kept(slope, fused, values["norm"])
+        self._kept_shown = [
+            self._read_shown(reader, index, facts) for index, facts in enumerate(values["shown"])
+        ]
+
+    def _read_parts(self, reader: StateReader, key: str) -> Parts:
+        keys = [f"{key}/{number}" for number in range(len(self._engine.moment_parts()))]
+        return [part.to(self._engine.device) for _, part in reader.read(keys)]
+
+    def _read_shown(self, reader: StateReader, index: int, facts: Mapping[str, Any]) -> Shown:
+        micros = []
+        for number in range(facts["num_micros"]):
+            keys = [
+                f"shown/{index}/{number}/{name}" for name in ("token_ids", "is_response", "row")
+            ]
+            token_ids_BL, is_response_BL, row_B = (tensor for _, tensor in reader.read(keys))
+            # Losses of rows need neither weights nor behaviour.
+            nothing = torch.zeros(0)
+            micros.append(MicroBatch(token_ids_BL, is_response_BL, row_B, nothing, nothing))
+        own: list[tuple[MicroBatch, ...]] = [()] * self._engine.world_size
+        own[self._engine.rank] = tuple(micros)
+        batch = SourceBatch(facts["source"], tuple(own), facts["num_tokens"], tuple(facts["ids"]))
+        return Shown(batch, facts["factor"])
 
 
 def _dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:

@@ -46,7 +46,12 @@ NUM_SAMPLES, NUM_DEMONSTRATIONS = 7, 5
 
 
 def build_policy(
-    *, is_tied: bool = True, is_checkpointed: bool = False, chunk: int = 6, alpha: float = 4.0
+    *,
+    is_tied: bool = True,
+    is_checkpointed: bool = False,
+    chunk: int = 6,
+    alpha: float = 4.0,
+    has_entropy_gradient: bool = False,
 ) -> tuple[PolicyModel, Adapter]:
     """A tiny policy with a non-zero adapter attached."""
     # Weights of the usual size; far larger ones amplify rounding, not errors of ours.
@@ -56,12 +61,19 @@ def build_policy(
     flat = torch.randn(adapter.numel(), generator=torch.Generator().manual_seed(12)) * 0.1
     adapter.load_flat(flat)
     adapter.attach(model)
-    return PolicyModel(model, logits_chunk=chunk), adapter
+    policy = PolicyModel(model, logits_chunk=chunk, has_entropy_gradient=has_entropy_gradient)
+    return policy, adapter
 
 
 def build_batch(step: int, num_ranks: int, micro_batch_tokens: int = 30) -> PackedBatch:
     """Rollouts (log-probs near the model's) and demonstrations; odd counts, so anchors occur."""
-    rows = random_rows(NUM_SAMPLES, seed=100 + step)
+    shape = PackShape(num_ranks, micro_batch_tokens)
+    return pack(build_samples(step), build_demonstrations(step), shape)
+
+
+def build_samples(step: int, num_samples: int = NUM_SAMPLES) -> list[TokenSample]:
+    """Rollouts whose log-probs are near the model's."""
+    rows = random_rows(num_samples, seed=100 + step)
     with torch.no_grad():
         policy, _ = build_policy()
         log_prob_T = policy(*to_tensors(rows)).log_prob_T
@@ -74,9 +86,15 @@ def build_batch(step: int, num_ranks: int, micro_batch_tokens: int = 30) -> Pack
         samples.append(
             TokenSample(prompt, response, tuple((behaviour + noise).tolist()), advantage)
         )
+    return samples
+
+
+def build_demonstrations(step: int, sources: tuple[str, ...] = ("demonstrations",)) -> list[Demonstration]:
+    """Demonstrations of the sources in turn."""
     shown = random_rows(NUM_DEMONSTRATIONS, seed=300 + step)
-    demonstrations = [Demonstration(str(i), p, r) for i, (p, r) in enumerate(shown)]
-    return pack(samples, demonstrations, PackShape(num_ranks, micro_batch_tokens))
+    return [
+        Demonstration(str(i), p, r, sources[i % len(sources)]) for i, (p, r) in enumerate(shown)
+    ]
 
 
 def one_step(batch: PackedBatch) -> BranchBatch:

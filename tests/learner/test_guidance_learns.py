@@ -1,9 +1,10 @@
 """Guidance on a toy that a table solves: a harmful source loses its weight, lambda finds its side.
 
-One response token to each of a few prompts; the real learner, look-ahead and scalar guidance around a
-policy that is a table of logits, so that the expected reward is exact.
+One response token to each of a few prompts; the real learner, look-ahead and scalar guidance
+around a policy that is a table of logits, so that the expected reward is exact.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,22 @@ def test_single_harmful_demonstrations_are_put_aside(seed: int) -> None:
     weights = dict(toy.guidance.guidance.example_weights)
     pairs = [(f"demonstrations-{p}-0", f"demonstrations-{p}-1") for p in range(NUM_PROMPTS)]
     assert all(weights[bad] < 0.2 * weights[good] for good, bad in pairs)
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path, per_example: bool) -> None:
+    """What is kept of the last update until the next batch survives a checkpoint."""
+    overrides = (
+        "meta.guidance=[mix,demonstrations]",
+        f"meta.per_example={str(per_example).lower()}",
+    )
+    whole, resumed = (Toy(3, HELPFUL_AND_HARMFUL, *overrides) for _ in range(2))
+    whole.run(6)
+    (tmp_path / "state").mkdir()
+    whole.learner.save_state(tmp_path / "state")
+    resumed.learner.load_state(tmp_path / "state")
+    resumed.guidance.load_state(json.loads(json.dumps(whole.guidance.state())))
+    resumed.rng.bit_generator.state = whole.rng.bit_generator.state
+    assert resumed.run(6) == whole.run(6)
+    assert resumed.guidance.guidance == whole.guidance.guidance
+    assert torch.equal(resumed.module.table, whole.module.table)

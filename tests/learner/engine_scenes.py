@@ -1,0 +1,365 @@
+"""What an engine is asked to do besides plain steps, on whatever engine a scene is given.
+
+Each scene runs on LocalEngine in the test and on DeepSpeed in the worker processes alike.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from coop_rl.algorithm.estimators import build_estimator
+from coop_rl.algorithm.packing import PackShape, pack, pack_branches
+from coop_rl.config.method import GrpoRl, KlSettings, PpoRl
+from coop_rl.errors import ConfigError
+from coop_rl.learner.engine import EngineSettings, TrainingEngine
+from coop_rl.learner.learner import Learner
+from coop_rl.learner.local_engine import LocalEngine
+from coop_rl.learner.passes import Reference
+from coop_rl.learner.settings import LearnerSettings
+from coop_rl.models import PolicyModel
+from coop_rl.types import (
+    AdapterGradients,
+    Branch,
+    BranchBatch,
+    DemonstrationTerm,
+    Lesson,
+    Objective,
+    StepResult,
+)
+from tests.learner.scenes import (
+    ENGINE,
+    EXACT_ENGINE,
+    EXACT_LEARNER,
+    LEARNER,
+    LOSS,
+    MIXED,
+    RL_ONLY,
+    build_batch,
+    build_demonstrations,
+    build_policy,
+    build_samples,
+    one_step,
+    parameters_of,
+    state_of,
+)
+from tests.models.tiny import tiny_model
+
+SOURCES = ("a", "b")
+BY_SOURCE = Objective(
+    0.3, 0.7, terms=tuple(DemonstrationTerm(share=s, source=n) for n, s in zip("ab", (0.4, 0.6)))
+)
+OWN = Objective(0.0, 1.0, has_own_optimizer=True)
+GRPO = replace(LOSS, estimator=build_estimator(GrpoRl(clip=0.05), 12))
+PPO = replace(
+    LOSS,
+    estimator=build_estimator(PpoRl(clip=0.05), 12),
+    kl=KlSettings(weight=0.1),
+    entropy_weight=0.05,
+)
+RECORDED = (
+    "rl_loss",
+    "sft_loss",
+    "entropy",
+    "mismatch_kl",
+    "kl_ref",
+    "clip_fraction",
+    "log_ratio_N",
+    "kl_N",
+    "grad_norm",
+    "rl_grad_norm",
+    "sft_grad_norm",
+    "grad_cosine",
+    "forward_tokens",
+    "backward_tokens",
+    "lookahead",
+    "example_lookahead",
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A learner to be built on some engine."""
+
+    learner: LearnerSettings = LEARNER
+    engine: EngineSettings = ENGINE
+    branch: Branch = "joint"
+    has_reference: bool = False
+    has_entropy_gradient: bool = False
+
+
+Build = Callable[[Setup], Learner]
+
+
+def build_reference(setup: Setup) -> Reference | None:
+    """Another model than the policy's, so that the KL is not small."""
+    if not setup.has_reference:
+        return None
+    return PolicyModel(tiny_model(seed=5, scale=0.05)).requires_grad_(False)
+
+
+def build_local(setup: Setup) -> Learner:
+    policy, adapter = build_policy(has_entropy_gradient=setup.has_entropy_gradient)
+    engine = LocalEngine(policy, setup.engine)
+    return Learner(setup.learner, setup.branch, engine, adapter, build_reference(setup))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def recorded(taken: tuple[StepResult, AdapterGradients | None]) -> dict[str, Any]:
+    """Everything of a step that must not depend on the engine."""
+    result, gradients = taken
+    assert gradients is not None
+    return {
+        **{name: getattr(result, name) for name in RECORDED},
+        "w": {"rl": gradients.rl, "sft": gradients.sft},
+    }
+
+
+def follow(
+    learner: Learner, batches: Sequence[BranchBatch], objective: Objective
+) -> dict[str, Any]:
+    """Take a step on each batch."""
+    steps = [recorded(learner.step(k, batch, objective)) for k, batch in enumerate(batches)]
+    return {"steps": steps, "parameters": parameters_of(learner.engine)}
+
+
+def parts_of_all_ranks(engine: TrainingEngine, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Every value but zeros that some rank holds, sorted."""
+    own = torch.cat([part.detach().float().flatten() for part in parts])
+    everyone = [own]
+    if engine.world_size > 1:
+        everyone = [torch.empty(0)] * engine.world_size
+        dist.all_gather_object(everyone, own)
+    values = torch.cat(everyone)
+    return values[values != 0].sort().values
+
+
+def alignment(build: Build) -> dict[str, Any]:
+    """beta_1 = 0, no clipping: the first moment after a step is the gradient before it."""
+    learner = build(Setup(learner=EXACT_LEARNER, engine=EXACT_ENGINE))
+    engine = learner.engine
+    error, scale = 0.0, 0.0
+    for step in (0, 1):
+        learner.compute(step, build_batch(step, engine.world_size), MIXED)
+        parts = engine.gradient_parts()
+        gathered = parts_of_all_ranks(engine, parts)
+        square = torch.stack([part.double().square().sum() for part in parts]).sum().view(1)
+        engine.all_reduce_sum(square)
+        stats = engine.step(1e-3)
+        for part, moments in zip(parts, engine.moment_parts(), strict=True):
+            error = max(error, float((moments.exp_avg.view_as(part) - part).abs().max()))
+            scale = max(scale, float(part.abs().max()))
+    first = [t for key, t in state_of(engine).items() if key.startswith("exp_avg/")]
+    whole = torch.cat([t.flatten() for t in first])
+    whole = whole[whole != 0].sort().values
+    return {
+        "error": error / scale,
+        "squares": (float(square), stats.grad_norm**2),
+        "counts": (gathered.numel(), whole.numel()),
+        "once": float((gathered - whole).abs().max()) if gathered.shape == whole.shape else 1.0,
+        "num_updates": engine.num_updates(),
+        "parts": len(parts),
+    }
+
+
+def dropped_gradient(build: Build) -> float:
+    """Largest relative difference that gradients dropped before each of three steps make."""
+    disturbed, clean = build(Setup()), build(Setup())
+    size = clean.engine.world_size
+    for step in range(3):
+        # More micro-batches than the real pass has, and larger gradients.
+        junk = build_batch(10 + step, size, micro_batch_tokens=1)
+        disturbed.compute(step, junk, Objective(50.0, 20.0))
+        disturbed.engine.zero_grad()
+        for learner in (disturbed, clean):
+            learner.step(step, one_step(build_batch(step, size)), MIXED)
+    got, expected = (state_of(learner.engine) for learner in (disturbed, clean))
+    return max(
+        float((got[key] - t).abs().max() / t.abs().max()) for key, t in expected.items() if t.any()
+    )
+
+
+def own_bracket(build: Build) -> dict[str, Any]:
+    """GRPO: w's RL gradient has a pass of its own, whose gradient of theta is dropped."""
+    learner = build(Setup(replace(LEARNER, loss=GRPO)))
+    size = learner.engine.world_size
+    return follow(learner, [one_step(build_batch(k, size)) for k in range(3)], MIXED)
+
+
+def fresh_bracket(build: Build) -> dict[str, Any]:
+    """The shadow, whose bracket is measured on rollouts of its own."""
+    learner = build(Setup(branch="rl_only"))
+    size = learner.engine.world_size
+    batches = [
+        BranchBatch((build_batch(k, size),), replace(build_batch(20 + k, size), num_rl_tokens=40))
+        for k in range(2)
+    ]
+    return follow(learner, batches, RL_ONLY)
+
+
+def minibatches(build: Build) -> dict[str, Any]:
+    """PPO with two minibatches and two epochs, KL to a reference, entropy bonus."""
+    setup = Setup(replace(LEARNER, loss=PPO), has_reference=True, has_entropy_gradient=True)
+    learner = build(setup)
+    shape = PackShape(learner.engine.world_size, 30, 2, 2, group_size=2)
+    batches = []
+    for step in range(2):
+        lesson = Lesson(build_samples(step, 8), build_demonstrations(step), MIXED)
+        batches.append(pack_branches(lesson, (), shape, is_own=False)[0])
+    assert all(len(batch.minibatches) == 4 for batch in batches)
+    return follow(learner, batches, MIXED)
+
+
+def guided(build: Build, max_grad_norm: float) -> Learner:
+    """A learner that differentiates its updates."""
+    learner = replace(
+        LEARNER,
+        has_lookahead=True,
+        has_example_lookahead=True,
+        max_grad_norm=max_grad_norm,
+        betas=ENGINE.betas,
+    )
+    return build(Setup(learner, replace(ENGINE, max_grad_norm=max_grad_norm)))
+
+
+def batches_by_source(num_ranks: int, num_steps: int) -> list[BranchBatch]:
+    shape = PackShape(num_ranks, 30)
+    return [
+        one_step(pack(build_samples(k), build_demonstrations(k, SOURCES), shape, SOURCES))
+        for k in range(num_steps)
+    ]
+
+
+def lookahead(build: Build, max_grad_norm: float) -> dict[str, Any]:
+    """Five steps: the products of the updates of steps 1 to 4 are known then."""
+    learner = guided(build, max_grad_norm)
+    return follow(learner, batches_by_source(learner.engine.world_size, 5), BY_SOURCE)
+
+
+def resumed_lookahead(build: Build, folder: Path) -> dict[str, Any]:
+    """The products of an update that was taken before a save."""
+    learner = guided(build, 0.5)
+    batches = batches_by_source(learner.engine.world_size, 2)
+    learner.step(0, batches[0], BY_SOURCE)
+    fresh = guided(build, 0.5)
+    hand_over(learner, fresh, folder)
+    results = [one.step(1, batches[1], BY_SOURCE)[0].lookahead for one in (learner, fresh)]
+    return {"is_same": results[0] == results[1], "count": len(results[0])}
+
+
+def shifted(build: Build) -> dict[str, Any]:
+    """theta + 0.1 exp_avg, inside and after."""
+    learner = build(Setup())
+    engine = learner.engine
+    learner.step(0, one_step(build_batch(0, engine.world_size)), MIXED)
+    rows = [((3, 4), (5, 6, 7)), ((8,), (9,))]
+    state, scores = state_of(engine), learner.score(rows)
+    before = parameters_of(engine)
+    parts = [moments.exp_avg.clone() for moments in engine.moment_parts()]
+    with engine.shifted(parts, 0.1):
+        inside, inside_scores = parameters_of(engine), learner.score(rows)
+    return {
+        "error": max(
+            float((inside[name] - before[name] - 0.1 * state[f"exp_avg/{name}"]).abs().max())
+            for name in before
+        ),
+        "has_moved": inside_scores != scores,
+        "is_back": same(state_of(engine), state) and learner.score(rows) == scores,
+    }
+
+
+def second_state(engine: TrainingEngine) -> dict[str, torch.Tensor]:
+    """A copy of the second optimiser state, with theta."""
+    engine.swap_optimizer_state()
+    state = state_of(engine)
+    engine.swap_optimizer_state()
+    return state
+
+
+def hand_over(learner: Learner, fresh: Learner, folder: Path) -> None:
+    """Save one learner, and load the other from that."""
+    learner.save_state(folder)
+    learner.engine.all_reduce_sum(torch.zeros(1))  # rank 0 has written when all are here
+    fresh.load_state(folder)
+
+
+def own_optimizer(build: Build, folder: Path) -> dict[str, Any]:
+    """Steps with both optimiser states in turn; saved and loaded in between."""
+    learner = build(Setup())
+    engine = learner.engine
+    batches = [one_step(build_batch(k, engine.world_size)) for k in range(6)]
+    steps = [recorded(learner.step(0, batches[0], MIXED))]
+    main = state_of(engine)
+    steps.append(recorded(learner.step(1, batches[1], OWN)))
+    now = state_of(engine)
+    moments = [key for key in main if not key.startswith("master/")]
+    is_kept = all(torch.equal(now[key], main[key]) for key in moments)
+    has_moved = not same(now, main)
+    steps.append(recorded(learner.step(2, batches[2], MIXED)))
+    steps.append(recorded(learner.step(3, batches[3], OWN)))
+    second = second_state(engine)
+    engine.import_state(iter(state_of(engine).items()))
+    is_undisturbed = same(second_state(engine), second)
+    fresh = build(Setup())
+    hand_over(learner, fresh, folder)
+    is_loaded = same(second_state(fresh.engine), second)
+    for other in (learner, fresh):
+        other.step(4, batches[4], OWN)
+        other.step(5, batches[5], MIXED)
+    ends = [(state_of(one.engine), second_state(one.engine)) for one in (learner, fresh)]
+    return {
+        "is_kept": is_kept,
+        "has_moved": has_moved,
+        "num_updates": (int(now["num_steps"]), int(second["num_steps"])),
+        "is_undisturbed": is_undisturbed,
+        "is_loaded": is_loaded,
+        "replays": same(ends[0][0], ends[1][0]) and same(ends[0][1], ends[1][1]),
+        "steps": steps,
+        "parameters": parameters_of(engine),
+        "second": ends[0][1],
+    }
+
+
+def offloaded(build: Build) -> dict[str, Any]:
+    """The shadow with its moments moved away between steps, beside one that keeps them."""
+    moving = build(Setup(replace(LEARNER, offloads_shadow=True), branch="rl_only"))
+    staying = build(Setup(branch="rl_only"))
+    size = staying.engine.world_size
+    try:
+        for step in range(3):
+            for learner in (moving, staying):
+                learner.step(step, one_step(build_batch(step, size)), RL_ONLY)
+    except ConfigError as error:
+        return {"refusal": str(error)}
+    return {"is_same": same(state_of(moving.engine), state_of(staying.engine))}
+
+
+def scene_folder(tag: str) -> Path:
+    """The same folder on all ranks of a world."""
+    return Path(tempfile.gettempdir()) / f"coop-rl-state-{tag}"
+
+
+PLAIN: dict[str, Callable[[Build], Any]] = {
+    "alignment": alignment,
+    "dropped_gradient": dropped_gradient,
+    "own_bracket": own_bracket,
+    "fresh_bracket": fresh_bracket,
+    "minibatches": minibatches,
+    "shifted": shifted,
+    "offloaded": offloaded,
+    "lookahead-clipped": lambda build: lookahead(build, 0.05),
+    "lookahead-free": lambda build: lookahead(build, 1e9),
+}
+"""Scenes that need only a builder."""
+FILED: dict[str, Callable[[Build, Path], Any]] = {
+    "own_optimizer": own_optimizer,
+    "resumed_lookahead": resumed_lookahead,
+}
+"""Scenes that write a folder."""
