@@ -242,7 +242,7 @@ class LuffySettings(Section):
     """What the LUFFY family shares; losses of their own instead of an RL estimator."""
 
     entropy_weight: float = Field(1e-3, ge=0.0)
-    """Weight of the entropy bonus (paper: 0.001)."""
+    """Weight of the entropy bonus (the authors' scripts: 0.001; LUFFY's paper: 0.01)."""
 
 
 class LuffyMethod(LuffySettings):

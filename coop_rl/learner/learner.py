@@ -111,9 +111,7 @@ class Learner:
         """
         began = time.perf_counter()
         self._passes.counter = TokenCounter()
-        is_offloaded = self._settings.offloads_shadow and self.branch == "rl_only"
-        if is_offloaded:
-            self.engine.offload_moments(self.engine.device)
+        self._offload(self.engine.device)
         self._passes.remember_old_log_probs(batch.minibatches)
         taken: list[Gradients] = []
         updates: list[StepStats] = []
@@ -124,9 +122,13 @@ class Learner:
             if is_first and objective.resync_shadow:
                 self._resync(batch)
             updates.append(self._update(step, objective))
-        if is_offloaded:
-            self.engine.offload_moments(HOST)
+        self._offload(HOST)
         return self._result(taken, updates, began), taken[0].adapter
+
+    def _offload(self, device: torch.device) -> None:
+        """Move the shadow's moments, where the config wants them away between steps."""
+        if self._settings.offloads_shadow and self.branch == "rl_only":
+            self.engine.offload_moments(device)
 
     def _update(self, step: int, objective: Objective) -> StepStats:
         """Take one optimiser step with the gradient that lies in the engine."""
@@ -348,6 +350,7 @@ class Learner:
 
     def save_state(self, folder: Path) -> None:
         """Write `folder/<branch>`: every rank gathers, rank 0 writes."""
+        self._offload(self.engine.device)
         writer = StateWriter(folder / self.branch) if self.engine.rank == 0 else None
         for key, tensor in self.engine.export_state():
             if writer:
@@ -362,6 +365,7 @@ class Learner:
             if self.adapter is not None:
                 writer.add(ADAPTER_KEY, self.adapter.flatten())
             writer.finish({"theta": self.version.theta, "adapter": self.version.adapter})
+        self._offload(HOST)
         if self._lookahead:
             self._lookahead.save(folder)
 
@@ -376,7 +380,9 @@ class Learner:
                 (key.removeprefix(OWN_OPTIMIZER), tensor) for key, tensor in reader.read(own_keys)
             )
             self.engine.swap_optimizer_state()
+        self._offload(self.engine.device)
         self.engine.import_state(reader.read(keys))
+        self._offload(HOST)
         if self.adapter is not None:
             for _, flat in reader.read([ADAPTER_KEY]):
                 self.adapter.load_flat(flat)

@@ -215,10 +215,12 @@ class Lookahead:
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote on as many ranks."""
+        # Rank 0 has written in every world.
+        world_size = StateReader(folder / "lookahead-0").values["world_size"]
+        if world_size != self._engine.world_size:
+            return
         reader = StateReader(folder / f"lookahead-{self._engine.rank}")
         values = reader.values
-        if values["world_size"] != self._engine.world_size:
-            return
         self._kept = {name: self._read_parts(reader, f"u/{name}") for name in values["names"]}
         if values["norm"] is not None:
             slope, fused = (self._read_parts(reader, key) for key in ("slope", "fused"))
