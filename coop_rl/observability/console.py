@@ -160,7 +160,13 @@ class RunConsole:
 def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, str]]:
     rollout, learner = config.rollout, config.learner
     rows = [
-        ("steps", f"{sizes.optimizer_steps:,}", "run.num_steps; one optimiser step each"),
+        ("steps", f"{config.run.num_steps:,}", "run.num_steps"),
+        (
+            "optimiser steps",
+            f"{sizes.optimizer_steps:,}",
+            f"x learner.num_minibatches {learner.num_minibatches} x num_epochs "
+            f"{learner.num_epochs}",
+        ),
         ("prompts per step", f"{sizes.num_prompts:,}", "prompts.per_step"),
         (
             "samples per step",
@@ -190,6 +196,7 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
     if config.method.kind == "bridge":
         share = f"{config.mix:g} / {config.penalty:g}"
         rows.append(("mix / penalty", share, "share of RL in theta's, of bracket in w's step"))
+        rows.append(("guidance", ", ".join(config.meta.guidance), "what is tuned beside theta"))
     for role, cpus in sizes.cpus.items():
         gpus = sizes.gpus.get(role, 0.0)
         if cpus or gpus:

@@ -1,26 +1,28 @@
-"""One DeepSpeed rank: runs every scene of test_deepspeed_engine.py and saves what it saw.
+"""One DeepSpeed rank: runs every scene of `worlds` and saves what it saw.
 
 python -m tests.learner.deepspeed_worker RANK WORLD_SIZE PORT OUT_FILE
 """
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
+from coop_rl.learner import deepspeed_engine
 from coop_rl.learner.deepspeed_engine import DeepSpeedEngine
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.world import init_world, leave_world
 from coop_rl.weights.process_group import open_store
-from tests.learner import scenes
+from tests.learner import engine_scenes, scenes
+from tests.learner.engine_scenes import Build, Setup, same
 from tests.learner.scenes import ENGINE, MIXED, RL_ONLY, Pipe, build_batch, one_step, record_steps
 
 TIMEOUT_S = 60.0
@@ -37,8 +39,28 @@ def learner_at(stage: int, branch: Any = "joint", **options: Any) -> Learner:
     return Learner(scenes.LEARNER, branch, engine, adapter)
 
 
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+def build_at(stage: int, setup: Setup, is_bfloat16: bool = False) -> Learner:
+    """Build what a scene of `engine_scenes` asks for."""
+    policy, adapter = scenes.build_policy(has_entropy_gradient=setup.has_entropy_gradient)
+    if is_bfloat16:
+        policy.to(torch.bfloat16)
+    settings = replace(setup.engine, zero_stage=stage, is_bfloat16=is_bfloat16)
+    engine = DeepSpeedEngine(policy, settings, TIMEOUT_S)
+    reference = engine_scenes.build_reference(setup)
+    return Learner(setup.learner, setup.branch, engine, adapter, reference)
+
+
+def in_groups(scene: Callable[[Build], Any], stage: int) -> Any:
+    """Run a scene with several optimiser masters on every rank, as large models have."""
+    plain = deepspeed_engine.deepspeed_config
+
+    def grouped(settings: EngineSettings) -> dict[str, Any]:
+        config = plain(settings)
+        config["zero_optimization"]["sub_group_size"] = 1500
+        return config
+
+    with patch.object(deepspeed_engine, "deepspeed_config", grouped):
+        return scene(partial(build_at, stage))
 
 
 def replay(stage: int, **options: Any) -> dict[str, Any]:
@@ -62,19 +84,20 @@ def replay(stage: int, **options: Any) -> dict[str, Any]:
     return {"is_back": back, "replays": outcomes, "keys": list(state), "state": state}
 
 
+def scene_folder(name: str) -> Path:
+    """The same folder on all ranks of a world, beside its results."""
+    return Path(f"{sys.argv[4]}-{name}")
+
+
 def save_and_load(stage: int) -> dict[str, Any]:
     """Save on all ranks, load into a fresh learner, go on equally."""
     learner = learner_at(stage)
     size = learner.engine.world_size
-    folder = Path(tempfile.gettempdir()) / f"coop-rl-state-{os.environ['SCENE_TAG']}-{stage}"
     learner.step(0, one_step(build_batch(0, size)), MIXED)
-    learner.save_state(folder)
-    flag = torch.zeros(1)
-    learner.engine.all_reduce_sum(flag)  # rank 0 has written when all are here
     fresh = learner_at(stage)
     assert fresh.adapter is not None
     fresh.adapter.load_flat(torch.zeros(fresh.adapter.numel()))
-    fresh.load_state(folder)
+    engine_scenes.hand_over(learner, fresh, scene_folder(f"save-{stage}"))
     for other in (learner, fresh):
         other.step(1, one_step(build_batch(1, size)), MIXED)
     return {
@@ -162,6 +185,25 @@ def score(stage: int) -> list[list[float]]:
     return learner_at(stage).score([((3, 4), (5, 6, 7)), ((8,), (9,))])
 
 
+def operations() -> dict[str, Callable[[], Any]]:
+    """Those of `engine_scenes`, by name."""
+    plan: dict[str, Callable[[], Any]] = {}
+    for stage in (0, 1, 2, 3):
+        build = partial(build_at, stage)
+        for name, scene in engine_scenes.PLAIN.items():
+            plan[f"{name}-{stage}"] = partial(scene, build)
+        for name, filed in engine_scenes.FILED.items():
+            folder = scene_folder(f"{name}-{stage}")
+            plan[f"{name}-{stage}"] = partial(filed, build, folder)
+    for stage in (2, 3):
+        build = partial(build_at, stage, is_bfloat16=True)
+        for name in ("alignment", "dropped_gradient", "shifted"):
+            plan[f"{name}-{stage}-bfloat16"] = partial(engine_scenes.PLAIN[name], build)
+    for name in ("alignment", "shifted", "lookahead-clipped"):
+        plan[f"{name}-3-grouped"] = partial(in_groups, engine_scenes.PLAIN[name], 3)
+    return plan
+
+
 def scenes_for(world_size: int) -> dict[str, Callable[[], Any]]:
     """The scenes by name."""
     plan: dict[str, Callable[[], Any]] = {}
@@ -182,6 +224,7 @@ def scenes_for(world_size: int) -> dict[str, Callable[[], Any]]:
         )
         plan[f"save-{stage}"] = partial(save_and_load, stage)
         plan[f"bfloat16-{stage}"] = partial(bfloat16, stage)
+    plan |= operations()
     plan["replay-persistent-3"] = partial(replay, 3, persistence_threshold=300)
     plan["score-3"] = partial(score, 3)
     return plan

@@ -3,7 +3,6 @@
 Each scene runs on LocalEngine in the test and on DeepSpeed in the worker processes alike.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -238,20 +237,23 @@ def batches_by_source(num_ranks: int, num_steps: int) -> list[BranchBatch]:
 
 
 def lookahead(build: Build, max_grad_norm: float) -> dict[str, Any]:
-    """Five steps: the products of the updates of steps 1 to 4 are known then."""
+    """Six steps; the first update has no products, so those of four are known then."""
     learner = guided(build, max_grad_norm)
-    return follow(learner, batches_by_source(learner.engine.world_size, 5), BY_SOURCE)
+    return follow(learner, batches_by_source(learner.engine.world_size, 6), BY_SOURCE)
 
 
 def resumed_lookahead(build: Build, folder: Path) -> dict[str, Any]:
     """The products of an update that was taken before a save."""
-    learner = guided(build, 0.5)
-    batches = batches_by_source(learner.engine.world_size, 2)
-    learner.step(0, batches[0], BY_SOURCE)
-    fresh = guided(build, 0.5)
+    learner, fresh = guided(build, 0.5), guided(build, 0.5)
+    *earlier, last = batches_by_source(learner.engine.world_size, 3)
+    for step, batch in enumerate(earlier):
+        learner.step(step, batch, BY_SOURCE)
     hand_over(learner, fresh, folder)
-    results = [one.step(1, batches[1], BY_SOURCE)[0].lookahead for one in (learner, fresh)]
-    return {"is_same": results[0] == results[1], "count": len(results[0])}
+    a, b = (one.step(2, last, BY_SOURCE)[0] for one in (learner, fresh))
+    return {
+        "is_same": a.lookahead == b.lookahead and a.example_lookahead == b.example_lookahead,
+        "counts": (len(a.lookahead), len(a.example_lookahead)),
+    }
 
 
 def shifted(build: Build) -> dict[str, Any]:
@@ -339,11 +341,6 @@ def offloaded(build: Build) -> dict[str, Any]:
     except ConfigError as error:
         return {"refusal": str(error)}
     return {"is_same": same(state_of(moving.engine), state_of(staying.engine))}
-
-
-def scene_folder(tag: str) -> Path:
-    """The same folder on all ranks of a world."""
-    return Path(tempfile.gettempdir()) / f"coop-rl-state-{tag}"
 
 
 PLAIN: dict[str, Callable[[Build], Any]] = {

@@ -89,7 +89,9 @@ def build_samples(step: int, num_samples: int = NUM_SAMPLES) -> list[TokenSample
     return samples
 
 
-def build_demonstrations(step: int, sources: tuple[str, ...] = ("demonstrations",)) -> list[Demonstration]:
+def build_demonstrations(
+    step: int, sources: tuple[str, ...] = ("demonstrations",)
+) -> list[Demonstration]:
     """Demonstrations of the sources in turn."""
     shown = random_rows(NUM_DEMONSTRATIONS, seed=300 + step)
     return [

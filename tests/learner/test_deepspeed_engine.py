@@ -1,11 +1,6 @@
 """DeepSpeed at stages 0-3, 1 and 2 ranks, against plain torch (docs/algorithm.md 9: 2, 5, 8)."""
 
 import math
-import os
-import subprocess
-import sys
-import uuid
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,12 +16,9 @@ from tests.learner.scenes import (
     record_exact_steps,
     record_steps,
 )
+from tests.learner.worlds import LIMIT_OF_ALL_S, STAGES, WORLDS
 
-ROOT = Path(__file__).parents[2]
-STAGES = (0, 1, 2, 3)
-WORLDS = (1, 2)
-LIMIT_S = 270
-pytestmark = pytest.mark.timeout(2 * LIMIT_S + 60)
+pytestmark = pytest.mark.timeout(LIMIT_OF_ALL_S)
 SCALARS = (
     "rl_loss",
     "sft_loss",
@@ -37,54 +29,6 @@ SCALARS = (
     "sft_grad_norm",
     "grad_cosine",
 )
-
-
-def run_world(world_size: int, folder: Path) -> "list[subprocess.Popen[bytes]]":
-    """Start the ranks of one world."""
-    out = folder / f"world-{world_size}"
-    environment = {
-        **os.environ,
-        "SCENE_TAG": uuid.uuid4().hex[:8],
-        "OMP_NUM_THREADS": "1",
-        "SCENES": "",
-    }
-    return [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.learner.deepspeed_worker",
-                str(rank),
-                str(world_size),
-                "0",
-                str(out),
-            ],
-            cwd=ROOT,
-            env=environment,
-            stdout=(folder / f"world-{world_size}-rank-{rank}.log").open("wb"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(world_size)
-    ]
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
-    """Everything the worker processes saw, by world size and scene."""
-    folder = tmp_path_factory.mktemp("deepspeed")
-    recorded = {}
-    for world_size in WORLDS:
-        processes = run_world(world_size, folder)
-        try:
-            codes = [process.wait(LIMIT_S) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        logs = "\n".join(p.read_text()[-2000:] for p in folder.glob(f"world-{world_size}-*.log"))
-        assert not any(codes), logs
-        loaded = torch.load(folder / f"world-{world_size}", weights_only=True)
-        recorded[world_size] = loaded["results"]
-    return recorded
 
 
 def assert_same_run(got: dict[str, Any], expected: dict[str, Any]) -> None:
