@@ -11,7 +11,8 @@ class KlSettings(Section):
     """The penalty beta * KL(pi || pi_ref); pi_ref is the frozen start, without adapter."""
 
     weight: float = Field(0.0, ge=0.0)
-    """beta, in reward per nat; 0: no reference model is loaded."""
+    """beta, in reward per nat where the RL loss is a token mean, which the KL always is; 0: no
+    reference model is loaded."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
     """k1: the exact gradient of the response's KL, through reward-to-go; k2: token by token,
     lower variance, leaves out what a token does to later ones; k3: reported as k3, gradient of

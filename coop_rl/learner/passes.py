@@ -101,33 +101,46 @@ class Passes:
         if sums is not None:
             sums.add_rl(micro, loss, log_ratio_B, scores.entropy_T, num_clipped)
         if settings.kl.weight > 0:
-            assert self._reference is not None
-            with torch.no_grad():
-                reference_T = self._reference(ids_BL, is_response_BL).log_prob_T
-            self._count_forward(micro)
+            weight_T = (
+                tokens.mismatch_T * (tokens.log_prob_T.detach() - tokens.old_log_prob_T).exp()
+            )
             if estimator.is_bracket_loss:
                 weight_B = log_ratio_B.exp().clamp(max=settings.ratio_cap)
-                weight_T = weight_B.to(reference_T.dtype)[tokens.row_T]
-            else:
-                ratio_T = (tokens.log_prob_T.detach() - tokens.old_log_prob_T).exp()
-                weight_T = tokens.mismatch_T * ratio_T
-            loss = loss + settings.kl.weight * kl_loss(
-                settings.kl.estimator,
-                tokens.log_prob_T,
-                reference_T,
-                weight_T,
-                tokens.row_T,
-                num_rows,
-                counts.tokens,
-            )
-            if sums is not None:
-                log_prob_T = tokens.log_prob_T.detach()
-                value_T = kl_per_token(settings.kl.estimator, log_prob_T, reference_T)
-                k1_B = sum_by_row(log_prob_T - reference_T, tokens.row_T, num_rows)
-                sums.add_kl(micro, value_T, k1_B)
+                weight_T = weight_B.to(weight_T.dtype)[tokens.row_T]
+            loss = loss + settings.kl.weight * self._kl(micro, tokens, weight_T, counts, sums)
         if settings.entropy_weight > 0:
             loss = loss - settings.entropy_weight * scores.entropy_T.sum() / counts.tokens
         return loss
+
+    def _kl(
+        self,
+        micro: MicroBatch,
+        tokens: RolloutTokens,
+        weight_T: torch.Tensor,
+        counts: RolloutCounts,
+        sums: StepSums | None,
+    ) -> torch.Tensor:
+        """Return the micro-batch's share of KL(pi || pi_ref), for its gradient; note its value."""
+        assert self._reference is not None, "a KL needs the reference model"
+        with torch.no_grad():
+            reference_T = self._reference(*self._to_device(micro)).log_prob_T
+        self._count_forward(micro)
+        estimator, num_rows = self._settings.kl.estimator, len(tokens.advantage_B)
+        if sums is not None:
+            log_prob_T = tokens.log_prob_T.detach()
+            value_T = kl_per_token(estimator, log_prob_T, reference_T)
+            sums.add_kl(
+                micro, value_T, sum_by_row(log_prob_T - reference_T, tokens.row_T, num_rows)
+            )
+        return kl_loss(
+            estimator,
+            tokens.log_prob_T,
+            reference_T,
+            weight_T,
+            tokens.row_T,
+            num_rows,
+            counts.tokens,
+        )
 
     def _tokens(
         self, micro: MicroBatch, is_response_BL: torch.Tensor, scores: TokenScores
