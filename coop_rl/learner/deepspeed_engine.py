@@ -365,11 +365,12 @@ class DeepSpeedEngine:
         if self._stage in (1, 2):
             zero.update_lp_params()
         if self._stage == 3:
+            # Passes without a backward leave weights gathered, which would go on being used.
+            zero._partition_all_parameters()
             for i, master in enumerate(zero.fp32_partitioned_groups_flat):
                 zero.fp16_partitioned_groups_flat[i].data.copy_(master.data)
                 zero._unflatten_partitioned_parameters(i)
             if persistent := zero.persistent_parameters:
-                persistent[0].partition(persistent)
                 persistent[0].all_gather(persistent)
 
 

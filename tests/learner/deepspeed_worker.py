@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import torch
 
-from coop_rl.learner import deepspeed_engine
+from coop_rl.learner.deepspeed_config import deepspeed_config
 from coop_rl.learner.deepspeed_engine import DeepSpeedEngine
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
@@ -39,12 +39,12 @@ def learner_at(stage: int, branch: Any = "joint", **options: Any) -> Learner:
     return Learner(scenes.LEARNER, branch, engine, adapter)
 
 
-def build_at(stage: int, setup: Setup, is_bfloat16: bool = False) -> Learner:
+def build_at(stage: int, setup: Setup, *, is_bfloat16: bool = False, **options: Any) -> Learner:
     """Build what a scene of `engine_scenes` asks for."""
     policy, adapter = scenes.build_policy(has_entropy_gradient=setup.has_entropy_gradient)
     if is_bfloat16:
         policy.to(torch.bfloat16)
-    settings = replace(setup.engine, zero_stage=stage, is_bfloat16=is_bfloat16)
+    settings = replace(setup.engine, zero_stage=stage, is_bfloat16=is_bfloat16, **options)
     engine = DeepSpeedEngine(policy, settings, TIMEOUT_S)
     reference = engine_scenes.build_reference(setup)
     return Learner(setup.learner, setup.branch, engine, adapter, reference)
@@ -52,14 +52,13 @@ def build_at(stage: int, setup: Setup, is_bfloat16: bool = False) -> Learner:
 
 def in_groups(scene: Callable[[Build], Any], stage: int) -> Any:
     """Run a scene with several optimiser masters on every rank, as large models have."""
-    plain = deepspeed_engine.deepspeed_config
 
     def grouped(settings: EngineSettings) -> dict[str, Any]:
-        config = plain(settings)
+        config = deepspeed_config(settings)
         config["zero_optimization"]["sub_group_size"] = 1500
         return config
 
-    with patch.object(deepspeed_engine, "deepspeed_config", grouped):
+    with patch("coop_rl.learner.deepspeed_engine.deepspeed_config", grouped):
         return scene(partial(build_at, stage))
 
 
@@ -199,7 +198,9 @@ def operations() -> dict[str, Callable[[], Any]]:
         build = partial(build_at, stage, is_bfloat16=True)
         for name in ("alignment", "dropped_gradient", "shifted"):
             plan[f"{name}-{stage}-bfloat16"] = partial(engine_scenes.PLAIN[name], build)
-    for name in ("alignment", "shifted", "lookahead-clipped"):
+    keeping = partial(build_at, 3, persistence_threshold=300)
+    plan["shifted-3-persistent"] = partial(engine_scenes.shifted, keeping)
+    for name in ("alignment", "shifted"):
         plan[f"{name}-3-grouped"] = partial(in_groups, engine_scenes.PLAIN[name], 3)
     return plan
 

@@ -50,7 +50,9 @@ from tests.models.tiny import tiny_model
 
 SOURCES = ("a", "b")
 BY_SOURCE = Objective(
-    0.3, 0.7, terms=tuple(DemonstrationTerm(share=s, source=n) for n, s in zip("ab", (0.4, 0.6)))
+    0.3,
+    0.7,
+    terms=(DemonstrationTerm(share=0.4, source="a"), DemonstrationTerm(share=0.6, source="b")),
 )
 OWN = Objective(0.0, 1.0, has_own_optimizer=True)
 GRPO = replace(LOSS, estimator=build_estimator(GrpoRl(clip=0.05), 12))
@@ -169,12 +171,11 @@ def alignment(build: Build) -> dict[str, Any]:
 
 
 def dropped_gradient(build: Build) -> float:
-    """Largest relative difference that gradients dropped before each of three steps make."""
+    """Largest relative difference that gradients dropped before each of two steps make."""
     disturbed, clean = build(Setup()), build(Setup())
     size = clean.engine.world_size
-    for step in range(3):
-        # More micro-batches than the real pass has, and larger gradients.
-        junk = build_batch(10 + step, size, micro_batch_tokens=1)
+    for step in range(2):
+        junk = build_batch(10 + step, size)
         disturbed.compute(step, junk, Objective(50.0, 20.0))
         disturbed.engine.zero_grad()
         for learner in (disturbed, clean):
@@ -216,12 +217,12 @@ def minibatches(build: Build) -> dict[str, Any]:
     return follow(learner, batches, MIXED)
 
 
-def guided(build: Build, max_grad_norm: float) -> Learner:
+def guided(build: Build, max_grad_norm: float, has_examples: bool = True) -> Learner:
     """A learner that differentiates its updates."""
     learner = replace(
         LEARNER,
         has_lookahead=True,
-        has_example_lookahead=True,
+        has_example_lookahead=has_examples,
         max_grad_norm=max_grad_norm,
         betas=ENGINE.betas,
     )
@@ -236,9 +237,9 @@ def batches_by_source(num_ranks: int, num_steps: int) -> list[BranchBatch]:
     ]
 
 
-def lookahead(build: Build, max_grad_norm: float) -> dict[str, Any]:
+def lookahead(build: Build, max_grad_norm: float, has_examples: bool) -> dict[str, Any]:
     """Six steps; the first update has no products, so those of four are known then."""
-    learner = guided(build, max_grad_norm)
+    learner = guided(build, max_grad_norm, has_examples)
     return follow(learner, batches_by_source(learner.engine.world_size, 6), BY_SOURCE)
 
 
@@ -273,6 +274,7 @@ def shifted(build: Build) -> dict[str, Any]:
             for name in before
         ),
         "has_moved": inside_scores != scores,
+        "scores": inside_scores,
         "is_back": same(state_of(engine), state) and learner.score(rows) == scores,
     }
 
@@ -351,8 +353,8 @@ PLAIN: dict[str, Callable[[Build], Any]] = {
     "minibatches": minibatches,
     "shifted": shifted,
     "offloaded": offloaded,
-    "lookahead-clipped": lambda build: lookahead(build, 0.05),
-    "lookahead-free": lambda build: lookahead(build, 1e9),
+    "lookahead-clipped": lambda build: lookahead(build, 0.05, True),
+    "lookahead-free": lambda build: lookahead(build, 1e9, False),
 }
 """Scenes that need only a builder."""
 FILED: dict[str, Callable[[Build, Path], Any]] = {
