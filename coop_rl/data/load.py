@@ -60,8 +60,8 @@ def load_run_data(config: RunConfig) -> RunData:
         )
     prompts = load_prompts(config, tokenizer, facts) if trains_rl else ()
     shown = load_demonstrations(config, tokenizer, facts) if trains_sft else ()
-    num_kept = validation_rows(config, len(shown))
-    training, validation = shown[: len(shown) - num_kept], shown[len(shown) - num_kept :]
+    split = max(0, len(shown) - validation_rows(config, len(shown)))
+    training, validation = shown[:split], shown[split:]
     if trains_sft:
         _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, len(training))
     if config.method.kind in MATCHING_METHODS:

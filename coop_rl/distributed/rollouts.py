@@ -107,9 +107,11 @@ class RayRollouts:
         dropped: list[ScoredGroup] = []
         used: set[int] = set()
         for rows in self._rounds(step):
-            fresh = [row for row in dict.fromkeys(rows) if row not in used][: wanted - len(kept)]
-            used.update(fresh)
-            prompts = [self._prompts[row] for row in fresh]
+            if used:  # a refill: prompts this step has not had
+                rows = [row for row in dict.fromkeys(rows) if row not in used]
+            rows = rows[: wanted - len(kept)]
+            used.update(rows)
+            prompts = [self._prompts[row] for row in rows]
             for group in self._generation.run(prompts, sampling, version):
                 is_kept = self._max_refills == 0 or self._estimator.is_informative(group)
                 (kept if is_kept else dropped).append(group)

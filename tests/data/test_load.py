@@ -219,8 +219,9 @@ def test_validation_rows_are_kept_from_training(build, tmp_path: Path) -> None:
     assert not {d.prompt_ids for d in kept.demonstrations} & {d.prompt_ids for d in kept.validation}
     asked = load_run_data(build(path, "evaluation.num_demonstrations=7"))
     assert len(asked.validation) == 7
-    with pytest.raises(DataError, match=r"demonstrations.per_step must be at most the 1 rows"):
-        load_run_data(build(path, "evaluation.num_demonstrations=39"))
+    for num_kept, left in ((39, 1), (55, 0)):
+        with pytest.raises(DataError, match=rf"per_step must be at most the {left} rows"):
+            load_run_data(build(path, f"evaluation.num_demonstrations={num_kept}"))
 
 
 def test_sources_come_from_their_column(build, tmp_path: Path) -> None:
