@@ -22,6 +22,7 @@ from coop_rl.observability.metrics import Metrics
 from coop_rl.types import Reward
 
 NOT_AVAILABLE = "n/a"
+SPENT_PREFIXES = ("ledger/", "time/device_s/")
 SAMPLE_WIDTH = 160
 """Characters of a prompt or response that a sample line shows."""
 
@@ -46,6 +47,7 @@ class RunConsole:
         self._progress: Progress | None = None
         self._num_steps = 0
         self._steps_done: list[float] = []
+        self._spent: dict[str, float] = {}
         self._totals = {"tokens": 0.0, "applied": 0, "skipped": 0, "w_applied": 0, "w_skipped": 0}
 
     def show_plan(
@@ -89,6 +91,7 @@ class RunConsole:
         duration_s = metrics.get("time/step_s") or 0.0
         self._steps_done.append(duration_s)
         self._count(metrics)
+        self._spent = {k: v or 0.0 for k, v in metrics.items() if k.startswith(SPENT_PREFIXES)}
         done = step + 1
         mean_s = sum(self._steps_done) / len(self._steps_done)
         remaining = max(0, self._num_steps - done) * mean_s
@@ -131,6 +134,8 @@ class RunConsole:
         if comparison:
             self._console.print(_comparison_table(comparison))
         totals = self._totals
+        if self._spent:
+            self._line(_spent(self._spent))
         self._line(
             f"{len(self._steps_done)} steps in {_duration(duration_s)}; "
             f"{totals['tokens']:,.0f} tokens generated; "
@@ -237,6 +242,19 @@ def _gain(metrics: Metrics) -> str:
     if value is None:
         return NOT_AVAILABLE
     return f"{value:+.4f} ± {_number(stderr, '.4f')}"
+
+
+def _spent(totals: Mapping[str, float]) -> str:
+    """Return the ledger in a line, the steps before a resume included."""
+    tokens = {k: totals[f"ledger/tokens_{k}"] for k in ("generated", "rl", "sft", "shadow")}
+    device_s = sum(value for name, value in totals.items() if name.startswith("time/"))
+    return (
+        f"spent: {tokens['generated']:,.0f} tokens generated; trained {tokens['rl']:,.0f} rl, "
+        f"{tokens['sft']:,.0f} sft, {tokens['shadow']:,.0f} shadow; "
+        f"{totals['ledger/updates']:,.0f} optimiser steps; "
+        f"{totals['ledger/demonstrations']:,.0f} demonstrations; "
+        f"{totals['ledger/flops']:.2g} FLOP; {device_s:,.0f} device-seconds"
+    )
 
 
 def _number(value: float | None, form: str) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 from coop_rl.config import derive_sizes, load_config
 from coop_rl.evaluation.evaluator import Comparison, EvaluationResult
 from coop_rl.observability.console import RunConsole, clean
+from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import step_metrics
 from tests.observability.records import RIGHT, TIMEOUT, bridge, sft
 
@@ -94,3 +95,17 @@ def test_what_a_model_wrote_cannot_drive_the_terminal() -> None:
 
 def test_clean_keeps_other_scripts() -> None:
     assert clean("数学 λ ≤ é 🙂") == "数学 λ ≤ é 🙂"
+
+
+def test_the_summary_says_what_the_run_has_spent() -> None:
+    console, file = plain()
+    config = load_config(DEMO)
+    ledger = Ledger(config)
+    console.begin(3, 5)
+    for record in (bridge(3), sft(4)):
+        console.step(step_metrics(record, {"time/step_s": 2.0}) | ledger.add(record, 2.0))
+    console.summary(RUN, None, 4.0)
+    assert (
+        "spent: 9 tokens generated; trained 9 rl, 40 sft, 9 shadow; 2 optimiser steps; "
+        "4 demonstrations; 7.4e+05 FLOP; 8 device-seconds\n"
+    ) in file.getvalue()
