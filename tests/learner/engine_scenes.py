@@ -172,10 +172,11 @@ def alignment(build: Build) -> dict[str, Any]:
 
 def dropped_gradient(build: Build) -> float:
     """Largest relative difference that gradients dropped before each of two steps make."""
-    disturbed, clean = build(Setup()), build(Setup())
+    setup = Setup(replace(LEARNER, grad_stats_every=0))
+    disturbed, clean = build(setup), build(setup)
     size = clean.engine.world_size
     for step in range(2):
-        junk = build_batch(10 + step, size)
+        junk = build_batch(10 + step, size, micro_batch_tokens=60)
         disturbed.compute(step, junk, Objective(50.0, 20.0))
         disturbed.engine.zero_grad()
         for learner in (disturbed, clean):
@@ -237,24 +238,30 @@ def batches_by_source(num_ranks: int, num_steps: int) -> list[BranchBatch]:
     ]
 
 
-def lookahead(build: Build, max_grad_norm: float, has_examples: bool) -> dict[str, Any]:
-    """Six steps; the first update has no products, so those of four are known then."""
-    learner = guided(build, max_grad_norm, has_examples)
-    return follow(learner, batches_by_source(learner.engine.world_size, 6), BY_SOURCE)
+def lookahead_clipped(build: Build, folder: Path) -> dict[str, Any]:
+    """Six steps; the first update has no products, so those of four are known then.
 
-
-def resumed_lookahead(build: Build, folder: Path) -> dict[str, Any]:
-    """The products of an update that was taken before a save."""
-    learner, fresh = guided(build, 0.5), guided(build, 0.5)
-    *earlier, last = batches_by_source(learner.engine.world_size, 3)
-    for step, batch in enumerate(earlier):
-        learner.step(step, batch, BY_SOURCE)
+    Before the last step a fresh learner takes over what was saved.
+    """
+    learner, fresh = guided(build, 0.05), guided(build, 0.05)
+    *earlier, last = batches_by_source(learner.engine.world_size, 6)
+    steps = follow(learner, earlier, BY_SOURCE)["steps"]
     hand_over(learner, fresh, folder)
-    a, b = (one.step(2, last, BY_SOURCE)[0] for one in (learner, fresh))
+    a, b = (one.step(5, last, BY_SOURCE) for one in (learner, fresh))
     return {
-        "is_same": a.lookahead == b.lookahead and a.example_lookahead == b.example_lookahead,
-        "counts": (len(a.lookahead), len(a.example_lookahead)),
+        "steps": [*steps, recorded(a)],
+        "parameters": parameters_of(learner.engine),
+        "is_resumed": all(
+            getattr(a[0], name) == getattr(b[0], name)
+            for name in ("lookahead", "example_lookahead")
+        ),
     }
+
+
+def lookahead_free(build: Build) -> dict[str, Any]:
+    """The same without clipping, and not for single demonstrations."""
+    learner = guided(build, 1e9, has_examples=False)
+    return follow(learner, batches_by_source(learner.engine.world_size, 6), BY_SOURCE)
 
 
 def shifted(build: Build) -> dict[str, Any]:
@@ -337,7 +344,7 @@ def offloaded(build: Build) -> dict[str, Any]:
     staying = build(Setup(branch="rl_only"))
     size = staying.engine.world_size
     try:
-        for step in range(3):
+        for step in range(2):
             for learner in (moving, staying):
                 learner.step(step, one_step(build_batch(step, size)), RL_ONLY)
     except ConfigError as error:
@@ -353,12 +360,11 @@ PLAIN: dict[str, Callable[[Build], Any]] = {
     "minibatches": minibatches,
     "shifted": shifted,
     "offloaded": offloaded,
-    "lookahead-clipped": lambda build: lookahead(build, 0.05, True),
-    "lookahead-free": lambda build: lookahead(build, 1e9, False),
+    "lookahead_free": lookahead_free,
 }
 """Scenes that need only a builder."""
 FILED: dict[str, Callable[[Build, Path], Any]] = {
     "own_optimizer": own_optimizer,
-    "resumed_lookahead": resumed_lookahead,
+    "lookahead_clipped": lookahead_clipped,
 }
 """Scenes that write a folder."""
