@@ -1,0 +1,378 @@
+"""The real loop, learners, meta-controller, methods and packing, in one process.
+
+Only what needs other processes is replaced: engines (by sampling from the learner's own module),
+weight sync, collectives between roles (by `Pipe`), and actors (by calls). Dynamic sampling, the
+order of data, checkpoints, rows and the ledger are the product's own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from coop_rl.algorithm.methods import build_method
+from coop_rl.algorithm.methods.cold_start import VALIDATION_NLL
+from coop_rl.algorithm.packing import PackShape
+from coop_rl.algorithm.roles import Progress, Roles, StepRecord
+from coop_rl.algorithm.train import train
+from coop_rl.config import RunConfig, load_config
+from coop_rl.config.method import ColdStartMethod, rl_settings
+from coop_rl.config.sizes import has_adapter, has_shadow
+from coop_rl.data.load import Demonstrations
+from coop_rl.distributed.roles import SHADOW_OBJECTIVE
+from coop_rl.distributed.rollouts import SHADOW_SEED, Generation, RayRollouts, step_sampling
+from coop_rl.learner.checkpoint import CheckpointStore, read_progress
+from coop_rl.learner.engine import EngineSettings
+from coop_rl.learner.learner import Learner
+from coop_rl.learner.local_engine import LocalEngine
+from coop_rl.learner.meta_controller import MetaController
+from coop_rl.learner.peers import RESYNC_GROUP
+from coop_rl.learner.settings import LearnerSettings
+from coop_rl.models import PolicyModel
+from coop_rl.observability.ledger import Ledger
+from coop_rl.observability.metrics import Metrics, step_metrics
+from coop_rl.observability.stages import Stages
+from coop_rl.types import (
+    Branch,
+    BranchBatch,
+    CooperativeGain,
+    Guidance,
+    GuidanceUpdate,
+    Objective,
+    PolicyVersion,
+    Prompt,
+    SamplingSettings,
+    ScoredGroup,
+    StepResult,
+)
+from tests.learner.scenes import Pipe
+from tests.whole_loop.toy import (
+    Task,
+    expected_reward,
+    make_adapter,
+    make_policy,
+    make_task,
+    sample_groups,
+)
+
+DEMO = Path("configs/local/demo.yaml")
+SMALL = (
+    "run.num_steps=6",
+    "prompts.per_step=4",
+    "demonstrations.per_step=4",
+    "rollout.samples_per_prompt=4",
+    "rollout.max_tokens=4",
+    "learner.lr=0.01",
+    "learner.warmup_steps=0",
+    "learner.micro_batch_tokens=64",
+    "adapter.rank=2",
+    "adapter.alpha=2",
+    "adapter.lr=0.02",
+    "shadow.resync_every=3",
+    "checkpoint.every=0",
+)
+REWARD = "eval/toy/reward"
+"""The exact expected reward, measured where `evaluation.every` says."""
+
+
+def configure(*overrides: str) -> RunConfig:
+    """The demo's config, made small."""
+    return load_config(DEMO, [*SMALL, *overrides])
+
+
+class Stopped(Exception):  # noqa: N818 - not a failure
+    """The run was asked to stop here."""
+
+
+@dataclass
+class Branches:
+    """Learners of both branches, and the meta-controller; each None where the run has none."""
+
+    joint: Learner
+    policy: PolicyModel
+    shadow: Learner | None
+    shadow_policy: PolicyModel | None
+    meta: MetaController | None
+
+    @property
+    def learners(self) -> list[Learner]:
+        return [self.joint, self.shadow] if self.shadow else [self.joint]
+
+    def theta(self) -> dict[str, torch.Tensor]:
+        return {name: p.clone() for name, p in self.joint.engine.full_parameters()}
+
+
+def build_branches(config: RunConfig, task: Task) -> Branches:
+    joint, policy = build_learner(config, "joint")
+    shadow, shadow_policy = build_learner(config, "rl_only") if has_shadow(config) else (None, None)
+    if shadow is not None:
+        pipe = Pipe()
+        joint.attach_group(RESYNC_GROUP, pipe.sender())
+        shadow.attach_group(RESYNC_GROUP, pipe.receiver())
+    meta = None
+    if config.method.kind == "bridge":
+        adapter = make_adapter(config, policy.causal_lm) if has_adapter(config) else None
+        meta = MetaController(config, adapter, sorted({d.source for d in task.demonstrations}))
+    return Branches(joint, policy, shadow, shadow_policy, meta)
+
+
+def build_learner(config: RunConfig, branch: Branch) -> tuple[Learner, PolicyModel]:
+    policy, adapter = make_policy(config, has_adapter=has_adapter(config))
+    reference = None
+    if rl_settings(config.method).kl.weight > 0:
+        reference, _ = make_policy(config, has_adapter=False)
+        reference.requires_grad_(False)
+    engine = LocalEngine(policy, EngineSettings.from_config(config))
+    settings = LearnerSettings.from_config(config)
+    return Learner(settings, branch, engine, adapter, reference), policy
+
+
+class LocalGeneration(Generation):
+    """Samples from the joint learner's policy."""
+
+    def __init__(self, branches: Branches, task: Task) -> None:
+        self._branches = branches
+        self._task = task
+
+    def run(
+        self, prompts: Sequence[Prompt], sampling: SamplingSettings, version: PolicyVersion
+    ) -> Sequence[ScoredGroup]:
+        branches = self._branches
+        if not prompts:  # a refill that found no prompt the step has not had
+            return []
+        own = branches.joint.version
+        groups = sample_groups(branches.policy, self._task, prompts, sampling, own)
+        for group in groups:
+            group.require_version(version, "the rig")
+        return groups
+
+
+@dataclass
+class LocalShadowRollouts:
+    """Samples from the shadow's policy."""
+
+    config: RunConfig
+    branches: Branches
+    task: Task
+
+    def next_batch(self, step: int, groups: Sequence[ScoredGroup]) -> Sequence[ScoredGroup]:
+        shadow, policy = self.branches.shadow, self.branches.shadow_policy
+        assert shadow is not None
+        assert policy is not None
+        shadow.check_version(PolicyVersion(step, step))
+        sampling = step_sampling(self.config, step, SHADOW_SEED)
+        prompts = [group.prompt for group in groups]
+        return sample_groups(policy, self.task, prompts, sampling, shadow.version)
+
+
+@dataclass
+class LocalLearners:
+    """Joint first: at a re-sync it sends what the shadow waits for."""
+
+    branches: Branches
+
+    def step(
+        self, step: int, batches: tuple[BranchBatch, BranchBatch], objective: Objective
+    ) -> tuple[StepResult, StepResult | None]:
+        result, gradients = self.branches.joint.step(step, batches[0], objective)
+        joint = replace(result, adapter_gradients=gradients)
+        if self.branches.shadow is None:
+            return joint, None
+        own = replace(SHADOW_OBJECTIVE, resync_shadow=objective.resync_shadow)
+        result, gradients = self.branches.shadow.step(step, batches[1], own)
+        return joint, replace(result, adapter_gradients=gradients)
+
+
+@dataclass
+class LocalMetaController:
+    """Updates, pushes, and compares what arrived."""
+
+    branches: Branches
+
+    def update(
+        self, joint: StepResult, shadow: StepResult | None, gain: CooperativeGain | None
+    ) -> GuidanceUpdate | None:
+        meta = self.branches.meta
+        if meta is None:
+            return None
+        ours: Any = joint.adapter_gradients
+        theirs: Any = shadow.adapter_gradients if shadow else None
+        update = meta.update(replace(joint, adapter_gradients=None), ours, theirs, gain)
+        for learner in self.branches.learners if meta.adapter else ():
+            pipe = Pipe()
+            pushed = meta.push(pipe.sender())
+            assert learner.receive_guidance(pipe.receiver()) == pushed
+        return update
+
+    def guidance(self) -> Guidance | None:
+        return self.branches.meta.guidance if self.branches.meta else None
+
+
+@dataclass
+class LocalWeights:
+    """Nothing to send: the rollouts read the learner's own module."""
+
+    branches: Branches
+
+    def publish(self, version: PolicyVersion) -> PolicyVersion:
+        for learner in self.branches.learners:
+            learner.check_version(version)
+        return version
+
+
+@dataclass
+class LocalCheckpoints:
+    """All roles' state through the product's store."""
+
+    config: RunConfig
+    branches: Branches
+    store: CheckpointStore
+    is_resumed: bool
+    stop_after: int | None
+
+    def restore(self) -> Progress:
+        if not self.is_resumed:
+            return Progress(0, PolicyVersion(0, 0))
+        folder = self.store.latest()
+        assert folder is not None, "there is nothing to resume from"
+        for learner in self.branches.learners:
+            learner.load_state(folder)
+        if self.branches.meta:
+            self.branches.meta.load_state(folder)
+        return read_progress(folder)
+
+    def maybe_save(self, step: int, version: PolicyVersion, method: Mapping[str, Any]) -> None:
+        done = step + 1
+        if done not in (self.stop_after, self.config.run.num_steps):
+            return
+        folder = self.store.begin(done)
+        for learner in self.branches.learners:
+            learner.save_state(folder)
+        if self.branches.meta:
+            self.branches.meta.save_state(folder)
+        self.store.commit(folder, Progress(done, version, dict(method)))
+        if done == self.stop_after:
+            raise Stopped
+
+    def keep_best(self, step: int, evaluated: Mapping[str, float]) -> None:
+        """Tested elsewhere."""
+
+
+@dataclass
+class LocalEvaluation:
+    """The exact reward, and the NLL of kept demonstrations where `cold_start` asks for it."""
+
+    config: RunConfig
+    branches: Branches
+    task: Task
+
+    def maybe_run(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
+        method, every = self.config.method, self.config.evaluation.every
+        metrics = {}
+        if every > 0 and step % every == 0:
+            temperature = self.config.rollout.temperature
+            metrics[REWARD] = expected_reward(self.branches.policy, self.task, temperature)
+        if isinstance(method, ColdStartMethod) and step % method.check_every == 0:
+            rows = [(d.prompt_ids, d.response_ids) for d in self.task.validation]
+            values = [value for row in self.branches.joint.score(rows) for value in row]
+            metrics[VALIDATION_NLL] = -sum(values) / len(values)
+        return metrics
+
+
+@dataclass
+class RowObserver:
+    """Rows as the product writes them, without files or times."""
+
+    ledger: Ledger
+    rows: list[Metrics] = field(default_factory=list)
+    records: list[StepRecord] = field(default_factory=list)
+
+    def record(self, record: StepRecord) -> None:
+        self.records.append(record)
+        self.rows.append(step_metrics(record, {}) | self.ledger.add(record, 0.0))
+
+    def record_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        if metrics:
+            self.rows.append({"step": step, **metrics})
+
+
+@dataclass
+class Run:
+    """A run and what is left of it."""
+
+    config: RunConfig
+    branches: Branches
+    observer: RowObserver
+    store: CheckpointStore
+
+    @property
+    def records(self) -> list[StepRecord]:
+        return self.observer.records
+
+    @property
+    def rows(self) -> list[Metrics]:
+        """Of steps and evaluations, in order."""
+        return self.observer.rows
+
+    def column(self, name: str) -> list[Any]:
+        """A metric's values, over the rows that have it."""
+        return [row[name] for row in self.rows if name in row]
+
+    def saved(self) -> dict[str, torch.Tensor | str]:
+        """Everything in the last checkpoint, by file and key."""
+        folder = self.store.latest()
+        assert folder is not None
+        found: dict[str, torch.Tensor | str] = {}
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = str(path.relative_to(folder))
+            if path.suffix == ".safetensors":
+                found |= {f"{name}/{key}": value for key, value in load_file(path).items()}
+            elif name != "manifest.json":
+                found[name] = path.read_text()
+        return found
+
+
+def start(
+    config: RunConfig,
+    folder: Path,
+    task: Task | None = None,
+    *,
+    stop_after: int | None = None,
+    resumes: Run | None = None,
+) -> Run:
+    """Train to the end, or to a stop.
+
+    Args:
+        config: The run.
+        folder: Where its checkpoints go.
+        task: The toy.
+        stop_after: Steps after which it saves and stops.
+        resumes: The stopped run that this one goes on from, in the same folder.
+    """
+    task = task or make_task()
+    branches, store = build_branches(config, task), CheckpointStore(folder, keep=2)
+    observer = RowObserver(Ledger(config))
+    if resumes:
+        observer.ledger.go_on([row for row in resumes.rows if "grad/norm" in row][-1])
+    method = build_method(config)
+    roles = Roles(
+        rollouts=RayRollouts(
+            config, LocalGeneration(branches, task), task.prompts, method.estimator, Stages()
+        ),
+        shadow_rollouts=LocalShadowRollouts(config, branches, task),
+        demonstrations=Demonstrations(config, task.demonstrations),
+        learners=LocalLearners(branches),
+        meta_controller=LocalMetaController(branches),
+        weights=LocalWeights(branches),
+        checkpoints=LocalCheckpoints(config, branches, store, resumes is not None, stop_after),
+        evaluation=LocalEvaluation(config, branches, task),
+        observer=observer,
+    )
+    try:
+        train(config.run.num_steps, method, PackShape.from_config(config), roles)
+    except Stopped:
+        assert stop_after is not None
+    return Run(config, branches, observer, store)

@@ -1,0 +1,118 @@
+"""A run that stopped and went on is bit for bit the run that never stopped."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from coop_rl.observability.metrics import Metrics
+from tests.whole_loop.rig import Run, configure, start
+from tests.whole_loop.toy import make_task
+
+SOURCES = {"good": "right", "bad": "wrong"}
+CASES: dict[str, tuple[str, ...]] = {
+    "adapter": (),
+    "adapter_persistent": ("shadow.resync_every=null",),
+    "adapter_random": ("meta.w_objective=random",),
+    "mix": ("meta.guidance=[mix]",),
+    "demonstrations": ("meta.guidance=[demonstrations]",),
+    "all_guidance": ("meta.guidance=[adapter,mix,demonstrations]",),
+    "per_example": ("meta.guidance=[demonstrations]", "meta.per_example=true"),
+    "per_example_all": (
+        "meta.guidance=[adapter,mix,demonstrations]",
+        "meta.per_example=true",
+    ),
+    "several_updates": (
+        "learner.num_minibatches=2",
+        "learner.num_epochs=2",
+        "method.rl={kind: ppo, kl: {weight: 0.1}}",
+    ),
+    "own_rollouts": ("shadow.rollouts=own", "shadow.num_rollout_actors=1"),
+    "schedules": (
+        "method.mix_schedule=cosine",
+        "learner.lr_schedule=cosine",
+        "learner.warmup_steps=2",
+        "adapter.lr_schedule=linear",
+        "adapter.warmup_steps=2",
+    ),
+    "dapo": ("method.kind=rl", "method.rl={kind: dapo, max_refills: 2}"),
+    "sum": ("method.kind=sum",),
+}
+
+
+def stop_and_go_on(
+    folder: Path, stop_after: int, *overrides: str, sources: dict[str, str] | None = None
+) -> tuple[Run, Run, list[Metrics]]:
+    """Return the uninterrupted run, the resumed one, and the rows of the latter's two parts."""
+    config, task = configure("run.num_steps=8", *overrides), make_task(6, 3, **(sources or SOURCES))
+    whole = start(config, folder / "whole", task)
+    stopped = start(config, folder / "stopped", task, stop_after=stop_after)
+    assert len(stopped.records) == stop_after
+    resumed = start(config, folder / "stopped", task, resumes=stopped)
+    assert len(resumed.records) == 8 - stop_after
+    return whole, resumed, stopped.rows + resumed.rows
+
+
+def assert_same(whole: Run, resumed: Run, rows: list[Metrics]) -> None:
+    """The rows, and everything that is saved at the end."""
+    for ours, theirs in zip(whole.rows, rows, strict=True):
+        assert ours == theirs
+    first, second = whole.saved(), resumed.saved()
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        other = second[name]
+        if isinstance(value, torch.Tensor):
+            assert isinstance(other, torch.Tensor)
+            assert torch.equal(value, other), name
+        else:
+            assert value == other, name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, case: str) -> None:
+    whole, resumed, rows = stop_and_go_on(tmp_path, 4, *CASES[case])
+    assert_same(whole, resumed, rows)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 7])
+def test_the_lookahead_survives_a_stop_at_any_step(tmp_path: Path, stop_after: int) -> None:
+    """After the first step it has nothing to say yet, after the second one it does."""
+    whole, resumed, rows = stop_and_go_on(tmp_path, stop_after, *CASES["per_example_all"])
+    assert_same(whole, resumed, rows)
+    products = [record.joint.lookahead for record in whole.records]
+    assert [bool(product) for product in products] == [False, False] + [True] * 6
+    measured = [record.joint.example_lookahead for record in whole.records]
+    assert measured[stop_after:] == [record.joint.example_lookahead for record in resumed.records]
+    assert measured[-1]
+
+
+@pytest.mark.parametrize("stop_after", [3, 4, 5, 6])
+def test_relift_goes_on_with_its_buffer_and_its_second_optimiser(
+    tmp_path: Path, stop_after: int
+) -> None:
+    overrides = ("method.kind=relift", "method.buffer_size=3")
+    whole, resumed, rows = stop_and_go_on(
+        tmp_path, stop_after, *overrides, sources={"good": "right"}
+    )
+    assert_same(whole, resumed, rows)
+    is_sft = [record.objective.has_own_optimizer for record in whole.records]
+    assert any(is_sft[:stop_after])
+    assert any(is_sft[stop_after:])
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 5])
+def test_cold_start_goes_on_in_its_phase(tmp_path: Path, stop_after: int) -> None:
+    """No NLL is low enough: the second miss, after step 4, ends SFT, also for a run that stops
+    there before the measurement."""
+    overrides = (
+        "method.kind=cold_start",
+        "method.check_every=2",
+        "method.patience=2",
+        "method.min_improvement=100",
+        "method.epochs=5",
+    )
+    whole, resumed, rows = stop_and_go_on(
+        tmp_path, stop_after, *overrides, sources={"good": "right"}
+    )
+    assert_same(whole, resumed, rows)
+    assert [record.objective.sft_weight for record in whole.records] == [1.0] * 4 + [0.0] * 4
