@@ -12,7 +12,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from coop_rl.config import RunConfig
-from coop_rl.config.schema import DataSource
+from coop_rl.config.data import DataSource
 from coop_rl.config.sizes import validation_rows
 from coop_rl.data.jsonl import Row, read_rows
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
@@ -21,6 +21,7 @@ from coop_rl.data.rendering import Renderer, load_tokenizer
 from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
 from coop_rl.rewards.registry import VERIFIERS, settings_of
+from coop_rl.rewards.verdict import Answer
 from coop_rl.types import Demonstration, Prompt, ScoredGroup
 
 MATCHING_METHODS = ("hpt", "luffy", "srft", "relift")
@@ -103,7 +104,7 @@ def load_demonstrations(
     settings = settings_of(config.reward)
     golds = (row.columns[section.answer_column].strip() for row in rows)
     if not any(
-        verify(text, gold, settings).is_correct
+        verify(Answer(text, gold), settings).is_correct
         for (_, text), gold in zip(rendered, golds, strict=True)
     ):
         raise ConfigError(
@@ -127,9 +128,8 @@ def _read_prompts(
     prompts = tuple(renderer.prompt(row) for row in rows)
     verifier, settings = VERIFIERS[config.reward.kind], settings_of(config.reward)
     for row, prompt in zip(rows, prompts, strict=True):
-        if not verifier.verify(
-            verifier.render(prompt.answer, settings), prompt.answer, settings
-        ).is_correct:
+        right = Answer(verifier.render(prompt.answer, settings), prompt.answer)
+        if not verifier.verify(right, settings).is_correct:
             raise DataError(
                 f"{row.place}: no response can be right, the gold answer {prompt.answer!r} itself "
                 f"scores 0 for reward.kind {config.reward.kind} with reward.marker "

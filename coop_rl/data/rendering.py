@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from coop_rl.config.schema import DataSource, DemonstrationsSection
+from coop_rl.config.data import DataSource, DemonstrationsSection
 from coop_rl.data.jsonl import Row
 from coop_rl.data.model_folder import ModelFacts, local_folder
 from coop_rl.errors import ConfigError, DataError, ModelError

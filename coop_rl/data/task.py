@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
-from coop_rl.config.schema import ReasoningGymTask
+from coop_rl.config.data import ReasoningGymTask
 from coop_rl.data.jsonl import Row
 from coop_rl.errors import ConfigError, DataError
 

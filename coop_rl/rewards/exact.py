@@ -1,13 +1,15 @@
 """The verifier `exact`: the text after the last marker equals the gold answer, both stripped."""
 
-from coop_rl.rewards.verdict import Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
 
 
-def verify_exact(text: str, gold: str, settings: VerifierSettings) -> Verdict:
+def verify_exact(answer: Answer, settings: VerifierSettings) -> Verdict:
     """Compare as strings; a response without the marker is wrong."""
-    _, marker, answer = text.rpartition(settings.marker)
-    is_correct = bool(marker) and answer.strip() == gold.strip()
-    return Verdict(float(is_correct), is_correct)
+    _, marker, given = answer.text.rpartition(settings.marker)
+    has_format = bool(marker)
+    given = given.strip() if has_format else ""
+    is_correct = has_format and given == answer.gold.strip()
+    return Verdict(float(is_correct), is_correct, answer=given, has_format=has_format)
 
 
 def render_exact(gold: str, settings: VerifierSettings) -> str:

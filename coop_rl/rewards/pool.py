@@ -19,7 +19,7 @@ from typing import Literal
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from coop_rl.config.schema import RewardSection
+from coop_rl.config.reward import RewardSection
 from coop_rl.errors import RunError
 from coop_rl.rewards.registry import VERIFIERS, settings_of
 from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer, Verdict, Verifier

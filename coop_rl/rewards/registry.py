@@ -7,7 +7,7 @@ from coop_rl.rewards.number import NUMBER_VERIFIER
 from coop_rl.rewards.verdict import Verifier, VerifierSettings
 
 if TYPE_CHECKING:
-    from coop_rl.config.schema import RewardSection
+    from coop_rl.config.reward import RewardSection
 
 VERIFIERS: dict[str, Verifier] = {"exact": EXACT, "number": NUMBER_VERIFIER}
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.verdict import Answer, Verdict
-from coop_rl.types import Reward, RolloutGroup, ScoredGroup
+from coop_rl.types import Prompt, Reward, Rollout, RolloutGroup, ScoredGroup
 
 
 def score_group(pool: RewardPool, group: RolloutGroup) -> ScoredGroup:
@@ -17,7 +17,7 @@ def score_group(pool: RewardPool, group: RolloutGroup) -> ScoredGroup:
 
 def score_groups(pool: RewardPool, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
     """Judge several groups at once; order is kept."""
-    answers = [Answer(r.text, group.prompt.answer) for group in groups for r in group.rollouts]
+    answers = [_to_answer(group.prompt, r) for group in groups for r in group.rollouts]
     verdicts = iter(pool.score(answers))
     return [
         ScoredGroup(
@@ -27,8 +27,26 @@ def score_groups(pool: RewardPool, groups: Sequence[RolloutGroup]) -> list[Score
     ]
 
 
+def _to_answer(prompt: Prompt, rollout: Rollout) -> Answer:
+    return Answer(
+        rollout.text,
+        prompt.answer,
+        prompt.details,
+        prompt.verifier,
+        len(rollout.token_ids),
+        rollout.is_truncated,
+    )
+
+
 def _to_reward(verdict: Verdict) -> Reward:
-    return Reward(verdict.value, verdict.is_correct, verdict.status)
+    return Reward(
+        verdict.value,
+        verdict.is_correct,
+        verdict.status,
+        verdict.answer,
+        verdict.has_format,
+        verdict.parts,
+    )
 
 
 def shuffle_rewards(groups: Sequence[ScoredGroup], seed: int) -> list[ScoredGroup]:

@@ -12,6 +12,12 @@ class Answer:
     text: str
     """The response as the model wrote it; hostile until proven otherwise."""
     gold: str
+    details: str = ""
+    """What else the verifier needs, as JSON (`Prompt.details`)."""
+    verifier: str = ""
+    """Its verifier's name; empty: the one of `reward.kind`."""
+    num_tokens: int = 0
+    is_truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +35,19 @@ class Verdict:
     """Reward, finite."""
     is_correct: bool
     status: Literal["scored", "timeout", "crashed"] = "scored"
+    answer: str = ""
+    """What was read as the final answer, in a normal form; empty: none was found."""
+    has_format: bool = True
+    """Whether the response has the form the answer was asked for in."""
+    parts: tuple[tuple[str, float], ...] = ()
+    """(name, value before its weight) of the terms of a weighted sum."""
 
 
-TIMEOUT = Verdict(0.0, False, "timeout")
-CRASHED = Verdict(0.0, False, "crashed")
+TIMEOUT = Verdict(0.0, False, "timeout", has_format=False)
+CRASHED = Verdict(0.0, False, "crashed", has_format=False)
 
-Verify = Callable[[str, str, VerifierSettings], Verdict]
-"""(text, gold, settings) -> verdict; a module-level function, because processes find it by name."""
+Verify = Callable[[Answer, VerifierSettings], Verdict]
+"""A module-level function, because processes find it by name."""
 
 
 @dataclass(frozen=True, slots=True)

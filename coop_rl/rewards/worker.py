@@ -44,7 +44,7 @@ def verify_batch(
 
 def _verify(verify: Verify, settings: VerifierSettings, answer: Answer) -> Verdict:
     try:
-        verdict = verify(answer.text, answer.gold, settings)
+        verdict = verify(answer, settings)
     except BaseException:  # the text is hostile: even SystemExit must cost this answer only
         return CRASHED
     is_finite = isinstance(verdict, Verdict) and abs(verdict.value) < float("inf")

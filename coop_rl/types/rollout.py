@@ -24,6 +24,12 @@ class Prompt:
     """The rendered prompt's tokens, no padding, length >= 1."""
     answer: str
     """The gold answer the verifier compares with."""
+    details: str = ""
+    """What else its verifier needs, as JSON; empty: nothing."""
+    verifier: str = ""
+    """Name of its verifier; empty: the one of `reward.kind`."""
+    source: str = ""
+    """The source of a mixture it comes from; empty: there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,14 @@ class Reward:
     """Whether the answer matches; what accuracy counts."""
     status: Literal["scored", "timeout", "crashed"] = "scored"
     """`timeout` and `crashed` count as value 0 but are reported apart from wrong answers."""
+    answer: str = ""
+    """What was read as the final answer, in a normal form: equal answers vote together; empty:
+    none was found."""
+    has_format: bool = True
+    """Whether the response has the form the answer was asked for in."""
+    parts: tuple[tuple[str, float], ...] = ()
+    """(name, value before its weight) of the terms `value` is the weighted sum of; empty: there is
+    one term."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coop_rl.config import RunConfig, load_config
-from coop_rl.config.schema import ReasoningGymTask
+from coop_rl.config.data import ReasoningGymTask
 from coop_rl.data.load import load_run_data
 from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coop_rl.rewards.number import render_number, verify_number
-from coop_rl.rewards.verdict import VerifierSettings
+from coop_rl.rewards.verdict import Answer, VerifierSettings
 
 SETTINGS = VerifierSettings(marker="#")
 
@@ -33,7 +33,7 @@ SETTINGS = VerifierSettings(marker="#")
     ],
 )
 def test_last_number_counts(text: str, gold: str, is_right: bool) -> None:
-    verdict = verify_number(text, gold, SETTINGS)
+    verdict = verify_number(Answer(text, gold), SETTINGS)
     assert verdict.is_correct == is_right
     assert verdict.value == float(is_right)
 
@@ -41,10 +41,10 @@ def test_last_number_counts(text: str, gold: str, is_right: bool) -> None:
 @given(st.integers(-(10**30), 10**30), st.text(alphabet="abc .=\n"))
 def test_gold_is_right_wherever_it_comes_last(number: int, before: str) -> None:
     text = f"{before} {render_number(str(number), SETTINGS)}"
-    assert verify_number(text, str(number), SETTINGS).is_correct
-    assert not verify_number(text, str(number + 1), SETTINGS).is_correct
+    assert verify_number(Answer(text, str(number)), SETTINGS).is_correct
+    assert not verify_number(Answer(text, str(number + 1)), SETTINGS).is_correct
 
 
 @given(st.text())
 def test_never_raises(text: str) -> None:
-    verify_number(text, "1", SETTINGS)
+    verify_number(Answer(text, "1"), SETTINGS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from coop_rl.rewards.exact import render_exact, verify_exact
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.scoring import score_group, score_groups, shuffle_rewards
-from coop_rl.rewards.verdict import VerifierSettings
+from coop_rl.rewards.verdict import Answer, VerifierSettings
 from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, RolloutGroup, ScoredGroup
 from tests.rewards.verifiers import section
 
@@ -39,7 +39,7 @@ def group(name: str, gold: str, *texts: str) -> RolloutGroup:
 def test_exact_compares_what_follows_the_last_marker(
     text: str, marker: str, is_right: bool
 ) -> None:
-    verdict = verify_exact(text, "2", VerifierSettings(marker))
+    verdict = verify_exact(Answer(text, "2"), VerifierSettings(marker))
     assert (verdict.is_correct, verdict.value) == (is_right, float(is_right))
 
 
@@ -47,8 +47,9 @@ def test_exact_compares_what_follows_the_last_marker(
 @given(st.text(), st.text())
 def test_exact_never_raises(text: str, gold: str) -> None:
     settings = VerifierSettings("#")
-    verify_exact(text, gold, settings)
-    assert "#" in gold or verify_exact(render_exact(gold, settings), gold, settings).is_correct
+    verify_exact(Answer(text, gold), settings)
+    right = Answer(render_exact(gold, settings), gold)
+    assert "#" in gold or verify_exact(right, settings).is_correct
 
 
 def test_groups_are_scored_in_order_truncated_ones_too() -> None:
@@ -60,7 +61,7 @@ def test_groups_are_scored_in_order_truncated_ones_too() -> None:
     assert [g.prompt.id for g in scored] == ["a", "b"]
     assert [[r.value for r in g.rewards] for g in scored] == [[1.0, 0.0], [1.0, 0.0]]
     assert scored[0].rollouts == first.rollouts
-    assert scored[0].rewards[0] == Reward(1.0, True)
+    assert scored[0].rewards[0] == Reward(1.0, True, answer="4")
 
 
 @settings(deadline=None)

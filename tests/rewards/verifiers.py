@@ -6,13 +6,14 @@ import sys
 import time
 from pathlib import Path
 
-from coop_rl.config.schema import RewardSection
+from coop_rl.config.reward import RewardSection
 from coop_rl.rewards.exact import render_exact, verify_exact
-from coop_rl.rewards.verdict import Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
 
 
-def _fail(text: str, gold: str, settings: VerifierSettings) -> Verdict:
+def _fail(answer: Answer, settings: VerifierSettings) -> Verdict:
     """Do what the text says, else judge."""
+    text, gold = answer.text, answer.gold
     if text == "hang":
         while True:
             pass
@@ -34,17 +35,17 @@ def _fail(text: str, gold: str, settings: VerifierSettings) -> Verdict:
     if text == "memory":
         bytearray(4 << 30)
     if text == "recursion":
-        return _fail(text, gold, settings)
+        return _fail(answer, settings)
     if text == "nan":
         return Verdict(float("nan"), True)
-    return verify_exact(text + (gold if text == "slow" else ""), gold, settings)
+    return verify_exact(Answer(text + (gold if text == "slow" else ""), gold), settings)
 
 
-def _zero(text: str, gold: str, settings: VerifierSettings) -> Verdict:
+def _zero(answer: Answer, settings: VerifierSettings) -> Verdict:
     return Verdict(0.0, False)
 
 
-def _one(text: str, gold: str, settings: VerifierSettings) -> Verdict:
+def _one(answer: Answer, settings: VerifierSettings) -> Verdict:
     return Verdict(1.0, True)
 
 
