@@ -20,6 +20,7 @@ from coop_rl.types import (
     Branch,
     BranchBatch,
     CooperativeGain,
+    DemonstrationFit,
     Guidance,
     GuidanceUpdate,
     Objective,
@@ -153,6 +154,10 @@ class LearnerActor:
     def score(self, rows: list[TokenRow]) -> list[list[float]]:
         """Return log-probs of the rows' responses; all ranks are called alike."""
         return self._learner.score(rows)
+
+    def fit(self, rows: list[TokenRow]) -> DemonstrationFit:
+        """Return how well the rows' responses are predicted; all ranks are called alike."""
+        return self._learner.fit(rows)
 
     def receipt(self) -> Receipt:
         """Return the checksums of what `publish` sends; all ranks are called alike."""

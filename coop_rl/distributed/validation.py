@@ -1,6 +1,6 @@
-"""What is measured between steps besides accuracy: the NLL of kept demonstrations, and audits of G.
+"""What is measured between steps besides accuracy: the fit to kept demonstrations, audits of G.
 
-eval/demonstrations/nll     kept demonstrations --> joint learners' log-probs
+eval/demonstrations/...     kept demonstrations --> joint learners' log-probs
 gain/audit                  held-out prompts --> rollouts of both branches --> difference
 """
 
@@ -17,9 +17,10 @@ from coop_rl.distributed.rollouts import SHADOW_SEED, RayShadowRollouts, step_sa
 from coop_rl.distributed.team import Team
 from coop_rl.evaluation.evaluator import Generate
 from coop_rl.observability.stages import Stages
-from coop_rl.types import Demonstration, PolicyVersion, Prompt
+from coop_rl.types import Demonstration, DemonstrationFit, PolicyVersion, Prompt
 
 NLL = "eval/demonstrations/nll"
+TOKEN_ACCURACY = "eval/demonstrations/token_accuracy"
 AUDIT_SEED = 250_007
 """Added to a step's seed: audits draw apart from training."""
 
@@ -65,7 +66,7 @@ class RayValidation:
         metrics: dict[str, float] = {}
         if self._rows and self._is_nll_due(step):
             with self._stages.stage("validate"):
-                metrics[NLL] = self._nll()
+                metrics |= self._fit()
         every = self._config.gain.audit_every
         if self._team.shadow_rollouts and every > 0 and step > 0 and step % every == 0:
             with self._stages.stage("audit"):
@@ -79,12 +80,11 @@ class RayValidation:
         is_end = step in (0, self._config.run.num_steps)
         return is_end or (every > 0 and step % every == 0)
 
-    def _nll(self) -> float:
-        """Return the mean NLL of a token of the kept demonstrations, nats."""
-        calls = [m.call("validate", "score", self._rows) for m in self._team.joint]
-        rows = gather(calls, self._config.placement.call_timeout_s)[0]
-        log_probs: list[float] = [value for row in rows for value in row]
-        return -sum(log_probs) / len(log_probs)
+    def _fit(self) -> Mapping[str, float]:
+        """Return how well the policy predicts the kept demonstrations."""
+        calls = [m.call("validate", "fit", self._rows) for m in self._team.joint]
+        fit: DemonstrationFit = gather(calls, self._config.placement.call_timeout_s)[0]
+        return {NLL: fit.nll, TOKEN_ACCURACY: fit.token_accuracy}
 
     def _audit(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
         """Return the difference of mean rewards, from fresh rollouts of both branches."""

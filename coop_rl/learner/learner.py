@@ -29,7 +29,13 @@ from coop_rl.learner.engine import (
     state_layout,
 )
 from coop_rl.learner.lookahead import Lookahead
-from coop_rl.learner.passes import Passes, Reference, TokenCounter
+from coop_rl.learner.passes import (
+    Passes,
+    Reference,
+    TokenCounter,
+    demonstration_fit,
+    score_rows,
+)
 from coop_rl.learner.peers import (
     GUIDANCE_GROUP,
     RESYNC_GROUP,
@@ -46,6 +52,7 @@ from coop_rl.types import (
     AdapterGradients,
     Branch,
     BranchBatch,
+    DemonstrationFit,
     Objective,
     PackedBatch,
     PolicyVersion,
@@ -329,13 +336,12 @@ class Learner:
     @torch.no_grad()
     def score(self, rows: Sequence[TokenRow]) -> list[list[float]]:
         """Return log pi(theta, w) of each row's response tokens; all ranks score the same rows."""
-        results = []
-        for prompt_ids, response_ids in rows:
-            token_ids_BL = torch.tensor([prompt_ids + response_ids], device=self.engine.device)
-            is_response_BL = torch.zeros_like(token_ids_BL, dtype=torch.bool)
-            is_response_BL[0, len(prompt_ids) :] = True
-            results.append(self.engine(token_ids_BL, is_response_BL).log_prob_T.tolist())
-        return results
+        return [scores.log_prob_T.tolist() for scores in score_rows(self.engine, rows)]
+
+    @torch.no_grad()
+    def fit(self, rows: Sequence[TokenRow]) -> DemonstrationFit:
+        """Return how well pi(theta, w) predicts the rows' responses; all ranks score the same."""
+        return demonstration_fit(score_rows(self.engine, rows))
 
     def check_version(self, version: PolicyVersion) -> None:
         """Refuse to act under a version this learner is not at.

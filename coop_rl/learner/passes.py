@@ -5,7 +5,7 @@
 Called by `learner`, which reads and weighs the gradients between phases.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,15 @@ from coop_rl.config.method import KlSettings, ReweightedRl
 from coop_rl.learner.engine import TrainingEngine
 from coop_rl.learner.statistics import StepSums
 from coop_rl.models.policy import TokenScores
-from coop_rl.types import DemonstrationTerm, MicroBatch, Objective, PackedBatch, SourceBatch
+from coop_rl.types import (
+    DemonstrationFit,
+    DemonstrationTerm,
+    MicroBatch,
+    Objective,
+    PackedBatch,
+    SourceBatch,
+    TokenRow,
+)
 
 Reference = Callable[[torch.Tensor, torch.Tensor], TokenScores]
 """pi_ref: token ids and response mask to scores, without gradient."""
@@ -240,3 +248,23 @@ def _num_tokens(micro: MicroBatch) -> int:
     """Return the tokens of real rows up to their last response token."""
     length_B = micro.is_response_BL.size(1) - micro.is_response_BL.flip(1).int().argmax(1)
     return int(length_B[micro.row_B >= 0].sum())
+
+
+def score_rows(engine: TrainingEngine, rows: Iterable[TokenRow]) -> Iterator[TokenScores]:
+    """Yield the scores of each row's response, one row at a time."""
+    for prompt_ids, response_ids in rows:
+        token_ids_BL = torch.tensor([prompt_ids + response_ids], device=engine.device)
+        is_response_BL = torch.zeros_like(token_ids_BL, dtype=torch.bool)
+        is_response_BL[0, len(prompt_ids) :] = True
+        yield engine(token_ids_BL, is_response_BL)
+
+
+def demonstration_fit(rows: Iterable[TokenScores]) -> DemonstrationFit:
+    """Return means over all tokens of rows that were scored without gradient."""
+    log_probs: list[float] = []
+    hits: list[bool] = []
+    for scores in rows:
+        assert scores.is_top_T is not None, "scored with gradient"
+        log_probs += scores.log_prob_T.tolist()
+        hits += scores.is_top_T.tolist()
+    return DemonstrationFit(-sum(log_probs) / len(log_probs), sum(hits) / len(hits))

@@ -27,6 +27,8 @@ class TokenScores(NamedTuple):
     """fp32, with gradient; nats."""
     entropy_T: torch.Tensor
     """fp32, with gradient only where the model was built for it; nats."""
+    is_top_T: torch.Tensor | None = None
+    """bool; whether the token is the policy's likeliest; None where gradients are computed."""
 
 
 class ChunkedHead(nn.Module):
@@ -60,11 +62,12 @@ class ChunkedHead(nn.Module):
                 torch.split(hidden_TH, self._chunk), torch.split(target_T, self._chunk), strict=True
             )
         ]
-        return TokenScores(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+        log_prob_T, entropy_T = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        if torch.is_grad_enabled():
+            return TokenScores(log_prob_T, entropy_T)
+        return TokenScores(log_prob_T, entropy_T, torch.cat([part[2] for part in parts]))
 
-    def _score(
-        self, hidden_CH: torch.Tensor, target_C: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _score(self, hidden_CH: torch.Tensor, target_C: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits_CV = nn.functional.linear(hidden_CH, self.weight, self.bias)
         # fp32 (or better): a bf16 log-softmax is off by more than a step moves the policy.
         logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
@@ -74,7 +77,9 @@ class ChunkedHead(nn.Module):
         with torch.set_grad_enabled(self._has_entropy_gradient and torch.is_grad_enabled()):
             probability_CV = (logits_CV - normalizer_C[:, None]).exp()
             entropy_C = normalizer_C - (probability_CV * logits_CV).sum(-1)
-        return log_prob_C, entropy_C
+        if torch.is_grad_enabled():
+            return log_prob_C, entropy_C
+        return log_prob_C, entropy_C, logits_CV.argmax(-1) == target_C
 
 
 class PolicyModel(nn.Module):

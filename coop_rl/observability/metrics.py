@@ -110,6 +110,17 @@ METRICS: dict[str, Metric] = {
     "eval/demonstrations/nll": Metric(
         "nats", "mean negative log-likelihood of a token of demonstrations kept from training"
     ),
+    "eval/demonstrations/token_accuracy": Metric(
+        "share", "their tokens that are the policy's likeliest"
+    ),
+    "forgetting/nll_rise": Metric("nats", "that NLL less its lowest so far"),
+    "forgetting/nll_retained": Metric(
+        "share", "its best improvement over the first evaluation that is left; null: there was none"
+    ),
+    "forgetting/token_accuracy_lost": Metric("share", "highest token accuracy so far less this"),
+    "forgetting/reward_below_best": Metric(
+        "reward", "highest mean of five neighbouring steps so far less that of the last five"
+    ),
     "eval/<name>/pass@1": Metric("share", "greedy accuracy on held-out items"),
     "eval/<name>/pass@<k>": Metric("share", "items solved by at least one of k samples, unbiased"),
     "eval/<name>/avg@<k>": Metric("share", "mean accuracy of k samples an item"),

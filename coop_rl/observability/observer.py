@@ -8,6 +8,7 @@ from typing import Any
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.config import RunConfig
 from coop_rl.observability.console import RunConsole
+from coop_rl.observability.forgetting import Forgetting
 from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import Metrics, finite, step_metrics
 from coop_rl.observability.run_directory import RunDirectory
@@ -39,6 +40,7 @@ class RunObserver:
         self._console = console
         self._stages = stages
         self._ledger = Ledger(config)
+        self._forgetting = Forgetting()
         self._metrics = JsonlSink(directory.metrics)
         self._samples = JsonlSink(directory.samples)
         self._events: TensorBoardSink | None = None
@@ -53,6 +55,7 @@ class RunObserver:
         self._last_row = now
         spent = self._ledger.add(record, timings["time/step_s"])
         metrics = step_metrics(record, timings) | spent
+        metrics |= self._forgetting.step(metrics)
         self._write(record.step, metrics)
         groups = record.sampled.groups
         for group, rollout, reward in islice(
@@ -69,10 +72,14 @@ class RunObserver:
         timings = self._stages.take(EVALUATION_TIME)
         if metrics:
             self._last_row += sum(timings.values())
-            self._write(
-                step, {"step": step, **{k: finite(v) for k, v in {**metrics, **timings}.items()}}
-            )
+            row = {"step": step, **{k: finite(v) for k, v in {**metrics, **timings}.items()}}
+            self._write(step, row | self._forgetting.evaluation(row))
             self._console.evaluation(step, metrics)
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """What the run lost so far."""
+        return self._forgetting
 
     def close(self) -> None:
         """Close files and progress bar."""
@@ -95,6 +102,7 @@ class RunObserver:
 
         self._metrics.rewind(is_kept)
         for row in read_jsonl(self._directory.metrics):
+            self._forgetting.go_on(row)
             if "grad/norm" in row:
                 self._ledger.go_on(row)
         self._samples.rewind(lambda row: bool(row["step"] < step))

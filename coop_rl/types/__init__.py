@@ -21,6 +21,7 @@ from coop_rl.types.batch import (
 from coop_rl.types.learning import (
     AdapterGradients,
     CooperativeGain,
+    DemonstrationFit,
     DemonstrationLoss,
     DemonstrationTerm,
     Guidance,
@@ -47,6 +48,7 @@ __all__ = [
     "BranchBatch",
     "CooperativeGain",
     "Demonstration",
+    "DemonstrationFit",
     "DemonstrationLoss",
     "DemonstrationTerm",
     "Guidance",

@@ -156,6 +156,16 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
+class DemonstrationFit:
+    """How well a policy predicts demonstrations it does not train on; means over tokens."""
+
+    nll: float
+    """Negative log-likelihood, nats."""
+    token_accuracy: float
+    """Share of the tokens that are the policy's likeliest, given those before."""
+
+
+@dataclass(frozen=True, slots=True)
 class CooperativeGain:
     """Estimate of J_RL(theta, w) - J_RL(theta-hat, w) in units of reward (see `algorithm.gain`)."""
 
