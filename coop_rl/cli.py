@@ -7,9 +7,10 @@ actor, why, how to resume); 130 interrupted after a clean checkpoint.
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -53,6 +54,68 @@ def train(
     run_training(run_config, run_dir, resume)
 
 
+@app.command()
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Model folder, hub id, run directory, or step-* folder of a run.",
+            metavar="MODEL_OR_RUN...",
+        ),
+    ],
+    benchmarks: Annotated[
+        list[str] | None,
+        typer.Option("--benchmark", help="Benchmarks by name, or the config's own set."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A JSONL file; see evaluation.data.")
+    ] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option("--data-dir", help="Folder with <benchmark>/test.jsonl; else COOP_RL_DATA."),
+    ] = None,
+    num_items: Annotated[
+        int | None, typer.Option("--num-items", help="Rows of each set, from its top; all.")
+    ] = None,
+    num_samples: Annotated[
+        int | None, typer.Option("--num-samples", help="Sampled responses to an item.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Longest response, in tokens.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Of the sampled responses.")
+    ] = None,
+    checkpoint: Annotated[
+        Literal["newest", "best"], typer.Option("--checkpoint", help="Of a run directory.")
+    ] = "newest",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Results; default: evaluations/<model>-<time>.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Run config whose serving sections are used.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Measure models on benchmarks; with several, compare each with the first."""
+    from coop_rl.distributed.evaluate import EvaluationRequest, run_evaluation  # heavy: torch, ray
+
+    request = EvaluationRequest(
+        tuple(models),
+        tuple(benchmarks or ()),
+        data,
+        data_dir,
+        num_items,
+        num_samples,
+        max_tokens,
+        temperature,
+        checkpoint,
+        config,
+        tuple(overrides or ()),
+    )
+    run_evaluation(request, out)
+
+
 @app.command("show-config")
 def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
     """Print the resolved config as JSON, which is valid input again."""
@@ -65,6 +128,22 @@ def schema() -> None:
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
 
 
+def spread_option(arguments: Sequence[str], option: str) -> list[str]:
+    """Return the arguments with `option a b` written as `option a option b`, as the parser needs.
+
+    What follows the option up to the next option is its own: models come before it.
+    """
+    spread: list[str] = []
+    is_inside = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            is_inside = argument == option
+        elif is_inside and spread[-1] != option:
+            spread.append(option)
+        spread.append(argument)
+    return spread
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     """Until a run is under way, Ctrl-C ends at once (typer would make it exit code 1)."""
     raise Interrupted("nothing was started")
@@ -74,7 +153,7 @@ def main() -> None:
     """Entry point of the console script."""
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        app()
+        app(spread_option(sys.argv[1:], "--benchmark"))
     except UserError as error:
         typer.echo(f"coop-rl: {error}", err=True)
         sys.exit(2)

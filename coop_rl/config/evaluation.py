@@ -1,26 +1,76 @@
-"""Section `evaluation`: what is measured before, during and after training."""
+"""Section `evaluation`: what is measured before, during and after training, or by itself."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from coop_rl.config.base import Section
 from coop_rl.config.data import DataSource
 
 
 class EvaluationSection(Section):
-    """Held-out accuracy before, during and after training."""
+    """Accuracy on held-out data and on benchmarks, each a set with figures of its own."""
 
-    name: str = "held_out"
-    """Appears in metric names: eval/<name>/pass@1."""
-    data: DataSource
-    """Held-out prompts."""
-    num_items: int = Field(256, ge=1)
-    """Rows used, from the top of the file."""
+    name: str = Field("held_out", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the set `data`, in metrics: eval/<name>/pass@1."""
+    data: DataSource | None = None
+    """Held-out prompts; null: only `benchmarks`."""
+    benchmarks: tuple[str, ...] = ()
+    """Benchmarks by name, such as math500 or gsm8k (docs/evaluation.md)."""
+    data_dir: str | None = None
+    """Folder with <benchmark>/test.jsonl; null: the environment's COOP_RL_DATA, else the hub."""
+    num_items: int | None = Field(256, ge=1)
+    """Rows used of each set, from its top; null: all."""
     num_samples: int = Field(4, ge=1)
-    """k of avg@k, sampled at `temperature`."""
+    """n, the sampled responses to an item: of avg@n, maj@n and pass@k."""
+    pass_at: tuple[int, ...] | None = None
+    """Every k of pass@k, from 2 to n; null: the powers of two below n, and n. (The unbiased pass@1
+    is avg@n; the figure called pass@1 is greedy.)"""
     temperature: float = Field(1.0, gt=0)
-    """Of the sampled evaluation; pass@1 is greedy."""
+    """Of the sampled responses; pass@1 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1.0)
+    """Of the sampled responses: only the likeliest tokens with this much probability."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Upper limit of response tokens; null: rollout.max_tokens."""
     every: int = Field(0, ge=0)
     """Steps between evaluations; 0: only before and after."""
     num_demonstrations: int | None = Field(None, ge=0)
     """Demonstrations kept from training (the last rows) to measure their NLL at every evaluation;
     null: none, but 64 (at most a tenth of the rows) for `cold_start`, whose switch needs them."""
+
+    @property
+    def set_names(self) -> tuple[str, ...]:
+        """The sets in order: `data` first, then the benchmarks."""
+        return ((self.name,) if self.data else ()) + self.benchmarks
+
+    @property
+    def pass_ks(self) -> tuple[int, ...]:
+        """Every k > 1 of pass@k, rising."""
+        n = self.num_samples
+        if self.pass_at is not None:
+            return tuple(sorted(set(self.pass_at)))
+        powers = (2**i for i in range(1, n.bit_length()))
+        return tuple(sorted({*powers, n} - {1}))
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The accuracies measured on each set, as metric names end."""
+        n = self.num_samples
+        majority = (f"maj@{n}",) if n > 1 else ()
+        return ("pass@1", f"avg@{n}", *(f"pass@{k}" for k in self.pass_ks), *majority)
+
+    @model_validator(mode="after")
+    def _check_sets(self) -> Self:
+        names = self.set_names
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"evaluation sets need names of their own, got {name} twice")
+        if "demonstrations" in names:
+            raise ValueError("an evaluation set must not be called demonstrations; rename it")
+        for k in self.pass_ks:
+            if not 2 <= k <= self.num_samples:
+                raise ValueError(
+                    f"evaluation.pass_at must lie between 2 and evaluation.num_samples "
+                    f"{self.num_samples}, got {k}"
+                )
+        return self

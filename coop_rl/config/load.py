@@ -1,4 +1,4 @@
-"""YAML or JSON file plus `--set a.b=c` to a `RunConfig`, with one-line errors.
+"""YAML or JSON file plus `--set a.b=c` to a `RunConfig` or a `ServingConfig`, one-line errors.
 
 Raises `ConfigError` for everything a user can get wrong here.
 """
@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from coop_rl.config.schema import RunConfig
+from coop_rl.config.schema import RunConfig, ServingConfig
 from coop_rl.errors import ConfigError
 
 DEFAULT_METHOD = "bridge"
@@ -22,6 +22,38 @@ DEFAULT_METHOD = "bridge"
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, override and validate a run config."""
+    return validate(apply_overrides(_read(path), overrides), str(path))
+
+
+def load_serving_config(
+    path: Path | None, defaults: dict[str, Any], overrides: Sequence[str] = ()
+) -> ServingConfig:
+    """Read what serving needs of a run config, override and validate it.
+
+    Args:
+        path: A run config or the config.json of a run; None: there is none.
+        defaults: Values by section that take the place of the file's; what is None counts not.
+        overrides: As for `load_config`, applied last.
+    """
+    found = _read(path) if path else {}
+    training = RunConfig.model_fields.keys() - ServingConfig.model_fields.keys()
+    values = {name: section for name, section in found.items() if name not in training}
+    for name, section in defaults.items():
+        given = {key: value for key, value in section.items() if value is not None}
+        values[name] = {**(values.get(name) or {}), **given}
+    values = apply_overrides(values, overrides)
+    if unused := sorted(values.keys() & training):
+        raise ConfigError(
+            f"an evaluation has no section {unused[0]}; it has "
+            f"{', '.join(ServingConfig.model_fields)}"
+        )
+    try:
+        return ServingConfig.model_validate(_floats(values))
+    except ValidationError as error:
+        raise ConfigError(f"{path or 'coop-rl evaluate'}: {_describe(error)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -34,7 +66,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
-    return validate(apply_overrides(values, overrides), str(path))
+    return values
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""`RunConfig`: one run, whole; cross-section rules live in its single validator."""
+"""`ServingConfig`: what it takes to sample and judge; `RunConfig`: one training run, whole.
+
+Cross-section rules live in the single validator of `RunConfig`.
+"""
 
 from typing import Literal, Self
 
@@ -67,24 +70,29 @@ class ObservabilitySection(Section):
     """Rollouts written to samples.jsonl at each step."""
 
 
-class RunConfig(Section):
+class ServingConfig(Section):
+    """A model behind rollout actors and a reward actor; `coop-rl evaluate` needs no more."""
+
+    model: ModelSection
+    reward: RewardSection = RewardSection()
+    rollout: RolloutSection = RolloutSection()
+    sync: SyncSection = SyncSection()
+    placement: PlacementSection = PlacementSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+
+class RunConfig(ServingConfig):
     """One run; `config.json` in its directory is this, resolved, and valid input again."""
 
     run: RunSection
-    model: ModelSection
     adapter: AdapterSection = AdapterSection()
     method: Method = BridgeMethod()
     shadow: ShadowSection = ShadowSection()
     prompts: PromptsSection
     demonstrations: DemonstrationsSection
-    reward: RewardSection = RewardSection()
-    rollout: RolloutSection = RolloutSection()
     learner: LearnerSection = LearnerSection()
     meta: MetaSection = MetaSection()
     gain: GainSection = GainSection()
-    sync: SyncSection = SyncSection()
-    placement: PlacementSection = PlacementSection()
-    evaluation: EvaluationSection
     checkpoint: CheckpointSection = CheckpointSection()
     observability: ObservabilitySection = ObservabilitySection()
 
@@ -112,6 +120,11 @@ class RunConfig(Section):
                 f"learner.num_minibatches must be at most prompts.per_step "
                 f"{self.prompts.per_step}, got {self.learner.num_minibatches}; prompts stay whole"
             )
+        if not self.evaluation.set_names:
+            raise ValueError(
+                "evaluation needs data (held-out prompts) or benchmarks to measure anything, got "
+                "neither; add one to the config"
+            )
         self._check_best()
         self._check_overlong()
         check_guidance(self)
@@ -125,8 +138,8 @@ class RunConfig(Section):
 
     def _check_best(self) -> None:
         """Refuse to wait for a metric that no evaluation measures."""
-        name, n = self.evaluation.name, self.evaluation.num_samples
-        known = {f"eval/{name}/{kind}" for kind in ("pass@1", f"avg@{n}", f"pass@{n}")}
+        section = self.evaluation
+        known = {f"eval/{name}/{kind}" for name in section.set_names for kind in section.figures}
         known.add("eval/demonstrations/nll")
         if self.checkpoint.best is not None and self.checkpoint.best not in known:
             raise ValueError(

@@ -2,22 +2,14 @@
 
 from dataclasses import dataclass
 
-from coop_rl.config.schema import RunConfig
+from coop_rl.config.roles import RoleResources
+from coop_rl.config.schema import RunConfig, ServingConfig
 
 
-@dataclass(frozen=True, slots=True)
-class DerivedSizes:
-    """Counts per meta-step and devices per role."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """What all actors together ask of the machine or the cluster."""
 
-    num_prompts: int
-    num_samples: int
-    num_demonstrations: int
-    max_response_tokens: int
-    num_ranks: int
-    samples_per_rank: int
-    demonstrations_per_rank: int
-    micro_batch_tokens: int
-    optimizer_steps: int
     cpus: dict[str, float]
     """Logical CPUs by role, all actors of the role together."""
     gpus: dict[str, float]
@@ -32,6 +24,21 @@ class DerivedSizes:
     def total_gpus(self) -> float:
         """GPUs of all roles."""
         return sum(self.gpus.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedSizes(Devices):
+    """Counts per meta-step, and devices per role."""
+
+    num_prompts: int
+    num_samples: int
+    num_demonstrations: int
+    max_response_tokens: int
+    num_ranks: int
+    samples_per_rank: int
+    demonstrations_per_rank: int
+    micro_batch_tokens: int
+    optimizer_steps: int
 
 
 def has_adapter(config: RunConfig) -> bool:
@@ -89,6 +96,19 @@ def derive_sizes(config: RunConfig) -> DerivedSizes:
         optimizer_steps=config.run.num_steps
         * config.learner.num_minibatches
         * config.learner.num_epochs,
-        cpus={role: count * need.cpus for role, (count, need) in counts.items()},
-        gpus={role: count * need.gpus for role, (count, need) in counts.items()},
+        **_by_role(counts),
     )
+
+
+def serving_devices(config: ServingConfig) -> Devices:
+    """Return what rollout actors and the reward actor ask for."""
+    place = config.placement
+    counts = {"rollout": (config.rollout.num_actors, place.rollout), "reward": (1, place.reward)}
+    return Devices(**_by_role(counts))
+
+
+def _by_role(counts: dict[str, tuple[int, RoleResources]]) -> dict[str, dict[str, float]]:
+    return {
+        "cpus": {role: count * need.cpus for role, (count, need) in counts.items()},
+        "gpus": {role: count * need.gpus for role, (count, need) in counts.items()},
+    }

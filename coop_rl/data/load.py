@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource
+from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import validation_rows
 from coop_rl.data.jsonl import Row, read_rows
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
@@ -80,10 +81,12 @@ def load_prompts(
 
 
 def load_held_out(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
+    config: ServingConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
 ) -> tuple[Prompt, ...]:
     """Read the evaluation's prompts, at most `evaluation.num_items` from the top."""
     section = config.evaluation
+    if section.data is None:
+        return ()
     return _read_prompts(
         "evaluation.data", section.data, config, tokenizer, facts, limit=section.num_items
     )
@@ -118,7 +121,7 @@ def load_demonstrations(
 def _read_prompts(
     section: str,
     data: DataSource,
-    config: RunConfig,
+    config: ServingConfig,
     tokenizer: PreTrainedTokenizerBase,
     facts: ModelFacts,
     limit: int | None = None,
@@ -128,6 +131,8 @@ def _read_prompts(
     prompts = tuple(renderer.prompt(row) for row in rows)
     verifier, settings = VERIFIERS[config.reward.kind], settings_of(config.reward)
     for row, prompt in zip(rows, prompts, strict=True):
+        if verifier.render is None:
+            break
         right = Answer(verifier.render(prompt.answer, settings), prompt.answer)
         if not verifier.verify(right, settings).is_correct:
             raise DataError(
@@ -142,7 +147,7 @@ def _rows(
     section: str,
     data: DataSource,
     columns: Sequence[str],
-    config: RunConfig,
+    config: ServingConfig,
     limit: int | None = None,
 ) -> list[Row]:
     """Read a file or generate a task's rows; training never gets a question of the evaluation."""
@@ -150,7 +155,10 @@ def _rows(
         return read_rows(Path(str(data.path)), columns, limit)
     held_out, num_items = config.evaluation.data, config.evaluation.num_items
     if data is held_out:
-        return generate_rows(section, data.task, min(data.task.num_rows, num_items))
+        num_rows = data.task.num_rows
+        return generate_rows(section, data.task, min(num_rows, num_items or num_rows))
+    if held_out is None:
+        return generate_rows(section, data.task, data.task.num_rows)
     column = held_out.prompt_column
     items = _rows("evaluation.data", held_out, (column,), config, num_items)
     excluded = [item.columns[column] for item in items]

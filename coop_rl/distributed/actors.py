@@ -12,6 +12,7 @@ import ray
 from ray.actor import ActorHandle
 
 from coop_rl.config import RunConfig
+from coop_rl.config.schema import ServingConfig
 from coop_rl.distributed.sync_client import RayWeightSyncClient
 from coop_rl.errors import ActorLostError
 from coop_rl.observability.logs import redirect_output
@@ -41,7 +42,7 @@ if TYPE_CHECKING:  # imports vllm, which the driver has no use for
 LOOPBACK = "127.0.0.1"
 
 
-def own_address(config: RunConfig) -> str:
+def own_address(config: ServingConfig) -> str:
     """Return the address peers reach this process at: loopback in local single-node mode."""
     if config.placement.address is None:
         return LOOPBACK
@@ -52,7 +53,7 @@ def own_address(config: RunConfig) -> str:
 class RolloutActor:
     """A vLLM engine; asynchronous, so groups overlap inside it."""
 
-    def __init__(self, config: RunConfig, backend: str, log: Path) -> None:
+    def __init__(self, config: ServingConfig, backend: str, log: Path) -> None:
         redirect_output(log)
         self._config, self._backend = config, backend
 
@@ -229,15 +230,17 @@ class MetaControllerActor:
 class RewardActor:
     """The verifier's pool of processes."""
 
-    def __init__(self, config: RunConfig, log: Path) -> None:
+    def __init__(self, config: ServingConfig, log: Path) -> None:
         redirect_output(log)
         self._config = config
 
     def start(self) -> int:
         """Start the worker processes; returns the process id."""
+        from coop_rl.evaluation.benchmarks import verifiers_of
         from coop_rl.rewards.pool import RewardPool
 
-        self._pool = RewardPool(self._config.reward)
+        kinds = verifiers_of(self._config.evaluation.benchmarks)
+        self._pool = RewardPool(self._config.reward, kinds=kinds)
         return os.getpid()
 
     def score(self, group: RolloutGroup) -> ScoredGroup:

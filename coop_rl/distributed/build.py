@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from coop_rl.config import RunConfig
 from coop_rl.config.roles import RoleResources
+from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import has_shadow
 from coop_rl.distributed.actors import (
     LearnerActor,
@@ -29,7 +31,7 @@ SHUTDOWN_GRACE_S = 10.0
 """How long an engine gets to end its own processes."""
 
 
-def weight_backend(config: RunConfig) -> "SyncBackend":
+def weight_backend(config: ServingConfig) -> "SyncBackend":
     """Return `nccl` where rollout actors and learners have whole devices of their own, else `gloo`.
 
     NCCL refuses two ranks on one device.
@@ -42,8 +44,11 @@ def weight_backend(config: RunConfig) -> "SyncBackend":
 
 
 @contextmanager
-def team_of(config: RunConfig, log_dir: Path) -> Iterator[Team]:
-    """Create the actors of a run; on leaving, end engines and pools before the actors go."""
+def team_of(config: ServingConfig, log_dir: Path) -> Iterator[Team]:
+    """Create the actors of a run; on leaving, end engines and pools before the actors go.
+
+    A config that is no `RunConfig` gets rollout actors and a reward actor only.
+    """
     team = _create(config, log_dir)
     try:
         yield team
@@ -56,8 +61,8 @@ def team_of(config: RunConfig, log_dir: Path) -> Iterator[Team]:
             ray.kill(member.handle, no_restart=True)
 
 
-def _create(config: RunConfig, log_dir: Path) -> Team:
-    backend, place, ranks = weight_backend(config), config.placement, config.learner.num_ranks
+def _create(config: ServingConfig, log_dir: Path) -> Team:
+    backend, place = weight_backend(config), config.placement
 
     def actor(name: str, shell: type, need: RoleResources, *arguments: Any, **more: Any) -> Member:
         remote: Any = ray.remote(shell)
@@ -76,14 +81,21 @@ def _create(config: RunConfig, log_dir: Path) -> Team:
             for i in range(count)
         )
 
-    num_shadow_engines = config.shadow.num_rollout_actors if has_shadow(config) else 0
-    return Team(
+    serving = Team(
         rollouts=engines("rollout", config.rollout.num_actors),
-        shadow_rollouts=engines("rollout-rl_only", num_shadow_engines),
+        reward=actor("reward", RewardActor, place.reward),
+    )
+    if not isinstance(config, RunConfig):
+        return serving
+    ranks, with_shadow = config.learner.num_ranks, has_shadow(config)
+    return replace(
+        serving,
+        shadow_rollouts=engines(
+            "rollout-rl_only", config.shadow.num_rollout_actors if with_shadow else 0
+        ),
         joint=learners("joint", place.learner, ranks),
-        shadow=learners("rl_only", place.shadow, ranks if has_shadow(config) else 0),
+        shadow=learners("rl_only", place.shadow, ranks if with_shadow else 0),
         meta=actor("meta-controller", MetaControllerActor, place.meta)
         if config.method.kind == "bridge"
         else None,
-        reward=actor("reward", RewardActor, place.reward),
     )

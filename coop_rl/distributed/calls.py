@@ -46,8 +46,15 @@ class Call:
     """Ray's ObjectRef; the first one where the call has several returns."""
 
 
-def gather(calls: Sequence[Call], timeout_s: float) -> list[Any]:
+def gather(
+    calls: Sequence[Call], timeout_s: float, on_result: Callable[[], None] | None = None
+) -> list[Any]:
     """Return the calls' results in order.
+
+    Args:
+        calls: All under way.
+        timeout_s: Longest wait for all of them.
+        on_result: Called after each; the limit then counts anew, for many calls of unknown length.
 
     Raises:
         ActorLostError: An actor died, or did not answer within `timeout_s`.
@@ -71,6 +78,9 @@ def gather(calls: Sequence[Call], timeout_s: float) -> list[Any]:
             ray.get(call.ref)
         except (RayActorError, RayTaskError) as error:
             raise _explain(call, error, list(pending.values())) from None
+        if on_result:
+            on_result()
+            deadline = time.monotonic() + timeout_s
     return [ray.get(call.ref) for call in calls]
 
 

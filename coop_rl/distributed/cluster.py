@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import psutil
 import ray
 
-from coop_rl.config import DerivedSizes
 from coop_rl.config.roles import PlacementSection
+from coop_rl.config.sizes import Devices
 from coop_rl.errors import ResourceError, RunError
 
 CONNECT_TIMEOUT_S = 10.0
@@ -27,7 +27,7 @@ def count_local_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def preflight_local(sizes: DerivedSizes) -> None:
+def preflight_local(sizes: Devices) -> None:
     """Refuse, before Ray is started, a request this machine cannot hold.
 
     Raises:
@@ -37,7 +37,7 @@ def preflight_local(sizes: DerivedSizes) -> None:
     _compare(sizes, available, "this machine")
 
 
-def _compare(sizes: DerivedSizes, available: dict[str, float], where: str) -> None:
+def _compare(sizes: Devices, available: dict[str, float], where: str) -> None:
     for kind, by_role in (("CPU", sizes.cpus), ("GPU", sizes.gpus)):
         wanted = sum(by_role.values())
         if wanted > available.get(kind, 0.0) + 1e-6:
@@ -50,7 +50,7 @@ def _compare(sizes: DerivedSizes, available: dict[str, float], where: str) -> No
 
 
 @contextmanager
-def ray_session(placement: PlacementSection, sizes: DerivedSizes, run_name: str) -> Iterator[None]:
+def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> Iterator[None]:
     """Join or start Ray for the length of a run, then end every process this run started."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     before = {child.pid for child in psutil.Process().children(recursive=True)}

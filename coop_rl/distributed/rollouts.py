@@ -3,16 +3,18 @@
 Each group goes rollout actor -> reward actor directly. Called by `algorithm.train`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coop_rl.algorithm.estimators import RlEstimator
 from coop_rl.config import RunConfig
 from coop_rl.config.method import DapoRl, rl_settings
+from coop_rl.config.schema import ServingConfig
 from coop_rl.data.order import SeededOrder
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.checkpoints import StopRequest
 from coop_rl.distributed.team import Member, Team
 from coop_rl.observability.stages import Stages
+from coop_rl.rewards.noise import flip_rewards
 from coop_rl.rewards.scoring import shuffle_rewards
 from coop_rl.types import PolicyVersion, Prompt, Sampled, SamplingSettings, ScoredGroup
 
@@ -28,12 +30,19 @@ class Generation:
     """Sampling and scoring on a set of rollout actors, with limits, stoppable between steps."""
 
     def __init__(
-        self, config: RunConfig, members: Sequence[Member], reward: Member, stop: StopRequest
+        self,
+        config: ServingConfig,
+        members: Sequence[Member],
+        reward: Member,
+        stop: StopRequest,
+        on_group: Callable[[], None] | None = None,
     ) -> None:
+        """Sample on `members`, judge with `reward`; `on_group` is called after each sampled one."""
         self._members = members
         self._reward = reward
         self._stop = stop
         self._timeout_s = config.placement.call_timeout_s
+        self._on_group = on_group
 
     def run(
         self, prompts: Sequence[Prompt], sampling: SamplingSettings, version: PolicyVersion
@@ -50,7 +59,7 @@ class Generation:
         ]
         scoring = [self._reward.call("score", "score", call.ref) for call in generating]
         with self._stop.at_boundary():
-            gather(generating, self._timeout_s)
+            gather(generating, self._timeout_s, self._on_group)
             groups: list[ScoredGroup] = gather(scoring, self._timeout_s)
         for call, group in zip(generating, groups, strict=True):
             group.require_version(version, call.actor)
@@ -100,6 +109,12 @@ class RayRollouts:
         seed = step_sampling(self._config, step).seed
         return Sampled(shuffle_rewards(sampled.groups, seed=seed), sampled.dropped)
 
+    def _with_noise(self, groups: Sequence[ScoredGroup], seed: int) -> Sequence[ScoredGroup]:
+        section = self._config.reward
+        if section.flip_probability == 0.0:
+            return groups
+        return flip_rewards(groups, section.flip_probability, section.weight, seed)
+
     def _sample(self, step: int, version: PolicyVersion) -> Sampled:
         """Sample until there are P groups to learn from, or the refills are used up."""
         sampling, wanted = step_sampling(self._config, step), self._config.prompts.per_step
@@ -112,7 +127,8 @@ class RayRollouts:
             rows = rows[: wanted - len(kept)]
             used.update(rows)
             prompts = [self._prompts[row] for row in rows]
-            for group in self._generation.run(prompts, sampling, version):
+            groups = self._generation.run(prompts, sampling, version)
+            for group in self._with_noise(groups, sampling.seed):
                 is_kept = self._max_refills == 0 or self._estimator.is_informative(group)
                 (kept if is_kept else dropped).append(group)
             if len(kept) == wanted:

@@ -4,6 +4,7 @@ Order matters: all input is checked before the run directory is made, and that b
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from coop_rl.distributed.team import Team
 from coop_rl.distributed.validation import Measurements, RayValidation
 from coop_rl.errors import RunDirectoryError
 from coop_rl.evaluation.evaluator import Evaluator
+from coop_rl.evaluation.sets import EvaluationSet, run_sets
 from coop_rl.learner.checkpoint import CheckpointStore, read_progress
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.observer import RunObserver
@@ -43,12 +45,13 @@ def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
     if config.placement.address is None:
         preflight_local(sizes)
     data = load_run_data(config)
+    sets = run_sets(config, data.held_out)
     directory = RunDirectory.open(config, run_dir)
     store = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
     resume_from = _resume_point(config, store, resume)
     console.show_plan(config, sizes, directory.path, resume_from)
     with directory.running():
-        _run(config, data, directory, store, resume_from, console)
+        _run(config, data, sets, directory, store, resume_from, console)
 
 
 def _resume_point(config: RunConfig, store: CheckpointStore, resume: str) -> Path | None:
@@ -72,6 +75,7 @@ def _resume_point(config: RunConfig, store: CheckpointStore, resume: str) -> Pat
 def _run(
     config: RunConfig,
     data: RunData,
+    sets: Sequence[EvaluationSet],
     directory: RunDirectory,
     store: CheckpointStore,
     resume_from: Path | None,
@@ -86,7 +90,7 @@ def _run(
             team.start(place.startup_timeout_s, config.sync.timeout_s, sources, console.milestone)
             method = build_method(config)
             session = _Session.build(
-                config, data, directory, store, resume_from, console, team, stop, method
+                config, data, sets, directory, store, resume_from, console, team, stop, method
             )
             try:
                 train(config.run.num_steps, method, PackShape.from_config(config), session.roles)
@@ -94,7 +98,9 @@ def _run(
                 session.checkpoints.save_and_stop()
             finally:
                 session.observer.close()
-        console.summary(directory.path, session.evaluation.comparison(), time.monotonic() - started)
+        console.summary(
+            directory.path, session.evaluation.comparisons(), time.monotonic() - started
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,7 @@ class _Session:
         cls,
         config: RunConfig,
         data: RunData,
+        sets: Sequence[EvaluationSet],
         directory: RunDirectory,
         store: CheckpointStore,
         resume_from: Path | None,
@@ -126,11 +133,12 @@ class _Session:
         shadow_rollouts = RayShadowRollouts(config, team, shadow, stages)
         checkpoints = RayCheckpoints(config, team, store, resume_from, stop, stages)
         observer = RunObserver(config, directory, console, stages)
-        evaluation = Evaluator(config, data.held_out, joint.run, stages, directory.evaluations)
+        evaluation = Evaluator(config, sets, joint.run, stages, directory.evaluations)
+        held_out = sets[0].prompts
         validation = RayValidation(
-            config, team, data.validation, data.held_out, joint.run, shadow_rollouts, stages
+            config, team, data.validation, held_out, joint.run, shadow_rollouts, stages
         )
-        canary = Canary(config, team, data.held_out, stages, console.milestone)
+        canary = Canary(config, team, held_out, stages, console.milestone)
         roles = Roles(
             rollouts=RayRollouts(config, joint, data.prompts, method.estimator, stages),
             shadow_rollouts=shadow_rollouts,

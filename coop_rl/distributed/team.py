@@ -1,4 +1,4 @@
-"""The actors of one run, by role, and the start-up that links them.
+"""The actors of one run or evaluation, by role, and the start-up that links them.
 
 meta --- "guidance" group --- joint ranks, rl_only ranks        (push of w)
 joint rank 0 --- "resync" group --- rl_only ranks               (theta and optimiser state)
@@ -36,12 +36,13 @@ class Team:
     """All actors of a run."""
 
     rollouts: tuple[Member, ...]
-    shadow_rollouts: tuple[Member, ...]
-    """Serve the shadow; empty where nothing is sampled from it."""
-    joint: tuple[Member, ...]
-    shadow: tuple[Member, ...]
-    meta: Member | None
     reward: Member
+    shadow_rollouts: tuple[Member, ...] = ()
+    """Serve the shadow; empty where nothing is sampled from it."""
+    joint: tuple[Member, ...] = ()
+    """Empty: nothing is trained."""
+    shadow: tuple[Member, ...] = ()
+    meta: Member | None = None
 
     @property
     def learners(self) -> tuple[Member, ...]:
@@ -75,7 +76,7 @@ class Team:
             report: Gets one line per milestone.
         """
         starting = [m.call("start", "start") for m in (*self.engines, self.reward)]
-        worlds = [self.joint] + ([self.shadow] if self.shadow else [])
+        worlds = [group for group in (self.joint, self.shadow) if group]
         opened = [group[0].call("open world", "open_world") for group in worlds]
         for group, address in zip(worlds, gather(opened, startup_timeout_s), strict=True):
             starting += [member.call("start", "start", *address) for member in group]
@@ -97,7 +98,8 @@ class Team:
                     m.call("connect rollouts", "connect_rollouts", handles) for m in learners
                 ]
                 gather(connecting, startup_timeout_s)
-        report("weight sync and guidance groups are connected")
+        if self.learners:
+            report("weight sync and guidance groups are connected")
 
     def _link(self, name: str, members: Sequence[Member], timeout_s: float) -> None:
         """Join members into a named group; the first is rank 0 and holds its store."""

@@ -15,7 +15,7 @@ from coop_rl.config.method import ColdStartMethod
 from coop_rl.distributed.calls import gather
 from coop_rl.distributed.rollouts import SHADOW_SEED, RayShadowRollouts, step_sampling
 from coop_rl.distributed.team import Team
-from coop_rl.evaluation.evaluator import Generate
+from coop_rl.evaluation.measure import Generate
 from coop_rl.observability.stages import Stages
 from coop_rl.types import Demonstration, DemonstrationFit, PolicyVersion, Prompt
 

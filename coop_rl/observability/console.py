@@ -5,7 +5,7 @@ a step. What models wrote is never interpreted: no markup, no control characters
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from coop_rl.config import DerivedSizes, RunConfig
-from coop_rl.evaluation.estimators import Estimate
-from coop_rl.evaluation.evaluator import Comparison
+from coop_rl.evaluation.result import Comparison
+from coop_rl.observability.evaluation_console import comparison_table, show_metrics
 from coop_rl.observability.metrics import Metrics
 from coop_rl.types import Reward
 
@@ -112,14 +112,7 @@ class RunConsole:
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print what an evaluation found."""
-        parts = []
-        for name, value in metrics.items():
-            if f"{name}_low" in metrics:
-                estimate = Estimate(value, metrics[f"{name}_low"], metrics[f"{name}_high"])
-                parts.append(f"{name.removeprefix('eval/')} {_estimate(estimate)}")
-            elif name.endswith(("/nll", "/audit")):
-                parts.append(f"{name.removeprefix('eval/')} {value:.4f}")
-        self._line(f"evaluated after {step} steps: {', '.join(parts)}", "bold")
+        self._line(f"evaluated after {step} steps: {show_metrics(metrics)}", "bold")
 
     def sample(self, prompt: str, response: str, reward: Reward) -> None:
         """Print one response of the model."""
@@ -128,11 +121,11 @@ class RunConsole:
             verdict = reward.status
         self._line(f"sample  {clean(prompt)}  ->  {clean(response)}  ({verdict})", "dim")
 
-    def summary(self, path: Path, comparison: Comparison | None, duration_s: float) -> None:
+    def summary(self, path: Path, comparisons: Sequence[Comparison], duration_s: float) -> None:
         """Print before against after, and what the run did."""
         self.close()
-        if comparison:
-            self._console.print(_comparison_table(comparison))
+        for comparison in comparisons:
+            self._console.print(comparison_table(comparison))
         totals = self._totals
         if self._spent:
             self._line(_spent(self._spent))
@@ -210,31 +203,6 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
         ("all devices", f"{sizes.total_cpus:g} CPU, {sizes.total_gpus:g} GPU", "reserved in Ray")
     )
     return rows
-
-
-def _comparison_table(comparison: Comparison) -> Table:
-    before, after = comparison.before, comparison.after
-    table = Table(
-        title=f"{comparison.name}, {len(after.ids)} items, 95 % intervals", title_justify="left"
-    )
-    for column in (
-        "",
-        f"before ({before.step} steps)",
-        f"after ({after.step} steps)",
-        "difference (paired)",
-    ):
-        table.add_column(column)
-    rows = (
-        ("pass@1", before.pass_at_1, after.pass_at_1, comparison.pass_at_1_difference),
-        (f"avg@{after.num_samples}", before.average, after.average, comparison.average_difference),
-    )
-    for name, first, last, difference in rows:
-        table.add_row(name, _estimate(first), _estimate(last), _estimate(difference, "+.3f"))
-    return table
-
-
-def _estimate(estimate: Estimate, form: str = ".3f") -> str:
-    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def _gain(metrics: Metrics) -> str:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from coop_rl.algorithm.roles import StepRecord
-from coop_rl.types import CooperativeGain, GuidanceUpdate, ScoredGroup, SkipReason, StepResult
+from coop_rl.types import (
+    CooperativeGain,
+    GuidanceUpdate,
+    Reward,
+    ScoredGroup,
+    SkipReason,
+    StepResult,
+)
 
 Metrics = dict[str, float | None]
 """Metric name -> value; None (JSON null) where the quantity was not measured or does not exist."""
@@ -44,6 +51,9 @@ METRICS: dict[str, Metric] = {
         "responses", "verifier killed at its time limit; they count as reward 0"
     ),
     "reward/crashed": Metric("responses", "verifier failed; they count as reward 0"),
+    "reward/format": Metric("share", "responses in the form the answer was asked for in"),
+    "reward/flipped": Metric("share", "responses whose reward noise turned around"),
+    "reward/part/<name>": Metric("", "mean of a term of the reward, before its weight"),
     "groups/all_right": Metric("share", "prompts whose responses are all right: no RL gradient"),
     "groups/all_wrong": Metric("share", "prompts whose responses are all wrong: no RL gradient"),
     "groups/dropped": Metric("groups", "sampled in vain and replaced (dynamic sampling)"),
@@ -124,9 +134,11 @@ METRICS: dict[str, Metric] = {
     "eval/<name>/pass@1": Metric("share", "greedy accuracy on held-out items"),
     "eval/<name>/pass@<k>": Metric("share", "items solved by at least one of k samples, unbiased"),
     "eval/<name>/avg@<k>": Metric("share", "mean accuracy of k samples an item"),
+    "eval/<name>/maj@<k>": Metric("share", "items whose commonest answer among k samples is right"),
     "eval/<name>/<value>_low": Metric("share", "lower end of the value's 95 % interval"),
     "eval/<name>/<value>_high": Metric("share", "upper end of the value's 95 % interval"),
-    "eval/<name>/truncated": Metric("share", "responses that hit rollout.max_tokens"),
+    "eval/<name>/format": Metric("share", "responses in the form the answer was asked for in"),
+    "eval/<name>/truncated": Metric("share", "responses that hit the token limit"),
     "eval/<name>/length_mean": Metric("tokens", "mean length of a response"),
     "eval/<name>/unscored": Metric("share", "responses whose verifier timed out or crashed"),
 }
@@ -194,12 +206,24 @@ def _rollout_metrics(groups: Sequence[ScoredGroup], version: int) -> Metrics:
         "reward/accuracy": sum(right_P) / len(rewards),
         "reward/timeouts": sum(reward.status == "timeout" for reward in rewards),
         "reward/crashed": sum(reward.status == "crashed" for reward in rewards),
+        "reward/format": sum(reward.has_format for reward in rewards) / len(rewards),
+        "reward/flipped": sum(reward.is_flipped for reward in rewards) / len(rewards),
+        **_part_means(rewards),
         "groups/all_right": sum(r == n for r, n in zip(right_P, size_P, strict=True)) / len(groups),
         "groups/all_wrong": sum(r == 0 for r in right_P) / len(groups),
         "response/length_mean": sum(len(r.token_ids) for r in rollouts) / len(rollouts),
         "response/truncated": sum(r.is_truncated for r in rollouts) / len(rollouts),
         "policy/lag": max(version - rollout.version.theta for rollout in rollouts),
     }
+
+
+def _part_means(rewards: Sequence[Reward]) -> Metrics:
+    """Return the mean of each term over the responses that were scored."""
+    values: dict[str, list[float]] = {}
+    for reward in rewards:
+        for name, value in reward.parts:
+            values.setdefault(name, []).append(value)
+    return {f"reward/part/{name}": sum(v) / len(v) for name, v in values.items()}
 
 
 def _learner_metrics(joint: StepResult, shadow: StepResult | None) -> Metrics:

@@ -17,7 +17,9 @@ class Answer:
     verifier: str = ""
     """Its verifier's name; empty: the one of `reward.kind`."""
     num_tokens: int = 0
+    """Length of the response."""
     is_truncated: bool = False
+    """Whether the token limit ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class VerifierSettings:
     """The part of config section `reward` that verifiers read, without the config's imports."""
 
     marker: str
+    function: str = ""
+    """`module:function`; verifier `python` only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,8 @@ class Verdict:
     has_format: bool = True
     """Whether the response has the form the answer was asked for in."""
     parts: tuple[tuple[str, float], ...] = ()
-    """(name, value before its weight) of the terms of a weighted sum."""
+    """(name, value before its weight) of the terms of a weighted sum; the verifier's is
+    `correct`."""
 
 
 TIMEOUT = Verdict(0.0, False, "timeout", has_format=False)
@@ -55,5 +60,35 @@ class Verifier:
     """A way to judge, and the shortest response it must call right."""
 
     verify: Verify
-    render: Callable[[str, VerifierSettings], str]
-    """(gold, settings) -> a right response; the canary."""
+    render: Callable[[str, VerifierSettings], str] | None
+    """(gold, settings) -> a right response, the canary; None where no response is known to be."""
+    modules: tuple[str, ...] = ()
+    """What it imports when it is first used; a worker does so before its limits begin."""
+    canary_gold: str = "42"
+    """A gold answer of its kind."""
+    canary_details: str = ""
+    """What else it needs with that one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TermSettings:
+    """One weighted term besides the verifier's; fields of other kinds stay empty."""
+
+    name: str
+    weight: float
+    kind: Literal["format", "length", "python"]
+    style: str = ""
+    pattern: str = ""
+    function: str = ""
+    free_tokens: int = 0
+    max_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSettings:
+    """Everything a worker needs to turn an answer into a verdict."""
+
+    kind: str
+    verifier: VerifierSettings
+    weight: float = 1.0
+    terms: tuple[TermSettings, ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from coop_rl.config import RunConfig
+from coop_rl.config.schema import ServingConfig
 from coop_rl.errors import ActorLostError, DataError, RunError, WeightSyncError
 from coop_rl.rollout.lifeline import announce_parent
 from coop_rl.types import PolicyVersion, Rollout, SamplingSettings
@@ -44,11 +44,11 @@ ENVIRONMENT = {
 class VllmEngine:
     """Implements GenerationEngine."""
 
-    def __init__(self, config: RunConfig, backend: str) -> None:
+    def __init__(self, config: ServingConfig, backend: str) -> None:
         """Prepare an engine for the model and `rollout` section of `config`.
 
         Args:
-            config: The run.
+            config: Sections `model`, `rollout` and `placement` count.
             backend: How weights arrive: `gloo` or `nccl`.
         """
         self._config = config
@@ -96,7 +96,7 @@ class VllmEngine:
             tensor_parallel_size=section.tensor_parallel_size,
             enforce_eager=section.enforce_eager,
             enable_prefix_caching=section.prefix_caching,
-            seed=self._config.run.seed,
+            seed=0,  # every sample has a seed of its own
             logprobs_mode="processed_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=self._backend),
             worker_extension_cls=EXTENSION,

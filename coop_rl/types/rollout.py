@@ -100,6 +100,8 @@ class Reward:
     parts: tuple[tuple[str, float], ...] = ()
     """(name, value before its weight) of the terms `value` is the weighted sum of; empty: there is
     one term."""
+    is_flipped: bool = False
+    """Whether noise turned the verifier's value around (`reward.flip_probability`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from coop_rl.config import derive_sizes, load_config
-from coop_rl.evaluation.evaluator import Comparison, EvaluationResult
+from coop_rl.evaluation.result import Comparison, EvaluationResult
 from coop_rl.observability.console import RunConsole, clean
 from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import step_metrics
@@ -24,7 +24,22 @@ def plain() -> tuple[RunConsole, io.StringIO]:
 def evaluated(step: int, level: int) -> EvaluationResult:
     right = tuple(i < level for i in range(10))
     correct = tuple(4 * r for r in right)
-    return EvaluationResult(step, tuple(map(str, range(10))), right, correct, 4, 0.0, 9.0, 0.0)
+    return EvaluationResult(
+        name="sums",
+        step=step,
+        ids=tuple(map(str, range(10))),
+        greedy_correct=right,
+        num_correct=correct,
+        majority_correct=right,
+        num_samples=4,
+        pass_ks=(2, 4),
+        truncated=0.0,
+        format=1.0,
+        unscored=0.0,
+        length_mean=9.0,
+        num_tokens=450,
+        seconds=1.0,
+    )
 
 
 def test_plan_shows_every_derived_size() -> None:
@@ -61,19 +76,19 @@ def test_terminal_keeps_lines_above_the_bar() -> None:
     console = RunConsole(Console(file=file, width=200, force_terminal=True, highlight=False))
     console.begin(0, 10)
     console.step(step_metrics(bridge(0), {"time/step_s": 2.0}))
-    console.summary(RUN, None, 3.0)
+    console.summary(RUN, [], 3.0)
     assert "step  1/10" in file.getvalue()
     assert "1/10" in file.getvalue()
 
 
 def test_evaluation_and_summary() -> None:
     console, file = plain()
-    metrics = evaluated(0, 2).metrics("sums")
+    metrics = evaluated(0, 2).metrics()
     console.evaluation(0, metrics)
     assert "evaluated after 0 steps: sums/pass@1 0.200 [" in file.getvalue()
     console.begin(0, 2)
     console.step(step_metrics(bridge(0), {"time/step_s": 2.0}))
-    console.summary(RUN, Comparison("sums", evaluated(0, 2), evaluated(6, 7)), 65)
+    console.summary(RUN, [Comparison(evaluated(0, 2), evaluated(6, 7))], 65)
     text = file.getvalue()
     for expected in ("before (0 steps)", "after (6 steps)", "pass@1", "avg@4", "+0.500", "0:01:05"):
         assert expected in text
@@ -104,7 +119,7 @@ def test_the_summary_says_what_the_run_has_spent() -> None:
     console.begin(3, 5)
     for record in (bridge(3), sft(4)):
         console.step(step_metrics(record, {"time/step_s": 2.0}) | ledger.add(record, 2.0))
-    console.summary(RUN, None, 4.0)
+    console.summary(RUN, [], 4.0)
     assert (
         "spent: 9 tokens generated; trained 9 rl, 40 sft, 9 shadow; 2 optimiser steps; "
         "4 demonstrations; 7.4e+05 FLOP; 8 device-seconds\n"

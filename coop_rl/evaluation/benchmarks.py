@@ -1,0 +1,202 @@
+r"""The benchmarks `coop-rl evaluate --benchmark` knows; their texts are never part of this package.
+
+    <data-dir>/<name>/test.jsonl  (columns id, problem, answer)  -+
+    the hub, where there is no data-dir                          -+-> rows --> EvaluationSet
+
+Rows carry what their verifier needs beside the gold (`Prompt.details`): Minerva's golds written as
+TeX, OlympiadBench's tolerance.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coop_rl.data.jsonl import Row
+from coop_rl.errors import ConfigError, DataError
+
+DATA_DIR_VARIABLE = "COOP_RL_DATA"
+BOXED = "{prompt}\nPlease reason step by step, and put your final answer within \\boxed{}."
+ROLES = (
+    "{prompt}\nPlease reason step by step. At the end write everybody's role within "
+    "<answer> </answer>, one per line, such as: (1) Zoey is a knight."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """Where a benchmark is on the Hugging Face hub."""
+
+    dataset: str
+    split: str = "test"
+    subset: str | None = None
+    problem: str = "problem"
+    """Its column with the question."""
+    answer: str = "answer"
+    """Its column with the gold answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A set of problems, how they are put, and how answers are judged."""
+
+    name: str
+    hub: HubSource | None
+    verifier: str = "math"
+    """As in `reward.kind`."""
+    question: str = BOXED
+    """What the model is asked, with `{prompt}` for the problem."""
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark("math500", HubSource("HuggingFaceH4/MATH-500")),
+        Benchmark("minerva_math", HubSource("math-ai/minervamath", problem="question")),
+        Benchmark(
+            "olympiadbench",
+            HubSource(
+                "Hothan/OlympiadBench", "train", "OE_TO_maths_en_COMP", "question", "final_answer"
+            ),
+        ),
+        Benchmark("aime24", HubSource("math-ai/aime24", answer="solution")),
+        Benchmark("aime25", HubSource("math-ai/aime25")),
+        Benchmark("amc23", HubSource("math-ai/amc23", problem="question")),
+        Benchmark("gsm8k", HubSource("openai/gsm8k", subset="main", problem="question")),
+        Benchmark("knights_knaves", None, "knights_knaves", ROLES),
+    )
+}
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """Return a benchmark by its name.
+
+    Raises:
+        ConfigError: There is none; lists all.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(
+            f"unknown benchmark {name!r}; allowed: {', '.join(BENCHMARKS)}; other data: give a "
+            "JSONL file as evaluation.data (coop-rl evaluate --data FILE)"
+        )
+    return BENCHMARKS[name]
+
+
+def verifiers_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the verifiers that benchmarks need, so that workers can load them beforehand."""
+    return tuple(sorted({find_benchmark(name).verifier for name in names}))
+
+
+def benchmark_rows(benchmark: Benchmark, data_dir: str | None, limit: int | None) -> list[Row]:
+    """Return a benchmark's rows, at most `limit` from the top, with columns prompt and answer and,
+    where its verifier needs more, details.
+
+    Args:
+        benchmark: One of `BENCHMARKS`.
+        data_dir: Folder with <name>/test.jsonl; None: the environment's COOP_RL_DATA, else the hub.
+        limit: None: all rows.
+
+    Raises:
+        DataError: The file is missing or has a bad row, or the hub does not give the data.
+    """
+    folder = data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    path = Path(folder).expanduser() / benchmark.name / "test.jsonl" if folder else None
+    raw = _hub_rows(benchmark, limit) if path is None else _file_rows(path, limit)
+    origin = str(path) if path else f"{benchmark.name} on the hub"
+    rows = [_row(benchmark, f"{origin}:{i}", i, values) for i, values in raw]
+    if not rows:
+        raise DataError(f"{origin} holds no rows; give a file with one JSON object a line")
+    if len({row.id for row in rows}) < len(rows):
+        raise DataError(f"{origin}: ids must be unique; rename the double ones")
+    return rows
+
+
+def _file_rows(path: Path, limit: int | None) -> list[tuple[int, Mapping[str, Any]]]:
+    if not path.is_file():
+        raise DataError(
+            f"there is no {path}; put the benchmark there, give the folder above as --data-dir "
+            f"(evaluation.data_dir, {DATA_DIR_VARIABLE}), or none of them to ask the hub"
+        )
+    rows: list[tuple[int, Mapping[str, Any]]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if limit is not None and len(rows) == limit:
+            break
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: not JSON ({error}); renew the file") from None
+        if not isinstance(values, dict):
+            raise DataError(f"{path}:{number}: a row must be a JSON object; renew the file")
+        rows.append((number, values))
+    return rows
+
+
+def _hub_rows(benchmark: Benchmark, limit: int | None) -> list[tuple[int, Mapping[str, Any]]]:
+    hub = benchmark.hub
+    if hub is None:
+        raise DataError(
+            f"{benchmark.name} is not on the hub; give the folder with {benchmark.name}/test.jsonl "
+            f"as --data-dir (evaluation.data_dir, {DATA_DIR_VARIABLE})"
+        )
+    from datasets import load_dataset  # slow to import, and only the hub needs it
+
+    try:
+        rows = load_dataset(hub.dataset, hub.subset, split=hub.split)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"the hub did not give {hub.dataset} for {benchmark.name}: {reason}; give the folder "
+            f"with {benchmark.name}/test.jsonl as --data-dir ({DATA_DIR_VARIABLE})"
+        ) from None
+    names = {hub.problem: "problem", hub.answer: "answer"}
+    return [
+        (i, {"id": str(i), **{names.get(key, key): value for key, value in row.items()}})
+        for i, row in enumerate(rows.select(range(min(len(rows), limit or len(rows)))), start=1)
+    ]
+
+
+def _row(benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any]) -> Row:
+    answer = values.get("answer")
+    if isinstance(answer, list):  # OlympiadBench on the hub
+        answer = ", ".join(map(str, answer))
+    for column, value in (("problem", values.get("problem")), ("answer", answer)):
+        if not isinstance(value, str | int) or not str(value).strip():
+            raise DataError(
+                f"{place}: column {column!r} must be text, got {value!r}; renew the file"
+            )
+    gold = str(answer)
+    if benchmark.name == "gsm8k" and "####" in gold:  # its own files give the solution as answer
+        gold = gold.rpartition("####")[2].replace(",", "").strip()
+    if gold.startswith("\\boxed{") and gold.endswith("}"):  # AIME24 on the hub
+        gold = gold[len("\\boxed{") : -1]
+    columns = {"prompt": str(values["problem"]), "answer": gold}
+    if details := _details(values):
+        columns["details"] = json.dumps(details)
+    return Row(place, str(values.get("id", number)), columns)
+
+
+def _details(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the verifier `math` reads beside the gold."""
+    details: dict[str, Any] = {}
+    if values.get("answer_tex"):
+        details["golds"] = [str(values["answer_tex"])]
+    tolerance = values.get("tolerance", values.get("error"))
+    if tolerance not in (None, ""):
+        with suppress(ValueError):  # OlympiadBench on the hub also has "1e-1,1e-2" for two answers
+            details["tolerance"] = float(str(tolerance))
+    return details
+
+
+def check_benchmarks(names: Sequence[str]) -> None:
+    """Refuse unknown names.
+
+    Raises:
+        ConfigError: The first of them, with all there are.
+    """
+    for name in names:
+        find_benchmark(name)

@@ -1,0 +1,111 @@
+"""One evaluation of one policy on one set: greedy once, sampled n times, every response kept."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from coop_rl.config.schema import ServingConfig
+from coop_rl.evaluation.estimators import is_majority_correct
+from coop_rl.evaluation.responses import ResponseFile
+from coop_rl.evaluation.result import EvaluationResult, mean
+from coop_rl.evaluation.sets import EvaluationSet, max_response_tokens
+from coop_rl.types import PolicyVersion, Prompt, SamplingSettings, ScoredGroup
+
+Generate = Callable[[Sequence[Prompt], SamplingSettings, PolicyVersion], Sequence[ScoredGroup]]
+EVALUATION_SEED = 1_000_003_000_001
+"""Sampling seed of every evaluation, far from those of training steps: the same random numbers
+before and after, so the paired difference has less noise."""
+QUEUE_DEPTH = 8
+"""Responses asked for at once, per place of the engines: deep enough that they are rarely idle, and
+a failure loses no more than this."""
+
+
+def measure(
+    config: ServingConfig,
+    chosen: EvaluationSet,
+    generate: Generate,
+    version: PolicyVersion,
+    step: int,
+    responses: Path | None = None,
+) -> EvaluationResult:
+    """Evaluate a policy on a set.
+
+    Args:
+        config: Sections `evaluation` and `rollout` count.
+        chosen: The set.
+        generate: Samples and scores groups at a version.
+        version: What the rollout actors call the policy they serve.
+        step: Steps trained before.
+        responses: JSONL file that gets every response; None: none.
+
+    Raises:
+        RunError: An actor is lost, or the file cannot be written.
+    """
+    started = time.monotonic()
+    n, kept = config.evaluation.num_samples, ResponseFile(responses) if responses else nullcontext()
+    with kept as file:
+
+        def run(num_samples: int, temperature: float, kind: str) -> list[ScoredGroup]:
+            groups: list[ScoredGroup] = []
+            sampling = _sampling(config, num_samples, temperature)
+            for prompts in _chunks(config, chosen.prompts, num_samples):
+                done = generate(prompts, sampling, version)
+                if file:
+                    file.append(done, kind)
+                groups += done
+            return groups
+
+        greedy = run(1, 0.0, "greedy")
+        sampled = run(n, config.evaluation.temperature, "sampled")
+    return _result(config, chosen, step, greedy, sampled, time.monotonic() - started)
+
+
+def _result(
+    config: ServingConfig,
+    chosen: EvaluationSet,
+    step: int,
+    greedy: Sequence[ScoredGroup],
+    sampled: Sequence[ScoredGroup],
+    seconds: float,
+) -> EvaluationResult:
+    rollouts = [rollout for group in (*greedy, *sampled) for rollout in group.rollouts]
+    rewards = [reward for group in (*greedy, *sampled) for reward in group.rewards]
+    num_tokens = sum(len(rollout.token_ids) for rollout in rollouts)
+    return EvaluationResult(
+        name=chosen.name,
+        step=step,
+        ids=tuple(group.prompt.id for group in greedy),
+        greedy_correct=tuple(group.rewards[0].is_correct for group in greedy),
+        num_correct=tuple(sum(r.is_correct for r in group.rewards) for group in sampled),
+        majority_correct=tuple(
+            is_majority_correct(
+                [r.answer for r in group.rewards], [r.is_correct for r in group.rewards]
+            )
+            for group in sampled
+        ),
+        num_samples=config.evaluation.num_samples,
+        pass_ks=config.evaluation.pass_ks,
+        truncated=mean([rollout.is_truncated for rollout in rollouts]),
+        format=mean([reward.has_format for reward in rewards]),
+        unscored=mean([reward.status != "scored" for reward in rewards]),
+        length_mean=num_tokens / len(rollouts),
+        num_tokens=num_tokens,
+        seconds=seconds,
+    )
+
+
+def _sampling(config: ServingConfig, num_samples: int, temperature: float) -> SamplingSettings:
+    top_p = config.evaluation.top_p if temperature else 1.0
+    return SamplingSettings(
+        num_samples, temperature, top_p, max_response_tokens(config), EVALUATION_SEED
+    )
+
+
+def _chunks(
+    config: ServingConfig, prompts: Sequence[Prompt], num_samples: int
+) -> Iterator[Sequence[Prompt]]:
+    places = config.rollout.num_actors * config.rollout.max_num_seqs
+    size = max(1, QUEUE_DEPTH * places // num_samples)
+    for start in range(0, len(prompts), size):
+        yield prompts[start : start + size]

@@ -1,0 +1,112 @@
+"""The sets to evaluate on, read and rendered before anything starts; called by `distributed`.
+
+evaluation.data        --data.load--> prompts --+
+evaluation.benchmarks  --benchmarks--> rows --rendering--> prompts --+--> EvaluationSet
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from coop_rl.config.data import DataSource
+from coop_rl.config.schema import ServingConfig
+from coop_rl.data.jsonl import Row
+from coop_rl.data.load import load_held_out
+from coop_rl.data.model_folder import ModelFacts, read_model_facts
+from coop_rl.data.rendering import Renderer, fill, load_tokenizer
+from coop_rl.errors import ConfigError
+from coop_rl.evaluation.benchmarks import (
+    BENCHMARKS,
+    Benchmark,
+    benchmark_rows,
+    check_benchmarks,
+    find_benchmark,
+)
+from coop_rl.types import Prompt
+
+PLAIN = "{prompt}\n"
+"""How a model without a chat template is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """What one line of figures is about."""
+
+    name: str
+    prompts: Sequence[Prompt]
+
+
+def max_response_tokens(config: ServingConfig) -> int:
+    """Return the limit of evaluation responses."""
+    return config.evaluation.max_tokens or config.rollout.max_tokens
+
+
+def run_sets(config: ServingConfig, held_out: Sequence[Prompt]) -> list[EvaluationSet]:
+    """Return a run's sets: its held-out prompts, read already, and its benchmarks.
+
+    Raises:
+        UserError: As `benchmark_sets`.
+    """
+    section = config.evaluation
+    sets = [EvaluationSet(section.name, held_out)] if section.data else []
+    if section.benchmarks:
+        facts, tokenizer = read_model_facts(config.model), load_tokenizer(config.model.path)
+        sets += benchmark_sets(config, tokenizer, facts)
+    return sets
+
+
+def serving_sets(config: ServingConfig) -> list[EvaluationSet]:
+    """Check the model's folder, then read all sets.
+
+    Raises:
+        ModelError: The model or its tokenizer is missing.
+        UserError: As `benchmark_sets`, and there is no set at all.
+    """
+    section = config.evaluation
+    if not section.set_names:
+        raise ConfigError(
+            f"there is nothing to evaluate on; give --benchmark ({', '.join(BENCHMARKS)}), or "
+            "--data FILE.jsonl"
+        )
+    check_benchmarks(section.benchmarks)
+    facts, tokenizer = read_model_facts(config.model), load_tokenizer(config.model.path)
+    held_out = load_held_out(config, tokenizer, facts)
+    sets = [EvaluationSet(section.name, held_out)] if section.data else []
+    return sets + benchmark_sets(config, tokenizer, facts)
+
+
+def benchmark_sets(
+    config: ServingConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
+) -> list[EvaluationSet]:
+    """Read and render the benchmarks of section `evaluation`.
+
+    Raises:
+        ConfigError: A name is unknown.
+        DataError: A file is missing, or a row bad or too long for the model.
+    """
+    section = config.evaluation
+    benchmarks = [find_benchmark(name) for name in section.benchmarks]
+    template = None if tokenizer.chat_template else PLAIN
+    source = DataSource(path="benchmark", template=template)
+    renderer = Renderer(
+        "evaluation.benchmarks", source, tokenizer, facts, max_response_tokens(config)
+    )
+    return [
+        EvaluationSet(
+            benchmark.name,
+            [
+                _prompt(renderer, benchmark, row)
+                for row in benchmark_rows(benchmark, section.data_dir, section.num_items)
+            ],
+        )
+        for benchmark in benchmarks
+    ]
+
+
+def _prompt(renderer: Renderer, benchmark: Benchmark, row: Row) -> Prompt:
+    question = fill(benchmark.question, {"prompt": row.columns["prompt"]})
+    prompt = renderer.prompt(replace(row, columns={**row.columns, "prompt": question}))
+    return replace(
+        prompt, details=row.columns.get("details", ""), verifier=benchmark.verifier, source=""
+    )

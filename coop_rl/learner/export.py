@@ -1,0 +1,99 @@
+"""The policy in a checkpoint, theta + s*B*A, as a Hugging Face folder that engines can load.
+
+    <run>/checkpoints/step-000060/joint/   theta in fp32, w flat   --merged, rounded once-->
+    <run>/exports/step-000060-1f3a9c02/    model.safetensors, the base model's other files
+
+The same sum and rounding as a weight sync, so what is loaded is what the run's engines served.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from coop_rl.config import RunConfig
+from coop_rl.config.sizes import has_adapter
+from coop_rl.data.model_folder import local_folder
+from coop_rl.errors import RunDirectoryError
+from coop_rl.learner.checkpoint import MANIFEST
+from coop_rl.learner.engine import MASTER
+from coop_rl.learner.learner import ADAPTER_KEY
+from coop_rl.learner.state_io import StateReader
+from coop_rl.models import Adapter, adapter_shapes, load_skeleton
+
+JOINT = "joint"
+WEIGHTS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "*.bin.index.json",
+    "*.pt",
+    "*.gguf",
+)
+WIRE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def export_policy(config: RunConfig, checkpoint: Path, exports: Path) -> Path:
+    """Write the merged policy of `checkpoint` into a folder of `exports`, unless it is there.
+
+    Args:
+        config: The run that wrote the checkpoint.
+        checkpoint: A committed step-* folder.
+        exports: Made when missing.
+
+    Returns:
+        The model folder, whole; its name ends in the start of the checkpoint's checksum.
+
+    Raises:
+        RunDirectoryError: The checkpoint holds no policy, or the folder cannot be written.
+        ModelError: The base model is gone.
+    """
+    reader = StateReader(checkpoint / JOINT)
+    digest = hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest()
+    folder = exports / f"{checkpoint.name}-{digest[:8]}"
+    if folder.is_dir():
+        return folder
+    side = folder.with_name(folder.name + ".writing")
+    try:
+        exports.mkdir(exist_ok=True)
+        shutil.rmtree(side, ignore_errors=True)
+        shutil.copytree(
+            _base_folder(config.model.path), side, ignore=shutil.ignore_patterns(*WEIGHTS, ".*")
+        )
+        save_file(_merged(config, reader), side / "model.safetensors", metadata={"format": "pt"})
+        side.rename(folder)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write the model {folder}: {error.strerror or error}; make room there"
+        ) from None
+    return folder
+
+
+def _merged(config: RunConfig, reader: StateReader) -> dict[str, torch.Tensor]:
+    adapter = None
+    if has_adapter(config):
+        shapes = adapter_shapes(load_skeleton(config.model.path), config.adapter.targets)
+        section = config.adapter
+        adapter = Adapter(shapes, rank=section.rank, alpha=section.alpha, seed=0)
+        for _, flat in reader.read([ADAPTER_KEY]):
+            adapter.load_flat(flat)
+    merged: dict[str, torch.Tensor] = {}
+    for key, theta in reader.read(
+        [key for key in reader.values["tensors"] if key.startswith(MASTER)]
+    ):
+        name = key.removeprefix(MASTER)
+        delta = adapter.delta(name) if adapter else None
+        policy = theta if delta is None else theta + delta
+        merged[name] = policy.to(WIRE[config.rollout.dtype]).contiguous()
+    return merged
+
+
+def _base_folder(model: str) -> Path:
+    folder = local_folder(model)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download  # only hub ids need it
+
+    return Path(snapshot_download(model, ignore_patterns=list(WEIGHTS)))

@@ -1,0 +1,133 @@
+"""Terms of the reward, their weighted sum, user functions, and noise."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coop_rl.config.reward import RewardSection
+from coop_rl.errors import ConfigError
+from coop_rl.rewards.noise import flip_rewards
+from coop_rl.rewards.pool import RewardPool
+from coop_rl.rewards.terms import has_form, length_penalty
+from coop_rl.rewards.user import check_functions
+from coop_rl.rewards.verdict import CRASHED, Answer
+from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, ScoredGroup
+
+FUNCTIONS = str(Path(__file__).parent / "user_functions.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "styles"),
+    [
+        (r"<think>a</think> so \boxed{4}", "boxed think think_boxed"),
+        (r"a</think>so \boxed{4}", "boxed think think_boxed"),
+        (r"<think>\boxed{4}</think> 4", "boxed think"),
+        (r"<think>a</think><think>b</think> \boxed{4}", "boxed"),
+        ("<think>a</think> <answer>4</answer>", "think answer_tags"),
+        ("<think>a</think> <answer>4</answer> bye", "think"),
+        ("<think>a</think>", ""),
+        (r"\boxed{4}", "boxed"),
+        (r"\boxed{4", ""),
+        ("", ""),
+    ],
+)
+def test_forms(text: str, styles: str) -> None:
+    names = ("boxed", "think", "think_boxed", "answer_tags")
+    assert [name for name in names if has_form(text, name)] == styles.split()
+
+
+def test_pattern_matches_the_whole_response() -> None:
+    assert has_form("a\nb", "pattern", "a.b")
+    assert not has_form("a\nbc", "pattern", "a.b")
+
+
+def test_length_penalty_is_linear_between_its_ends() -> None:
+    assert [length_penalty(n, 10, 20) for n in (0, 10, 15, 20, 99)] == [0, 0, -0.5, -1, -1]
+
+
+def section(**fields: object) -> RewardSection:
+    return RewardSection.model_validate(fields)
+
+
+def test_value_is_the_weighted_sum_and_parts_are_named() -> None:
+    pool = RewardPool(
+        section(
+            weight=2.0,
+            parts={
+                "form": {"kind": "format", "style": "pattern", "pattern": ".*#.*", "weight": 0.5},
+                "short": {"kind": "length", "free_tokens": 4, "max_tokens": 8, "weight": 0.25},
+                "own": {"kind": "python", "function": f"{FUNCTIONS}:shouting", "weight": 0.1},
+            },
+        )
+    )
+    right, wrong = pool.score(
+        [Answer("SO #4", "4", num_tokens=6), Answer("so 5", "4", num_tokens=3)]
+    )
+    pool.close()
+    assert right.parts == (("correct", 1.0), ("form", 1.0), ("short", -0.5), ("own", 1.0))
+    assert right.value == pytest.approx(2 + 0.5 - 0.125 + 0.1)
+    assert (right.is_correct, wrong.is_correct) == (True, False)
+    assert wrong.value == 0.0
+
+
+def test_user_functions_judge_and_their_failures_cost_one_answer() -> None:
+    pool = RewardPool(section(kind="python", function=f"{FUNCTIONS}:moody"))
+    verdicts = pool.score([Answer(t, "") for t in ("fine", "half", "raise", "nan", "text", "full")])
+    pool.close()
+    assert [v.value for v in verdicts] == [1.0, 0.5, 0.0, 0.0, 0.0, 0.75]
+    assert [v.is_correct for v in verdicts] == [True, False, False, False, False, True]
+    assert [v for v in verdicts if v.status == "crashed"] == [CRASHED] * 3
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no_such_module:f", "cannot import no_such_module"),
+        ("nowhere/f.py:f", "no such file nowhere/f.py"),
+        (f"{FUNCTIONS}:missing", "has no function missing; it has .*moody"),
+    ],
+)
+def test_functions_that_cannot_be_loaded_are_refused(function: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_functions(section(kind="python", function=function))
+    with pytest.raises(ConfigError, match=message):
+        check_functions(section(parts={"own": {"kind": "python", "function": function}}))
+    check_functions(section(kind="python", function=f"{FUNCTIONS}:moody"))
+
+
+def groups(num: int, *rewards: Reward) -> list[ScoredGroup]:
+    rollout = Rollout((1,), (0.0,), "", False, PolicyVersion(0, 0))
+    return [
+        ScoredGroup(Prompt(str(i), "", (1,), ""), (rollout,) * len(rewards), rewards)
+        for i in range(num)
+    ]
+
+
+def test_noise_flips_the_verifiers_part_alone_with_its_probability() -> None:
+    one = Reward(2.5, True, parts=(("correct", 1.0), ("form", 0.5)))
+    zero = Reward(0.5, False, parts=(("correct", 0.0), ("form", 0.5)))
+    flipped = flip_rewards(groups(2000, one, zero), 0.3, 2.0, seed=5)
+    rewards = [reward for group in flipped for reward in group.rewards]
+    assert np.mean([r.is_flipped for r in rewards]) == pytest.approx(0.3, abs=0.03)
+    assert {(r.value, r.is_correct, r.is_flipped) for r in rewards} == {
+        (2.5, True, False), (0.5, True, True), (0.5, False, False), (2.5, False, True),
+    }  # fmt: skip
+    again = flip_rewards(groups(2000, one, zero)[100:], 0.3, 2.0, seed=5)
+    assert again == flipped[100:]
+    assert flip_rewards(groups(2000, one, zero), 0.3, 2.0, seed=6) != flipped
+    plain = flip_rewards(groups(1, Reward(1.0, True)), 1.0, 1.0, seed=0)
+    assert plain[0].rewards[0].value == 0.0
+
+
+def test_wrong_reward_sections_are_refused() -> None:
+    for fields, message in (
+        ({"kind": "python"}, "goes with reward.kind python"),
+        ({"function": "a:b"}, "goes with reward.kind python"),
+        ({"kind": "python", "function": "print('x')"}, "String should match"),
+        ({"parts": {"correct": {"kind": "format"}}}, "choose another"),
+        ({"parts": {"f": {"kind": "format", "style": "pattern"}}}, "give pattern"),
+        ({"parts": {"f": {"kind": "length", "free_tokens": 9, "max_tokens": 9}}}, "below"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            section(**fields)
