@@ -25,6 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+data_app = typer.Typer(help="Look at the data of a config.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
 ConfigPath = Annotated[Path, typer.Argument(help="YAML (or JSON) run config.", metavar="CONFIG")]
 Overrides = Annotated[
     list[str] | None,
@@ -114,6 +117,28 @@ def evaluate(
         tuple(overrides or ()),
     )
     run_evaluation(request, out)
+
+
+@data_app.command("check")
+def data_check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    drop: Annotated[
+        str | None,
+        typer.Option("--drop", help="Drop overlaps of this kind and stronger: same, near, ..."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder the remaining rows are written to.")
+    ] = None,
+) -> None:
+    """Compare training questions with the evaluation's, print overlaps, and drop them if asked."""
+    run_config = load_config(config, overrides or [])
+    from rich.console import Console
+
+    from coop_rl.data.check import check_data
+    from coop_rl.data.overlap import kind_of
+
+    check_data(run_config, kind_of(drop), to, Console())
 
 
 @app.command("show-config")

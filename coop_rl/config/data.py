@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from coop_rl.config.base import Section
+from coop_rl.config.reward import VerifierKind
 
 
 class ReasoningGymTask(Section):
@@ -20,48 +21,170 @@ class ReasoningGymTask(Section):
     """Seeds the questions."""
 
 
-class DataSource(Section):
-    """Where rows come from (a JSONL file or a generated task) and how they become tokens."""
+class HubDataset(Section):
+    """A data set of the Hugging Face hub, or a local folder of one; no code of it is ever run."""
 
-    path: str | None = None
-    """A JSONL file, one object a line; this or `task`."""
+    name: str
+    """Hub id, or a folder (also one written by `save_to_disk`)."""
+    subset: str | None = None
+    """Its configuration, where it has several."""
+    split: str = "train"
+    """Its split."""
+    revision: str | None = None
+    """Commit, tag or branch; pin a commit for runs that must be repeatable."""
+    streaming: bool = False
+    """Fetch only the first `num_rows` rows, into a file in the cache, instead of all of it."""
+    num_rows: int | None = Field(None, ge=1)
+    """Rows used, from the top; null: all (not with `streaming`)."""
+
+    @model_validator(mode="after")
+    def _check_streaming(self) -> Self:
+        if self.streaming and self.num_rows is None:
+            raise ValueError("streaming fetches so many rows: give num_rows")
+        return self
+
+
+class RowSource(Section):
+    """Where rows come from (files, a data set, a generated task), and how they become tokens."""
+
+    path: str | list[str] | None = None
+    """JSONL files, one object a line, or .parquet files; a list or a pattern such as `x/*.jsonl`
+    for several. This, `dataset` or `task`."""
+    dataset: HubDataset | None = None
+    """A Hugging Face data set."""
     task: ReasoningGymTask | None = None
     """A generated task; its rows have the columns prompt, answer and the task's own metadata."""
     prompt_column: str = "prompt"
     """Column with the question."""
     answer_column: str = "answer"
     """Column with the gold answer."""
+    details_columns: list[str] = Field([])
+    """Columns the verifier needs besides (docs/rewards.md), such as golds or tolerance."""
+    verifier: VerifierKind | None = None
+    """Verifier of these rows; null: reward.kind."""
+    question_template: str = "{prompt}"
+    """The question as it is put, with `{prompt}` in it, such as "{prompt}\\nPlease reason step by
+    step, and put your final answer within \\\\boxed{}."."""
+    system: str | None = None
+    """System prompt; only with the model's chat template."""
     template: str | None = "{prompt}"
     """Prompt text, with `{prompt}` in it; null: the model's chat template."""
 
     @property
     def origin(self) -> str:
-        """The file or task, for messages."""
-        return f"reasoning-gym task {self.task.name}" if self.task else str(self.path)
+        """The file, data set or task, for messages."""
+        if self.task:
+            return f"reasoning-gym task {self.task.name}"
+        return self.dataset.name if self.dataset else str(self.path)
+
+    @model_validator(mode="after")
+    def _check_system(self) -> Self:
+        if self.system is not None and self.template is not None:
+            raise ValueError("system goes with the model's chat template: set template null")
+        return self
+
+    def require_one_source(self) -> None:
+        """Refuse none, and several.
+
+        Raises:
+            ValueError: With what was given.
+        """
+        named = {"path": self.path, "dataset": self.dataset, "task": self.task}
+        given = [name for name, value in named.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give one of path (JSONL or parquet files), dataset (Hugging Face) and task "
+                f"(reasoning-gym), got {' and '.join(given) or 'none'}"
+            )
+
+
+class DataSource(RowSource):
+    """One source of evaluation prompts."""
 
     @model_validator(mode="after")
     def _check_one_source(self) -> Self:
-        if (self.path is None) == (self.task is None):
-            given = "both" if self.task else "neither"
-            raise ValueError(f"give path (a JSONL file) or task (reasoning-gym), got {given}")
+        self.require_one_source()
         return self
 
 
-class PromptsSection(DataSource):
-    """D_RL: prompts with a verifiable answer."""
+class PromptSource(DataSource):
+    """One source of a mixture of prompts."""
 
-    per_step: int = Field(32, ge=1)
-    """P, prompts per meta-step."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Its name; prompt ids begin with it."""
+    weight: float = Field(1.0, gt=0)
+    """Its share of the prompts of a step, relative to the others'."""
 
 
-class DemonstrationsSection(DataSource):
-    """D_SFT: prompts with reasoning and answer."""
+class Traces(RowSource):
+    """Rows with reasoning and answer."""
 
     reasoning_column: str = "reasoning"
     """Column with the reasoning r."""
     source_column: str | None = None
     """Column that names a row's source, for `demonstrations` guidance; null: all rows are one."""
     response_template: str = "{reasoning}\n#{answer}"
-    """Response text, with `{reasoning}` and `{answer}` in it."""
+    """Response text, with `{reasoning}` and `{answer}` in it, such as
+    "<think>\\n{reasoning}\\n</think>\\n\\\\boxed{{answer}}"."""
+
+
+class TraceSource(Traces):
+    """One source of a mixture of demonstrations."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Its name: the source its rows count to, unless `source_column` says otherwise."""
+    weight: float = Field(1.0, gt=0)
+    """Its share of the demonstrations of a step, relative to the others'."""
+
+    @model_validator(mode="after")
+    def _check_one_source(self) -> Self:
+        self.require_one_source()
+        return self
+
+
+class PromptsSection(RowSource):
+    """D_RL: prompts with a verifiable answer, of one source or a mixture."""
+
+    mixture: list[PromptSource] = Field([])
+    """Several sources by weight, each with the fields of one; instead of path, dataset, task."""
+    max_dropped: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of a source's rows that may be bad (malformed, too long, without a verifiable answer)
+    and are left out, with a summary; more, and the first bad row is an error."""
+    per_step: int = Field(32, ge=1)
+    """P, prompts per meta-step."""
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        check_mixture(self, [source.name for source in self.mixture])
+        return self
+
+
+class DemonstrationsSection(Traces):
+    """D_SFT: prompts with reasoning and answer, of one source or a mixture."""
+
+    mixture: list[TraceSource] = Field([])
+    """Several sources by weight, each with the fields of one; instead of path, dataset, task."""
+    max_dropped: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of a source's rows that may be bad and are left out, with a summary."""
     per_step: int = Field(32, ge=1)
     """Demonstrations per meta-step."""
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        check_mixture(self, [source.name for source in self.mixture])
+        return self
+
+
+def check_mixture(section: RowSource, names: list[str]) -> None:
+    """Refuse a section with both a mixture and a source, with neither, or with equal names.
+
+    Raises:
+        ValueError: With what was given.
+    """
+    if not names:
+        section.require_one_source()
+        return
+    if section.path is not None or section.dataset is not None or section.task is not None:
+        raise ValueError("give either mixture or one of path, dataset and task, got both")
+    if len(set(names)) < len(names):
+        raise ValueError(f"names of a mixture must differ, got {', '.join(names)}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from coop_rl.config.data import RowSource
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import RunConfig, ServingConfig
 
@@ -55,6 +56,14 @@ def learns_by_lookahead(config: RunConfig) -> bool:
     """Whether the meta-controller learns from what one update does to the next batch's return."""
     kinds = set(config.meta.guidance) & {"mix", "demonstrations"}
     return config.method.kind == "bridge" and bool(kinds)
+
+
+def named_verifiers(config: ServingConfig) -> set[str]:
+    """Return the verifiers that sources of data name for their rows."""
+    sources: list[RowSource] = [config.evaluation.data] if config.evaluation.data else []
+    if isinstance(config, RunConfig):
+        sources += [config.prompts, *config.prompts.mixture]
+    return {source.verifier for source in sources if source.verifier is not None}
 
 
 def validation_rows(config: RunConfig, num_rows: int) -> int:

@@ -1,11 +1,20 @@
-"""Reads JSONL rows and refuses bad ones with file and line; `data.load` calls it."""
+"""JSONL files as rows by position: one pass checks every line and keeps where the good ones start.
 
+Memory: 16 bytes a row, whatever its length; rows are read from the file when asked for.
+"""
+
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import overload
 
+import numpy as np
+
+from coop_rl.data.rows import BadRows, ReadRows, Row, RowError
 from coop_rl.errors import DataError
 
 ID_COLUMN = "id"
@@ -13,52 +22,171 @@ EXCERPT = 40
 """Characters of a bad value that an error quotes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One object of a file, its wanted columns as text."""
-
-    place: str
-    """`file:line`, for errors about the row."""
-    id: str
-    """The row's `id` column, or its line number where it has none."""
-    columns: dict[str, str]
-    """Wanted column -> text; whole numbers are written out."""
-
-
 def read_rows(path: Path, columns: Sequence[str], limit: int | None = None) -> list[Row]:
-    """Read the rows of a file, at most `limit` from the top; blank lines are passed over.
-
-    Args:
-        path: One JSON object a line, UTF-8.
-        columns: Columns every row must have, as text or whole number.
-        limit: Rows wanted; None: all.
+    """Read all rows of a file into memory, at most `limit` from the top.
 
     Raises:
-        DataError: The file is missing, empty or not UTF-8, a row is bad (the first one is named,
-            all are counted), or two rows have the same id.
+        DataError: As `open_jsonl`, or a row is bad.
     """
-    rows: list[Row] = []
-    problems: list[str] = []
-    for number, line in islice(_lines(path), limit):
+    read = open_jsonl([path], columns, limit=limit)
+    read.bad.settle("this file", len(read.rows) + read.bad.total, 0.0)
+    return list(read.rows)
+
+
+def open_jsonl(
+    paths: Sequence[Path],
+    columns: Sequence[str],
+    details: Sequence[str] = (),
+    limit: int | None = None,
+) -> ReadRows:
+    """Check every line of the files; blank lines are passed over.
+
+    Args:
+        paths: One JSON object a line, UTF-8.
+        columns: Columns every row must have, as text or whole number.
+        details: Columns that go into `Row.details`.
+        limit: Rows wanted of each file, from the top; None: all.
+
+    Raises:
+        DataError: A file is missing, or not UTF-8, or there is no row at all.
+    """
+    rows, bad = JsonlRows(paths, columns, details), BadRows()
+    for file in range(len(paths)):
+        rows.add_file(file, bad, limit)
+    rows.drop_duplicates(bad)
+    if not rows and not bad.total:
+        named = ", ".join(map(str, paths))
+        raise DataError(f"{named} holds no rows; give a file with one JSON object a line")
+    return ReadRows(rows, bad)
+
+
+class JsonlRows(Sequence[Row]):
+    """The good rows of files, read when asked for."""
+
+    def __init__(
+        self, paths: Sequence[Path], columns: Sequence[str], details: Sequence[str]
+    ) -> None:
+        """Hold no row yet; `add_file` adds a file's."""
+        self._paths, self._columns, self._details = paths, columns, details
+        self._offset, self._line = array("q"), array("q")
+        self._hash = array("Q")
+        """Of the rows with an id column; empty where none has."""
+        self._hashed = array("q")
+        """Positions of those rows."""
+        self._starts: list[int] = []
+        """Position of each file's first row."""
+
+    def add_file(self, file: int, bad: BadRows, limit: int | None) -> None:
+        """Add the good rows of a file; bad ones go to `bad`."""
+        self._starts.append(len(self._offset))
+        for number, offset, line in islice(_lines(self._paths[file]), limit):
+            try:
+                row, has_id = self._parse(file, number, line)
+            except RowError as error:
+                bad.add(error)
+                continue
+            if has_id:
+                self._hash.append(_hash(row.id))
+                self._hashed.append(len(self._offset))
+            self._offset.append(offset)
+            self._line.append(number)
+
+    def drop_duplicates(self, bad: BadRows) -> None:
+        """Leave out rows with an id seen before: ids seed the sampling, two would sample alike."""
+        hashes = np.frombuffer(self._hash, dtype=np.uint64)
+        _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+        if len(first) == len(hashes):
+            self._hash, self._hashed = array("Q"), array("q")
+            return
+        positions = np.frombuffer(self._hashed, dtype=np.int64)
+        repeated = np.flatnonzero(first[inverse] != np.arange(len(hashes)))
+        for i in repeated:
+            row, earlier = self[int(positions[i])], self[int(positions[first[inverse[i]]])]
+            message = f"ids must be unique, got {row.id!r} as at {earlier.place}; rename one"
+            bad.add(RowError(row.place, message, "id seen before"))
+        kept = np.setdiff1d(np.arange(len(self._offset)), positions[repeated])
+        self._starts = [int(np.searchsorted(kept, start)) for start in self._starts]
+        self._offset = array("q", np.frombuffer(self._offset, dtype=np.int64)[kept].tobytes())
+        self._line = array("q", np.frombuffer(self._line, dtype=np.int64)[kept].tobytes())
+        self._hash, self._hashed = array("Q"), array("q")
+
+    def __len__(self) -> int:
+        """Return the good rows."""
+        return len(self._offset)
+
+    @overload
+    def __getitem__(self, position: int) -> Row: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Row]: ...
+    def __getitem__(self, position: int | slice) -> Row | list[Row]:
+        """Read a row, or several."""
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        file = bisect_right(self._starts, range(len(self))[position]) - 1
+        with self._paths[file].open("rb") as stream:
+            stream.seek(self._offset[position])
+            raw = stream.readline()
+        return self._parse(file, self._line[position], raw.decode("utf-8-sig"))[0]
+
+    def _parse(self, file: int, number: int, line: str) -> tuple[Row, bool]:
+        path = self._paths[file]
         place = f"{path}:{number}"
-        parsed = _parse(line, number, columns, place)
-        if isinstance(parsed, Row):
-            rows.append(parsed)
-        else:
-            problems.append(f"{place}: {parsed}")
-    if problems:
-        more = f" ({len(problems)} rows of this file are bad)" if len(problems) > 1 else ""
-        raise DataError(problems[0] + more)
-    if not rows:
-        raise DataError(f"{path} holds no rows; give a file with one JSON object a line")
-    _refuse_duplicates(rows)
-    return rows
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            message = f"not JSON ({error}); write one JSON object a line"
+            raise RowError(place, message, "not JSON") from None
+        if not isinstance(value, dict):
+            message = f"a row must be a JSON object, got {_excerpt(value)}"
+            raise RowError(place, message, "no JSON object")
+        default_id = number if len(self._paths) == 1 else f"{path.name}:{number}"
+        row = to_row(place, default_id, value, self._columns, self._details)
+        return row, ID_COLUMN in value
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield non-blank lines with their 1-based number."""
+def to_row(
+    place: str,
+    default_id: str | int,
+    value: Mapping[str, object],
+    columns: Sequence[str],
+    details: Sequence[str] = (),
+) -> Row:
+    """Return the wanted columns of an object.
+
+    Raises:
+        RowError: A column is missing, empty, or no text.
+    """
+    texts: dict[str, str] = {}
+    for column in (*columns, *details):
+        if column not in value:
+            found = ", ".join(map(str, value)) or "none"
+            message = (
+                f"column {column!r} is missing, got {found}; add it or set another in the config"
+            )
+            raise RowError(place, message, "column missing")
+    for column in columns:
+        text = _as_text(value[column])
+        if text is None:
+            message = f"column {column!r} must be text, got {_excerpt(value[column])}"
+            raise RowError(place, message, "column no text")
+        if not text.strip():
+            message = f"column {column!r} is empty; fill it or drop the row"
+            raise RowError(place, message, "column empty")
+        texts[column] = text
+    identity = _as_text(value.get(ID_COLUMN, default_id))
+    if identity is None:
+        got = _excerpt(value[ID_COLUMN])
+        message = f"column {ID_COLUMN!r} must be text or a whole number, got {got}"
+        raise RowError(place, message, "id no text")
+    more = {column: value[column] for column in details}
+    return Row(place, identity, texts, json.dumps(more, default=str) if more else "")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield non-blank lines with their 1-based number and the byte they start at."""
     try:
         with path.open("rb") as file:
+            offset = 0
             for number, raw in enumerate(file, start=1):
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -68,38 +196,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                         f"0x{raw[error.start]:02x}); save the file as UTF-8"
                     ) from None
                 if line.strip():
-                    yield number, line
+                    yield number, offset, line
+                offset += len(raw)
     except OSError as error:
         raise DataError(
             f"cannot read data file {path}: {error.strerror}; give an existing file"
         ) from None
-
-
-def _parse(line: str, number: int, columns: Sequence[str], place: str) -> Row | str:
-    """Return the row, or what is wrong with it."""
-    try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        return f"not JSON ({error}); write one JSON object a line"
-    if not isinstance(value, dict):
-        return f"a row must be a JSON object, got {_excerpt(value)}"
-    texts: dict[str, str] = {}
-    for column in columns:
-        if column not in value:
-            found = ", ".join(map(str, value)) or "none"
-            return f"column {column!r} is missing, got {found}; add it or set another in the config"
-        text = _as_text(value[column])
-        if text is None:
-            return f"column {column!r} must be text, got {_excerpt(value[column])}"
-        if not text.strip():
-            return f"column {column!r} is empty; fill it or drop the row"
-        texts[column] = text
-    identity = _as_text(value.get(ID_COLUMN, number))
-    if identity is None:
-        return (
-            f"column {ID_COLUMN!r} must be text or a whole number, got {_excerpt(value[ID_COLUMN])}"
-        )
-    return Row(place, identity, texts)
 
 
 def _as_text(value: object) -> str | None:
@@ -115,16 +217,9 @@ def _as_text(value: object) -> str | None:
 
 
 def _excerpt(value: object) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, default=str)
     return text if len(text) <= EXCERPT else text[:EXCERPT] + "..."
 
 
-def _refuse_duplicates(rows: Sequence[Row]) -> None:
-    """Ids are part of the sampling seed: two rows of one id would be sampled alike."""
-    first: dict[str, str] = {}
-    for row in rows:
-        if row.id in first:
-            raise DataError(
-                f"{row.place}: ids must be unique, got {row.id!r} as at {first[row.id]}; rename one"
-            )
-        first[row.id] = row.place
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())

@@ -7,42 +7,108 @@ each gold answer must be one the verifier can call right, and so must what demon
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from coop_rl.config import RunConfig
-from coop_rl.config.data import DataSource
+from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import validation_rows
-from coop_rl.data.jsonl import Row, read_rows
+from coop_rl.data.collection import Mixture, render_rows
+from coop_rl.data.golds import unverifiable_prompts, verifiable_share
+from coop_rl.data.jsonl import open_jsonl
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
-from coop_rl.data.order import SeededOrder
 from coop_rl.data.rendering import Renderer, load_tokenizer
+from coop_rl.data.rows import Dropped, ReadRows, Row, RowError
+from coop_rl.data.tables import open_dataset, open_parquet
 from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
-from coop_rl.rewards.registry import VERIFIERS, settings_of
-from coop_rl.rewards.verdict import Answer
 from coop_rl.types import Demonstration, Prompt, ScoredGroup
 
 MATCHING_METHODS = ("hpt", "luffy", "srft", "relift")
 """Methods that use the demonstration of a sampled prompt."""
+T = TypeVar("T")
 DEMONSTRATIONS_STREAM = 1
 """Order stream of the demonstrations; prompts use 0, so equal files are not walked in step."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """All data of one run, tokenised."""
+    """All data of one run, tokenised, or rendered when asked for."""
 
-    prompts: tuple[Prompt, ...]
+    prompts: Mixture[Prompt]
     """D_RL; empty where the method samples nothing for training."""
-    demonstrations: tuple[Demonstration, ...]
+    demonstrations: Mixture[Demonstration]
     """D_SFT; empty where the method uses none."""
     validation: tuple[Demonstration, ...]
     """Demonstrations kept from training, to measure their NLL."""
-    held_out: tuple[Prompt, ...]
+    held_out: Sequence[Prompt]
     """Evaluation prompts, the first `evaluation.num_items` rows."""
+    sources: tuple[str, ...]
+    """Names of the demonstrations' sources."""
+    dropped: tuple[Dropped, ...] = ()
+    """What was left out, by source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """What all sections are read with."""
+
+    config: ServingConfig
+    tokenizer: PreTrainedTokenizerBase
+    facts: ModelFacts
+
+    def prompts(
+        self, section: str, source: RowSource, name: str, max_dropped: float, limit: int | None
+    ) -> tuple[Sequence[Prompt], Dropped]:
+        """Read one source of prompts.
+
+        Raises:
+            UserError: A file, a row or a template is bad.
+        """
+        max_tokens = self.config.rollout.max_tokens
+        renderer = Renderer(section, source, self.tokenizer, self.facts, max_tokens, name)
+        read = open_rows(section, source, _prompt_columns(source), self.config, limit)
+
+        def verify(rows: Sequence[Row], prompts: Sequence[Prompt]) -> Sequence[RowError]:
+            return unverifiable_prompts(rows, prompts, self.config.reward)
+
+        return render_rows(read, renderer.prompt, verify, source.origin, max_dropped)
+
+    def demonstrations(
+        self, source: Traces, name: str, max_dropped: float
+    ) -> tuple[Sequence[Demonstration], Dropped]:
+        """Read one source of demonstrations.
+
+        Raises:
+            UserError: As above, or what they teach is never right.
+        """
+        renderer = Renderer(
+            "demonstrations", source, self.tokenizer, self.facts, max_new_tokens=0, name=name
+        )
+        columns = [*_prompt_columns(source), source.reasoning_column]
+        if source.source_column is not None:
+            columns.append(source.source_column)
+        read = open_rows("demonstrations", source, columns, self.config)
+
+        def render(row: Row) -> Demonstration:
+            return renderer.demonstration(row, source)
+
+        def verify(rows: Sequence[Row], _: Sequence[Demonstration]) -> Sequence[RowError]:
+            texts = [renderer.response_text(row, source) for row in rows]
+            golds = [row.columns[source.answer_column].strip() for row in rows]
+            kind, section = source.verifier or "", self.config.reward
+            details = [row.details for row in rows]
+            if verifiable_share(texts, golds, details, kind, section) == 0 and rows:
+                raise ConfigError(
+                    f"no demonstration of {source.origin} is right for reward.kind {section.kind} "
+                    f"(the first response ends in {texts[0][-20:]!r}, reward.marker is "
+                    f"{section.marker!r}); change demonstrations.response_template or reward.marker"
+                )
+            return ()
+
+        return render_rows(read, render, verify, source.origin, max_dropped)
 
 
 def load_run_data(config: RunConfig) -> RunData:
@@ -54,124 +120,145 @@ def load_run_data(config: RunConfig) -> RunData:
         ConfigError: A template or a count does not fit the data.
     """
     facts = read_model_facts(config.model)
-    tokenizer = load_tokenizer(config.model.path)
+    loader = Loader(config, load_tokenizer(config.model.path), facts)
     trains_rl, trains_sft = config.method.kind != "sft", config.method.kind != "rl"
     if trains_rl and config.reward.shuffle and config.prompts.per_step < 2:
         raise ConfigError(
             "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
         )
-    prompts = load_prompts(config, tokenizer, facts) if trains_rl else ()
-    shown = load_demonstrations(config, tokenizer, facts) if trains_sft else ()
-    split = max(0, len(shown) - validation_rows(config, len(shown)))
-    training, validation = shown[:split], shown[split:]
+    dropped: list[Dropped] = []
+    prompts: Mixture[Prompt] = Mixture([], [])
+    if trains_rl:
+        prompts = _load_prompts(config.prompts, loader, dropped)
+        _refuse_more_than_rows("prompts", config.prompts.per_step, prompts)
+    training: Mixture[Demonstration] = Mixture([], [])
+    validation: tuple[Demonstration, ...] = ()
     if trains_sft:
-        _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, len(training))
+        shown = _load_demonstrations(config.demonstrations, loader, dropped)
+        kept = min(len(shown), validation_rows(config, len(shown)))
+        training, validation = shown.split_tail(kept)
+        _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
     if config.method.kind in MATCHING_METHODS:
         _refuse_no_match(config, prompts, training)
-    return RunData(prompts, training, validation, load_held_out(config, tokenizer, facts))
-
-
-def load_prompts(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
-) -> tuple[Prompt, ...]:
-    """Read D_RL."""
-    prompts = _read_prompts("prompts", config.prompts, config, tokenizer, facts)
-    _refuse_more_than_rows("prompts", config.prompts.per_step, len(prompts))
-    return prompts
+    held_out = load_held_out(config, loader.tokenizer, facts)
+    sources = _source_names(config.demonstrations, training)
+    return RunData(prompts, training, validation, held_out, sources, tuple(dropped))
 
 
 def load_held_out(
     config: ServingConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
-) -> tuple[Prompt, ...]:
+) -> Sequence[Prompt]:
     """Read the evaluation's prompts, at most `evaluation.num_items` from the top."""
     section = config.evaluation
     if section.data is None:
         return ()
-    return _read_prompts(
-        "evaluation.data", section.data, config, tokenizer, facts, limit=section.num_items
-    )
-
-
-def load_demonstrations(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
-) -> tuple[Demonstration, ...]:
-    """Read D_SFT."""
-    section = config.demonstrations
-    columns = [section.prompt_column, section.reasoning_column, section.answer_column]
-    if section.source_column is not None:
-        columns.append(section.source_column)
-    rows = _rows("demonstrations", section, columns, config)
-    renderer = Renderer("demonstrations", section, tokenizer, facts, max_new_tokens=0)
-    rendered = [renderer.demonstration(row, section) for row in rows]
-    verify = VERIFIERS[config.reward.kind].verify
-    settings = settings_of(config.reward)
-    golds = (row.columns[section.answer_column].strip() for row in rows)
-    if not any(
-        verify(Answer(text, gold), settings).is_correct
-        for (_, text), gold in zip(rendered, golds, strict=True)
-    ):
-        raise ConfigError(
-            f"no demonstration of {section.origin} is right for reward.kind {config.reward.kind} "
-            f"(the first response ends in {rendered[0][1][-20:]!r}, reward.marker is "
-            f"{config.reward.marker!r}); change demonstrations.response_template or reward.marker"
-        )
-    return tuple(demonstration for demonstration, _ in rendered)
-
-
-def _read_prompts(
-    section: str,
-    data: DataSource,
-    config: ServingConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    facts: ModelFacts,
-    limit: int | None = None,
-) -> tuple[Prompt, ...]:
-    renderer = Renderer(section, data, tokenizer, facts, config.rollout.max_tokens)
-    rows = _rows(section, data, (data.prompt_column, data.answer_column), config, limit)
-    prompts = tuple(renderer.prompt(row) for row in rows)
-    verifier, settings = VERIFIERS[config.reward.kind], settings_of(config.reward)
-    for row, prompt in zip(rows, prompts, strict=True):
-        if verifier.render is None:
-            break
-        right = Answer(verifier.render(prompt.answer, settings), prompt.answer)
-        if not verifier.verify(right, settings).is_correct:
-            raise DataError(
-                f"{row.place}: no response can be right, the gold answer {prompt.answer!r} itself "
-                f"scores 0 for reward.kind {config.reward.kind} with reward.marker "
-                f"{config.reward.marker!r}; change the answer or the marker"
-            )
+    loader = Loader(config, tokenizer, facts)
+    prompts, _ = loader.prompts("evaluation.data", section.data, "", 0.0, section.num_items)
     return prompts
 
 
-def _rows(
+def open_rows(
     section: str,
-    data: DataSource,
+    source: RowSource,
     columns: Sequence[str],
     config: ServingConfig,
     limit: int | None = None,
-) -> list[Row]:
-    """Read a file or generate a task's rows; training never gets a question of the evaluation."""
-    if data.task is None:
-        return read_rows(Path(str(data.path)), columns, limit)
+) -> ReadRows:
+    """Open a source's rows; training never gets a generated question of the evaluation.
+
+    Raises:
+        UserError: The source is not there, or cannot be read.
+    """
+    if source.dataset is not None:
+        return open_dataset(source.dataset, columns, source.details_columns, limit)
+    if source.task is None:
+        return _open_files(section, source, columns, limit)
     held_out, num_items = config.evaluation.data, config.evaluation.num_items
-    if data is held_out:
-        num_rows = data.task.num_rows
-        return generate_rows(section, data.task, min(num_rows, num_items or num_rows))
-    if held_out is None:
-        return generate_rows(section, data.task, data.task.num_rows)
-    column = held_out.prompt_column
-    items = _rows("evaluation.data", held_out, (column,), config, num_items)
-    excluded = [item.columns[column] for item in items]
-    return generate_rows(section, data.task, data.task.num_rows, excluded)
+    num_rows = source.task.num_rows
+    if source is held_out:
+        num_rows = min(num_rows, num_items) if num_items else num_rows
+        return ReadRows.of(generate_rows(section, source.task, num_rows))
+    excluded = _questions(held_out, config) if held_out else []
+    return ReadRows.of(generate_rows(section, source.task, num_rows, excluded))
 
 
-def _refuse_more_than_rows(section: str, per_step: int, num_rows: int) -> None:
+def _open_files(
+    section: str, source: RowSource, columns: Sequence[str], limit: int | None
+) -> ReadRows:
+    given = [source.path] if isinstance(source.path, str) else source.path or []
+    paths: list[Path] = []
+    for pattern in given:
+        path = Path(pattern)
+        is_pattern = "*" in path.name
+        found = sorted(path.parent.glob(path.name)) if is_pattern else [path]
+        if not found:
+            raise DataError(f"{section}.path {pattern} matches no file; give existing files")
+        paths += found
+    kinds = {path.suffix == ".parquet" for path in paths}
+    if len(kinds) > 1:
+        raise DataError(f"{section}.path mixes parquet with other files; give one kind")
+    if kinds == {True}:
+        return open_parquet(paths, columns, source.details_columns, limit)
+    return open_jsonl(paths, columns, source.details_columns, limit)
+
+
+def _questions(held_out: DataSource, config: ServingConfig) -> list[str]:
+    column, num_items = held_out.prompt_column, config.evaluation.num_items
+    read = open_rows("evaluation.data", held_out, (column,), config, num_items)
+    return [row.columns[column] for row in read.rows]
+
+
+def _prompt_columns(source: RowSource) -> list[str]:
+    return [source.prompt_column, source.answer_column]
+
+
+def _load_prompts(
+    section: PromptsSection, loader: Loader, dropped: list[Dropped]
+) -> Mixture[Prompt]:
+    sources: list[tuple[RowSource, str, float]] = [(s, s.name, s.weight) for s in section.mixture]
+    parts = []
+    for source, name, _ in sources or [(section, "", 1.0)]:
+        part, left_out = loader.prompts("prompts", source, name, section.max_dropped, None)
+        parts.append(part)
+        dropped.append(left_out)
+    return Mixture(parts, [weight for _, _, weight in sources] or [1.0])
+
+
+def _load_demonstrations(
+    section: DemonstrationsSection, loader: Loader, dropped: list[Dropped]
+) -> Mixture[Demonstration]:
+    sources: list[tuple[Traces, str, float]] = [(s, s.name, s.weight) for s in section.mixture]
+    parts = []
+    for source, name, _ in sources or [(section, "", 1.0)]:
+        part, left_out = loader.demonstrations(source, name, section.max_dropped)
+        parts.append(part)
+        dropped.append(left_out)
+    return Mixture(parts, [weight for _, _, weight in sources] or [1.0])
+
+
+def _source_names(section: DemonstrationsSection, shown: Mixture[Demonstration]) -> tuple[str, ...]:
+    """Return every source; only where a column names them must all rows be looked at."""
+    of_column = [*section.mixture, section] if section.mixture else [section]
+    if any(source.source_column for source in of_column):
+        return tuple(sorted({d.source for d in shown}))
+    return tuple(sorted({part[0].source for part in shown.parts if len(part)}))
+
+
+def _refuse_more_than_rows(section: str, per_step: int, rows: Mixture[T]) -> None:
     """A step must not use a row twice: its samples would be seeded, hence sampled, alike."""
-    if per_step > num_rows:
+    if per_step > len(rows):
         raise DataError(
-            f"{section}.per_step must be at most the {num_rows} rows of {section}, "
+            f"{section}.per_step must be at most the {len(rows)} rows of {section}, "
             f"got {per_step}; lower {section}.per_step or add rows"
         )
+    total = sum(rows.weights)
+    for part, weight in zip(rows.parts, rows.weights, strict=True):
+        share = per_step * weight / total
+        if share > len(part) and len(rows.parts) > 1:
+            raise DataError(
+                f"{section}.mixture: a source of {len(part)} rows gives about {share:.1f} of the "
+                f"{per_step} rows of a step; lower its weight or {section}.per_step"
+            )
 
 
 def _refuse_no_match(
@@ -191,16 +278,15 @@ def _refuse_no_match(
 class Demonstrations:
     """Implements `algorithm.roles.Demonstrations`: the rows of a step, the same after a resume."""
 
-    def __init__(self, config: RunConfig, demonstrations: Sequence[Demonstration]) -> None:
+    def __init__(self, config: RunConfig, demonstrations: Mixture[Demonstration]) -> None:
         self.num_rows = len(demonstrations)
         self._demonstrations = demonstrations
-        self._of_prompt = {d.prompt_ids: d for d in reversed(demonstrations)}
-        self._order = SeededOrder(
-            len(demonstrations),
-            config.demonstrations.per_step,
-            config.run.seed,
-            DEMONSTRATIONS_STREAM,
-        )
+        self._of_prompt: dict[tuple[int, ...], Demonstration] = {}
+        if config.method.kind in MATCHING_METHODS:
+            for index in reversed(range(len(demonstrations))):
+                self._of_prompt[demonstrations[index].prompt_ids] = demonstrations[index]
+        per_step, seed = config.demonstrations.per_step, config.run.seed
+        self._order = demonstrations.order(per_step, seed, DEMONSTRATIONS_STREAM)
 
     def next_batch(
         self,

@@ -24,6 +24,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from coop_rl.errors import ConfigError
+
 Kind = Literal["same", "near", "contained", "run"]
 KINDS: tuple[Kind, ...] = ("same", "near", "contained", "run")
 """From the strongest to the weakest."""
@@ -63,6 +65,20 @@ class Overlap:
     """Jaccard index of their 5-word runs."""
     covered: float
     """Share of the evaluation question's words that lie in shared 13-word runs."""
+
+
+def kind_of(name: str | None) -> Kind | None:
+    """Return the kind of that name.
+
+    Raises:
+        ConfigError: There is none; lists all.
+    """
+    for kind in KINDS:
+        if kind == name:
+            return kind
+    if name is not None:
+        raise ConfigError(f"unknown kind of overlap {name!r}; allowed: {', '.join(KINDS)}")
+    return None
 
 
 def words_of(text: str) -> list[str]:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from coop_rl.config.data import DataSource, DemonstrationsSection
-from coop_rl.data.jsonl import Row
+from coop_rl.config.data import RowSource, Traces
 from coop_rl.data.model_folder import ModelFacts, local_folder
-from coop_rl.errors import ConfigError, DataError, ModelError
+from coop_rl.data.rows import Row, RowError
+from coop_rl.errors import ConfigError, ModelError
 from coop_rl.types import Demonstration, Prompt
 
 DEFAULT_SOURCE = "demonstrations"
@@ -51,10 +51,11 @@ class Renderer:
     def __init__(
         self,
         section: str,
-        data: DataSource,
+        data: RowSource,
         tokenizer: PreTrainedTokenizerBase,
         facts: ModelFacts,
         max_new_tokens: int,
+        name: str = "",
     ) -> None:
         """Check the section's templates.
 
@@ -64,6 +65,7 @@ class Renderer:
             tokenizer: The model's.
             facts: Context length and vocabulary size.
             max_new_tokens: Room a prompt must leave for the response.
+            name: Of the source in a mixture; begins the ids.
 
         Raises:
             ConfigError: A template lacks its place for the value.
@@ -72,6 +74,12 @@ class Renderer:
         self._section, self._data = section, data
         self._tokenizer, self._facts = tokenizer, facts
         self._max_new_tokens = max_new_tokens
+        self._name = name
+        if "{prompt}" not in data.question_template:
+            raise ConfigError(
+                f"{section}.question_template must contain {{prompt}}, "
+                f"got {data.question_template!r}"
+            )
         if data.template is None:
             if not tokenizer.chat_template:
                 raise ModelError(
@@ -85,45 +93,52 @@ class Renderer:
         """Render a prompt with a gold answer.
 
         Raises:
-            DataError: It has no token, or is too long for the context.
+            RowError: It has no token, or is too long for the context.
         """
         text = self._prompt_text(row.columns[self._data.prompt_column])
         token_ids = self._tokenize(text, row)
         if not token_ids:
-            raise DataError(f"{row.place}: the prompt has no tokens; drop the row")
+            raise RowError(row.place, "the prompt has no tokens; drop the row", "no tokens")
         allowed = self._facts.max_length - self._max_new_tokens
         if len(token_ids) > allowed:
-            raise DataError(
-                f"{row.place}: prompts may have {allowed} tokens (context {self._facts.max_length} "
+            raise RowError(
+                row.place,
+                f"prompts may have {allowed} tokens (context {self._facts.max_length} "
                 f"less {self._max_new_tokens} for the response), got {len(token_ids)}; drop the "
-                "row, lower rollout.max_tokens, or raise model.max_length if the model allows it"
+                "row, lower rollout.max_tokens, or raise model.max_length if the model allows it",
+                "too long",
             )
-        return Prompt(row.id, text, token_ids, row.columns[self._data.answer_column].strip())
+        answer = row.columns[self._data.answer_column].strip()
+        verifier = self._data.verifier or ""
+        return Prompt(self._id(row), text, token_ids, answer, row.details, verifier, self._name)
 
-    def demonstration(self, row: Row, section: DemonstrationsSection) -> tuple[Demonstration, str]:
-        """Render an expert trace; returns it and the text of its response.
+    def demonstration(self, row: Row, section: Traces) -> Demonstration:
+        """Render an expert trace.
 
         Raises:
-            DataError: It is too long for the context, or empty.
+            RowError: It is too long for the context, or empty.
         """
         prompt_ids = self._tokenize(self._prompt_text(row.columns[section.prompt_column]), row)
         response = self.response_text(row, section)
         response_ids = (*self._tokenize(response, row), self.end_of_sequence())
         total = len(prompt_ids) + len(response_ids)
         if not prompt_ids:
-            raise DataError(f"{row.place}: the prompt has no tokens; drop the row")
+            raise RowError(row.place, "the prompt has no tokens; drop the row", "no tokens")
         if total > self._facts.max_length:
-            raise DataError(
-                f"{row.place}: prompt, response and end token may have {self._facts.max_length} "
+            raise RowError(
+                row.place,
+                f"prompt, response and end token may have {self._facts.max_length} "
                 f"tokens together, got {len(prompt_ids)} + {len(response_ids)}; drop the row, or "
-                "raise model.max_length if the model allows it"
+                "raise model.max_length if the model allows it",
+                "too long",
             )
-        source = DEFAULT_SOURCE
+        source = self._name or DEFAULT_SOURCE
         if section.source_column is not None:
             source = row.columns[section.source_column]
-        return Demonstration(row.id, prompt_ids, response_ids, source), response
+        return Demonstration(self._id(row), prompt_ids, response_ids, source)
 
-    def response_text(self, row: Row, section: DemonstrationsSection) -> str:
+    @staticmethod
+    def response_text(row: Row, section: Traces) -> str:
         """Write out reasoning and answer as the model is to produce them."""
         values = {
             "reasoning": row.columns[section.reasoning_column],
@@ -145,11 +160,18 @@ class Renderer:
             )
         return token
 
+    def _id(self, row: Row) -> str:
+        return f"{self._name}/{row.id}" if self._name else row.id
+
     def _prompt_text(self, prompt: str) -> str:
+        prompt = fill(self._data.question_template, {"prompt": prompt})
         if self._data.template is not None:
             return fill(self._data.template, {"prompt": prompt})
+        messages = [{"role": "user", "content": prompt}]
+        if self._data.system is not None:
+            messages.insert(0, {"role": "system", "content": self._data.system})
         rendered = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            messages, tokenize=False, add_generation_prompt=True
         )
         return str(rendered)
 

@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 
 from coop_rl.config import RunConfig
 from coop_rl.config.schema import ServingConfig
+from coop_rl.config.sizes import named_verifiers
 from coop_rl.distributed.sync_client import RayWeightSyncClient
 from coop_rl.errors import ActorLostError
 from coop_rl.observability.logs import redirect_output
@@ -239,8 +240,8 @@ class RewardActor:
         from coop_rl.evaluation.benchmarks import verifiers_of
         from coop_rl.rewards.pool import RewardPool
 
-        kinds = verifiers_of(self._config.evaluation.benchmarks)
-        self._pool = RewardPool(self._config.reward, kinds=kinds)
+        kinds = {*verifiers_of(self._config.evaluation.benchmarks), *named_verifiers(self._config)}
+        self._pool = RewardPool(self._config.reward, kinds=sorted(kinds))
         return os.getpid()
 
     def score(self, group: RolloutGroup) -> ScoredGroup:

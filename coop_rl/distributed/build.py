@@ -83,7 +83,10 @@ def _create(config: ServingConfig, log_dir: Path) -> Team:
 
     serving = Team(
         rollouts=engines("rollout", config.rollout.num_actors),
-        reward=actor("reward", RewardActor, place.reward),
+        # One thread a worker and one for shutting down: a slow group holds up no other.
+        reward=actor(
+            "reward", RewardActor, place.reward, max_concurrency=config.reward.num_workers + 1
+        ),
     )
     if not isinstance(config, RunConfig):
         return serving

@@ -9,7 +9,7 @@ from coop_rl.algorithm.estimators import RlEstimator
 from coop_rl.config import RunConfig
 from coop_rl.config.method import DapoRl, rl_settings
 from coop_rl.config.schema import ServingConfig
-from coop_rl.data.order import SeededOrder
+from coop_rl.data.collection import Mixture
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.checkpoints import StopRequest
 from coop_rl.distributed.team import Member, Team
@@ -85,7 +85,7 @@ class RayRollouts:
         self,
         config: RunConfig,
         generation: Generation,
-        prompts: Sequence[Prompt],
+        prompts: Mixture[Prompt],
         estimator: RlEstimator,
         stages: Stages,
     ) -> None:
@@ -97,8 +97,8 @@ class RayRollouts:
         seed, per_step = config.run.seed, config.prompts.per_step
         rl = rl_settings(config.method)
         self._max_refills = rl.max_refills if isinstance(rl, DapoRl) else 0
-        self._order = SeededOrder(len(prompts), per_step, seed)
-        self._refills = SeededOrder(len(prompts), per_step, seed, REFILL_STREAM)
+        self._order = prompts.order(per_step, seed)
+        self._refills = prompts.order(per_step, seed, REFILL_STREAM)
 
     def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
         """Generate and score the prompts of a step."""

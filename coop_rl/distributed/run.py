@@ -86,7 +86,7 @@ def _run(
     with ray_session(config.placement, derive_sizes(config), config.run.name), stop.listening():
         with team_of(config, directory.logs) as team:
             console.milestone("starting actors")
-            place, sources = config.placement, sorted({d.source for d in data.demonstrations})
+            place, sources = config.placement, data.sources
             team.start(place.startup_timeout_s, config.sync.timeout_s, sources, console.milestone)
             method = build_method(config)
             session = _Session.build(

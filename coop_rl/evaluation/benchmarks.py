@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coop_rl.data.jsonl import Row
+from coop_rl.data.rows import Row
 from coop_rl.errors import ConfigError, DataError
 
 DATA_DIR_VARIABLE = "COOP_RL_DATA"

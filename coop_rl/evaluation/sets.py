@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from coop_rl.config.data import DataSource
 from coop_rl.config.schema import ServingConfig
-from coop_rl.data.jsonl import Row
 from coop_rl.data.load import load_held_out
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
 from coop_rl.data.rendering import Renderer, fill, load_tokenizer
+from coop_rl.data.rows import Row
 from coop_rl.errors import ConfigError
 from coop_rl.evaluation.benchmarks import (
     BENCHMARKS,

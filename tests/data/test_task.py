@@ -103,7 +103,7 @@ def test_nor_one_of_an_evaluation_file(tmp_path: Path) -> None:
 
 
 def test_file_and_task_together_or_neither_are_refused() -> None:
-    with pytest.raises(ConfigError, match="got both"):
+    with pytest.raises(ConfigError, match="got path and task"):
         config("prompts.path=rows.jsonl")
-    with pytest.raises(ConfigError, match="got neither"):
+    with pytest.raises(ConfigError, match="got none"):
         load_config(DEMO, ["prompts.path=null"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from coop_rl.algorithm.methods import build_method
 from coop_rl.config import load_config
+from coop_rl.data.collection import Mixture
 from coop_rl.data.order import SeededOrder
 from coop_rl.distributed.rollouts import Generation, RayRollouts
 from coop_rl.observability.stages import Stages
@@ -48,7 +49,9 @@ def rollouts(num_rows: int, answers: Answers, *overrides: str) -> RayRollouts:
         Path("configs/local/demo.yaml"), ["prompts.per_step=4", "method.kind=rl", *overrides]
     )
     prompts = [Prompt(str(i), "", (1,), "") for i in range(num_rows)]
-    return RayRollouts(config, answers, prompts, build_method(config).estimator, Stages())
+    return RayRollouts(
+        config, answers, Mixture.of(prompts), build_method(config).estimator, Stages()
+    )
 
 
 def ids(groups: Sequence[ScoredGroup]) -> list[str]:

@@ -21,6 +21,7 @@ from coop_rl.algorithm.train import train
 from coop_rl.config import RunConfig, load_config
 from coop_rl.config.method import ColdStartMethod, rl_settings
 from coop_rl.config.sizes import has_adapter, has_shadow
+from coop_rl.data.collection import Mixture
 from coop_rl.data.load import Demonstrations
 from coop_rl.distributed.roles import SHADOW_OBJECTIVE
 from coop_rl.distributed.rollouts import SHADOW_SEED, Generation, RayRollouts, step_sampling
@@ -360,10 +361,14 @@ def start(
     method = build_method(config)
     roles = Roles(
         rollouts=RayRollouts(
-            config, LocalGeneration(branches, task), task.prompts, method.estimator, Stages()
+            config,
+            LocalGeneration(branches, task),
+            Mixture.of(task.prompts),
+            method.estimator,
+            Stages(),
         ),
         shadow_rollouts=LocalShadowRollouts(config, branches, task),
-        demonstrations=Demonstrations(config, task.demonstrations),
+        demonstrations=Demonstrations(config, Mixture.of(task.demonstrations)),
         learners=LocalLearners(branches),
         meta_controller=LocalMetaController(branches),
         weights=LocalWeights(branches),

@@ -1,0 +1,86 @@
+"""Whether gold answers and demonstrations can be right for the verifier; `data.load` asks.
+
+Verifiers that may burn time on a hostile gold answer (`math` and those with heavy imports) judge in
+a reward pool with its limits, at most CHECKED rows; the others judge here, all rows.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from coop_rl.config.reward import RewardSection
+from coop_rl.data.rows import Row, RowError
+from coop_rl.rewards.pool import RewardPool
+from coop_rl.rewards.registry import VERIFIERS, settings_of
+from coop_rl.rewards.verdict import Answer
+from coop_rl.types import Prompt
+
+CHECKED = 2_000
+T = TypeVar("T")
+
+
+def unverifiable_prompts(
+    rows: Sequence[Row], prompts: Sequence[Prompt], section: RewardSection
+) -> list[RowError]:
+    """Return an error for each prompt no response to which can be right."""
+    settings = settings_of(section)
+    asked: list[tuple[Row, Answer]] = []
+    for row, prompt in _spread(list(zip(rows, prompts, strict=True)), section, prompts):
+        render = VERIFIERS[prompt.verifier or section.kind].render
+        if render is not None:
+            right = render(prompt.answer, settings)
+            asked.append((row, Answer(right, prompt.answer, prompt.details, prompt.verifier)))
+    verdicts = _judge([answer for _, answer in asked], section)
+    return [
+        RowError(
+            row.place,
+            f"no response can be right, the gold answer {answer.gold!r} itself "
+            f"scores 0 for reward.kind {answer.verifier or section.kind} with reward.marker "
+            f"{section.marker!r}; change the answer or the marker",
+            "gold answer not verifiable",
+        )
+        for (row, answer), is_right in zip(asked, verdicts, strict=True)
+        if not is_right
+    ]
+
+
+def verifiable_share(
+    texts: Sequence[str],
+    golds: Sequence[str],
+    details: Sequence[str],
+    verifier: str,
+    section: RewardSection,
+) -> float:
+    """Return the share of demonstrations that are right; 1 where nobody can tell."""
+    if VERIFIERS[verifier or section.kind].render is None or not texts:
+        return 1.0
+    answers = [
+        Answer(text, gold, more, verifier)
+        for text, gold, more in zip(texts, golds, details, strict=True)
+    ]
+    verdicts = _judge(_sample(answers, 256), section)
+    return sum(verdicts) / len(verdicts)
+
+
+def _spread(pairs: list[T], section: RewardSection, prompts: Sequence[Prompt]) -> list[T]:
+    """Return all pairs, or an evenly spaced part where they are judged in the pool."""
+    is_heavy = any(VERIFIERS[p.verifier or section.kind].modules for p in prompts[:1])
+    return _sample(pairs, CHECKED) if is_heavy else pairs
+
+
+def _sample(items: list[T], count: int) -> list[T]:
+    return items[:: max(1, -(-len(items) // count))]
+
+
+def _judge(answers: Sequence[Answer], section: RewardSection) -> list[bool]:
+    kinds = {answer.verifier or section.kind for answer in answers}
+    if not any(VERIFIERS[kind].modules for kind in kinds):
+        settings = settings_of(section)
+        return [
+            VERIFIERS[a.verifier or section.kind].verify(a, settings).is_correct for a in answers
+        ]
+    plain = section.model_copy(update={"parts": {}, "weight": 1.0})
+    pool = RewardPool(plain, kinds=sorted(kinds))
+    try:
+        return [verdict.is_correct for verdict in pool.score(answers)]
+    finally:
+        pool.close()

@@ -1,0 +1,88 @@
+"""Rows and what was wrong with those that are left out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from coop_rl.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One object of a file, its wanted columns as text."""
+
+    place: str
+    """`file:line`, for errors about the row."""
+    id: str
+    """The row's `id` column, or its line number where it has none."""
+    columns: dict[str, str]
+    """Wanted column -> text; whole numbers are written out."""
+    details: str = ""
+    """What its verifier needs besides the gold answer, as JSON; empty: nothing."""
+
+
+class RowError(DataError):
+    """A row is bad; `kind` says in a few words how, for a summary."""
+
+    def __init__(self, place: str, message: str, kind: str) -> None:
+        super().__init__(f"{place}: {message}")
+        self.place, self.kind = place, kind
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What was left out of one source."""
+
+    origin: str
+    num_rows: int
+    """Rows the source had, the bad ones included; only a sample of a large one was looked at."""
+    kinds: tuple[tuple[str, int, str], ...]
+    """(kind, rows, message about the first)."""
+
+    @property
+    def total(self) -> int:
+        """Rows left out."""
+        return sum(count for _, count, _ in self.kinds)
+
+
+@dataclass(slots=True)
+class BadRows:
+    """Collects bad rows; keeps the first message of each kind, however many there are."""
+
+    first: RowError | None = None
+    kinds: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, error: RowError) -> None:
+        """Take in a bad row."""
+        self.first = self.first or error
+        count, message = self.kinds.get(error.kind, (0, str(error)))
+        self.kinds[error.kind] = (count + 1, message)
+
+    @property
+    def total(self) -> int:
+        """Bad rows so far."""
+        return sum(count for count, _ in self.kinds.values())
+
+    def settle(self, origin: str, num_rows: int, max_dropped: float) -> Dropped:
+        """Return what is left out.
+
+        Raises:
+            DataError: It is more than `max_dropped` of `num_rows`; names the first.
+        """
+        if self.first is not None and self.total > max_dropped * num_rows:
+            more = f" ({self.total} rows of {origin} are bad)" if self.total > 1 else ""
+            raise DataError(f"{self.first}{more}")
+        kinds = tuple((kind, count, message) for kind, (count, message) in self.kinds.items())
+        return Dropped(origin, num_rows, kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRows:
+    """The well-formed rows of a source, by position, and the malformed ones."""
+
+    rows: Sequence[Row]
+    bad: BadRows
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> "ReadRows":
+        """Hold rows that are in memory and good."""
+        return cls(tuple(rows), BadRows())

@@ -1,0 +1,172 @@
+"""Parquet files and Hugging Face data sets as rows by position, through the library `datasets`.
+
+They are memory-mapped: rows are read when asked for. Code that comes with a data set is never run.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from coop_rl.config.data import HubDataset
+from coop_rl.data.jsonl import open_jsonl, to_row
+from coop_rl.data.rows import BadRows, ReadRows, Row, RowError
+from coop_rl.errors import DataError
+
+CACHE_VARIABLE = "COOP_RL_CACHE"
+DEFAULT_CACHE = "~/.cache/coop-rl"
+
+
+def open_parquet(
+    paths: Sequence[Path], columns: Sequence[str], details: Sequence[str], limit: int | None
+) -> ReadRows:
+    """Open parquet files.
+
+    Raises:
+        DataError: One is missing or no parquet file.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"cannot read data file {path}: no such file; give an existing file")
+    origin = ", ".join(map(str, paths))
+
+    def load() -> Any:
+        from datasets import load_dataset
+
+        return load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
+
+    return _check(_load(load, origin), origin, columns, details, limit)
+
+
+def open_dataset(
+    source: HubDataset, columns: Sequence[str], details: Sequence[str], limit: int | None
+) -> ReadRows:
+    """Open a data set of the hub or of a local folder.
+
+    Raises:
+        DataError: It is not there, or cannot be read.
+    """
+    if source.streaming:
+        return open_jsonl([_stream(source)], columns, details, limit)
+
+    def load() -> Any:
+        from datasets import load_dataset, load_from_disk
+
+        folder = Path(source.name)
+        if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+            loaded = load_from_disk(source.name)
+            return loaded[source.split] if isinstance(loaded, dict) else loaded
+        return load_dataset(
+            source.name, source.subset, split=source.split, revision=source.revision
+        )
+
+    wanted = min((n for n in (limit, source.num_rows) if n is not None), default=None)
+    return _check(_load(load, source.name), source.name, columns, details, wanted)
+
+
+class TableRows(Sequence[Row]):
+    """The good rows of a memory-mapped table."""
+
+    def __init__(
+        self, table: Any, origin: str, columns: Sequence[str], details: Sequence[str]
+    ) -> None:
+        self._table, self._origin = table, origin
+        self._columns, self._details = columns, details
+        self.good: Sequence[int] = range(len(table))
+
+    def __len__(self) -> int:
+        """Return the good rows."""
+        return len(self.good)
+
+    @overload
+    def __getitem__(self, position: int) -> Row: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Row]: ...
+    def __getitem__(self, position: int | slice) -> Row | list[Row]:
+        """Read a row, or several."""
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        return self.read(self.good[position])
+
+    def read(self, index: int) -> Row:
+        """Read a row by its index in the table.
+
+        Raises:
+            RowError: It is bad.
+        """
+        place = f"{self._origin}[{index}]"
+        return to_row(place, index, self._table[index], self._columns, self._details)
+
+
+def _check(
+    table: Any, origin: str, columns: Sequence[str], details: Sequence[str], limit: int | None
+) -> ReadRows:
+    """Read every wanted row once."""
+    present = [c for c in dict.fromkeys([*columns, *details, "id"]) if c in table.column_names]
+    table = table.select_columns(present)
+    if limit is not None:
+        table = table.select(range(min(limit, len(table))))
+    rows, bad = TableRows(table, origin, columns, details), BadRows()
+    good: list[int] = []
+    seen: set[str] = set()
+    for index in range(len(table)):
+        try:
+            row = rows.read(index)
+            if row.id in seen:
+                message = f"ids must be unique, got {row.id!r} again; rename one"
+                raise RowError(row.place, message, "id seen before")
+        except RowError as error:
+            bad.add(error)
+            continue
+        seen.add(row.id)
+        good.append(index)
+    rows.good = good
+    if not good and not bad.total:
+        raise DataError(f"{origin} holds no rows; give one that does")
+    return ReadRows(rows, bad)
+
+
+def _load(load: Callable[[], Any], origin: str) -> Any:
+    """Load without progress bars; the library's errors become one line."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        return load()
+    except Exception as error:  # the library raises its own, pyarrow's, fsspec's and the network's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"cannot read the data set {origin}: {type(error).__name__}: {reason}; "
+            "check its name, subset and split, and the network"
+        ) from None
+
+
+def _stream(source: HubDataset) -> Path:
+    """Fetch the first rows into a file of the cache, once; a resumed run reads the same file."""
+    key = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:16]
+    folder = Path(os.environ.get(CACHE_VARIABLE, DEFAULT_CACHE)).expanduser() / "streams"
+    path = folder / f"{source.name.replace('/', '--')}-{key}.jsonl"
+    if path.is_file():
+        return path
+
+    def fetch() -> None:
+        from datasets import load_dataset
+
+        stream = load_dataset(
+            source.name,
+            source.subset,
+            split=source.split,
+            revision=source.revision,
+            streaming=True,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            for row in stream.take(source.num_rows):
+                file.write(json.dumps(row, default=str) + "\n")
+        temporary.replace(path)
+
+    _load(fetch, source.name)
+    return path
