@@ -29,6 +29,7 @@ from coop_rl.learner.export import export_policy
 from coop_rl.observability.evaluation_console import EvaluationConsole
 from coop_rl.observability.logs import route_library_logs
 from coop_rl.observability.run_directory import git_commit, package_versions
+from coop_rl.rewards.user import check_functions
 from coop_rl.types import PolicyVersion
 
 SERVED = PolicyVersion(0, 0)
@@ -128,6 +129,7 @@ def _resolve(request: EvaluationRequest, model: str, taken: Sequence[str]) -> Ta
         config = _config(request, request.config, model)
     number = 1 + sum(other == name or other.startswith(f"{name}+") for other in taken)
     unique = name if number == 1 else f"{name}+{number}"
+    check_functions(config.reward)
     return Target(unique, model, config, step, tuple(serving_sets(config)))
 
 

@@ -27,9 +27,11 @@ from coop_rl.evaluation.evaluator import Evaluator
 from coop_rl.evaluation.sets import EvaluationSet, run_sets
 from coop_rl.learner.checkpoint import CheckpointStore, read_progress
 from coop_rl.observability.console import RunConsole
+from coop_rl.observability.forgetting import describe_forgetting
 from coop_rl.observability.observer import RunObserver
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.stages import Stages
+from coop_rl.rewards.user import check_functions
 
 
 def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
@@ -44,12 +46,14 @@ def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
     sizes = derive_sizes(config)
     if config.placement.address is None:
         preflight_local(sizes)
+    check_functions(config.reward)
     data = load_run_data(config)
     sets = run_sets(config, data.held_out)
     directory = RunDirectory.open(config, run_dir)
     store = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
     resume_from = _resume_point(config, store, resume)
     console.show_plan(config, sizes, directory.path, resume_from)
+    console.dropped(data.dropped)
     with directory.running():
         _run(config, data, sets, directory, store, resume_from, console)
 
@@ -98,6 +102,7 @@ def _run(
                 session.checkpoints.save_and_stop()
             finally:
                 session.observer.close()
+        console.notes(describe_forgetting(session.observer.forgetting))
         console.summary(
             directory.path, session.evaluation.comparisons(), time.monotonic() - started
         )

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coop_rl.config import DerivedSizes, RunConfig
+from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
 from coop_rl.observability.metrics import Metrics
@@ -64,6 +65,23 @@ class RunConsole:
         if resume_from:
             self._line(f"resumes from {resume_from}")
         self._line(f"run directory {path}")
+
+    def dropped(self, sources: Sequence[Dropped]) -> None:
+        """Print what was left out of the data, and why; nothing where nothing was."""
+        for source in sources:
+            if source.total:
+                share = source.total / source.num_rows
+                self._line(
+                    f"{source.origin}: {source.total:,} of {source.num_rows:,} rows left out "
+                    f"({share:.1%})"
+                )
+            for kind, count, message in source.kinds:
+                self._line(f"  {count:,} x {kind}; the first: {clean(message)}", "dim")
+
+    def notes(self, lines: Sequence[str]) -> None:
+        """Print lines about the run."""
+        for line in lines:
+            self._line(line)
 
     def milestone(self, text: str) -> None:
         """Print a line about start-up, with the seconds since this object was made."""

@@ -157,3 +157,27 @@ class Forgetting:
     def dip(self) -> Dip | None:
         """Return the deepest fall of the reward so far."""
         return find_dip(self._rewards)
+
+
+def describe_forgetting(forgetting: Forgetting) -> list[str]:
+    """Return what a run's summary says about it; nothing where nothing was measured."""
+    lines = []
+    retention, dip = forgetting.retention(), forgetting.dip()
+    if retention is not None:
+        kept = "" if retention.retained is None else f", {retention.retained:.0%} of the gain kept"
+        lines.append(
+            f"demonstrations kept from training: NLL {retention.first:.4f} before, lowest "
+            f"{retention.lowest:.4f} after {retention.lowest_step} steps, {retention.last:.4f} "
+            f"now{kept}"
+        )
+    if dip is not None and dip.is_clear:
+        back = f"back at step {dip.recovered_step}" if dip.recovered_step else "not back yet"
+        lines.append(
+            f"reward dipped by {dip.depth:.3f} from step {dip.peak_step} to {dip.low_step}, {back} "
+            f"(means of {WINDOW} steps; noise alone stays below {dip.noise:.3f})"
+        )
+    elif dip is not None:
+        lines.append(
+            f"reward: no dip beyond noise (deepest {dip.depth:.3f}, noise up to {dip.noise:.3f})"
+        )
+    return lines

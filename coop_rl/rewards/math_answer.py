@@ -119,7 +119,7 @@ def is_bomb(text: str) -> bool:
 
 def normal_form(text: str) -> str:
     """Return one spelling for equal answers, as far as sympy's automatic forms reach."""
-    parsed = _parse(text) if text else ()
+    parsed = parse_answer(text) if text else ()
     if not parsed:
         return text[:MOST_CHARACTERS]
     value = parsed[0]
@@ -138,7 +138,7 @@ def _is_equal(gold: str, given: str, tolerance: float | None) -> bool:
         return False
     if OPERATOR.search(given) and not OPERATOR.search(gold):  # an unevaluated sum is no answer
         return False
-    parsed_gold, parsed_given = _parse(gold), _parse(given)
+    parsed_gold, parsed_given = parse_answer(gold), parse_answer(given)
     if not parsed_gold or not parsed_given:
         return False
     are_equal = _are_equal_numbers(parsed_gold[0], parsed_given[0], tolerance)
@@ -153,7 +153,7 @@ def _is_equal(gold: str, given: str, tolerance: float | None) -> bool:
 
 
 @lru_cache(maxsize=8192)
-def _parse(text: str) -> Parsed:
+def parse_answer(text: str) -> Parsed:
     """Return math-verify's reading of a normalised answer; empty for none, and for bombs."""
     if is_bomb(text):
         return ()

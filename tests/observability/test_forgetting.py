@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from coop_rl.observability.forgetting import WINDOW, Forgetting, find_dip
+from coop_rl.observability.forgetting import WINDOW, Forgetting, describe_forgetting, find_dip
 from coop_rl.observability.metrics import describe
 
 
@@ -110,3 +110,15 @@ def test_without_kept_demonstrations_there_is_nothing_to_say() -> None:
     assert forgetting.step({"step": 0, "loss/sft": 1.0}) == {}
     assert forgetting.retention() is None
     assert forgetting.dip() is None
+
+
+def test_the_summary_says_what_was_lost() -> None:
+    forgetting = Forgetting()
+    assert describe_forgetting(forgetting) == []
+    feed(forgetting, ROWS)
+    retention, dip = describe_forgetting(forgetting)
+    assert retention == (
+        "demonstrations kept from training: NLL 2.0000 before, lowest 1.0000 after 10 steps, "
+        "1.2500 now, 75% of the gain kept"
+    )
+    assert dip.startswith("reward dipped by 0.100 from step 5 to 10, not back yet")

@@ -131,3 +131,16 @@ def test_wrong_reward_sections_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             section(**fields)
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/rewards.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "my_rewards.py").write_text(code, encoding="utf-8")
+    pool = RewardPool(section(kind="python", function=f"{tmp_path}/my_rewards.py:brief_and_right"))
+    right, wrong = pool.score(
+        [Answer("so 4", "4", num_tokens=10), Answer("so 5", "4", num_tokens=10)]
+    )
+    pool.close()
+    assert (right.value, right.is_correct) == (pytest.approx(0.99), True)
+    assert (wrong.value, wrong.is_correct) == (pytest.approx(-0.01), False)
