@@ -25,7 +25,6 @@ BOMBS = (
     r"\sum_{i=1}^{10^9} i", r"\int_0^1 x^{x^{x}} dx", r"\sqrt[9999]{9^{9999}}",
     r"(x+1)^{99}(y+1)^{99}(z+1)^{99}", "x^{9999}-1=0", r"\prod_{k=1}^{99999} k",
 )  # fmt: skip
-SLOW = "hang"
 
 
 def hostile(num: int, seed: int) -> list[Answer]:
@@ -80,13 +79,12 @@ def main(num: int) -> None:
             statuses[verdict.status] += 1
         memory.append(round(worker_mib()))
     hostile_s = time.monotonic() - started
-    over: list[float] = []
-    for answer in (a for a in answers if "boxed" in a.text):
-        if len(over) >= 200:
-            break
+    over: dict[str, float] = {}
+    for bomb in (*BOMBS, *(a.text for a in answers[:100])):
+        pool.score([Answer(r"\boxed{4}", "4")] * 2)  # both workers are up again
         started = time.monotonic()
-        pool.score([answer])
-        over.append(time.monotonic() - started - LIMIT_S)
+        pool.score([Answer(f"\\boxed{{{bomb}}}", "4")])
+        over[bomb[:30]] = time.monotonic() - started - LIMIT_S
     good = ordinary(6000, 1)
     pool.score(good[:600])
     rates = []
@@ -100,7 +98,8 @@ def main(num: int) -> None:
         "hostile": num,
         **statuses,
         "hostile_s": round(hostile_s, 1),
-        "slowest_single_over_limit_s": round(max(over), 2),
+        "killed_alone": sum(seconds > 0 for seconds in over.values()),
+        "slowest_single_over_limit_s": round(max(over.values()), 2),
         "workers_mib_per_chunk": memory,
         "ordinary_per_s": [round(rate) for rate in sorted(rates)],
         "ordinary_right": sum(v.is_correct for v in verdicts) / len(verdicts),

@@ -26,10 +26,10 @@ from coop_rl.rewards.registry import VERIFIERS, judge_settings
 from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer, Verdict, Verifier
 from coop_rl.rewards.worker import judge_batch, start_worker
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 """Answers per task: one answer a task would spend most of the time on passing messages."""
-BATCH_LIMIT_S = 0.5
-"""A batch slower than this is taken apart; an honest one takes milliseconds."""
+BATCH_LIMIT_S = 2.0
+"""A batch slower than this is taken apart; an honest one takes 0.2 s of `math`, less of others."""
 START_LIMIT_S = 60.0
 """Longest wait for a worker process to come up, on top of the limits of what it runs."""
 JOIN_LIMIT_S = 5.0

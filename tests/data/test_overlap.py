@@ -84,7 +84,7 @@ def test_similarity_and_cover_are_shares(evaluation: str, training: str) -> None
         assert 0 <= found.covered <= 1
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="shared data are not here")
 def test_known_overlaps_of_real_data_are_found() -> None:
     """LIMR's row marked `overlaps` is, and GSM8K's halves are apart."""
 

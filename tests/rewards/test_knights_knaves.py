@@ -40,7 +40,7 @@ def test_any_text_gets_a_verdict(text: str) -> None:
     assert not verify_knights_knaves(Answer(text, GOLD), SETTINGS).is_correct
 
 
-@pytest.mark.skipif(not FILE.is_file(), reason="no ../shared/data here")
+@pytest.mark.skipif(not FILE.is_file(), reason="shared data are not here")
 def test_golds_of_the_benchmark() -> None:
     with FILE.open(encoding="utf-8") as file:
         golds = [json.loads(line)["answer"] for line in file]

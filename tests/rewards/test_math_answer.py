@@ -149,7 +149,7 @@ def rows(name: str, step: int) -> list[dict]:
         return [json.loads(line) for line in islice(file, 0, None, step)]
 
 
-@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no ../shared/data here")
+@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="shared data are not here")
 @pytest.mark.parametrize(
     ("name", "step"),
     [("math500", 3), ("minerva_math", 3), ("olympiadbench", 6), ("aime24", 1), ("gsm8k", 7)],

@@ -21,7 +21,7 @@ from tests.rewards.verifiers import ALWAYS_RIGHT, ALWAYS_WRONG, FAILING, section
 RIGHT, WRONG = Verdict(1.0, True, answer="4"), Verdict(0.0, False, answer="5")
 LIMIT_S = 1.0
 MOST_S = LIMIT_S + 4.0
-"""A batch's half second, the limit, two new processes (0.3 s each on an idle machine)."""
+"""The batch's limit, the answer's, two new processes (0.3 s each on an idle machine)."""
 
 
 @pytest.fixture(scope="module")
