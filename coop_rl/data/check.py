@@ -52,16 +52,11 @@ def check_data(
         console: Prints.
 
     Raises:
-        UserError: A source cannot be read, or there is nothing to compare with.
+        UserError: A source cannot be read.
     """
     if (drop is None) != (folder is None):
         raise ConfigError("--drop and --to go together: what to drop, and the folder to write to")
     index = OverlapIndex(_evaluation_questions(config))
-    if not len(index):
-        raise ConfigError(
-            "the config has no evaluation to compare with; set evaluation.data or "
-            "evaluation.benchmarks (with evaluation.data_dir)"
-        )
     checked = [
         _check(name, source, columns, config, index) for name, source, columns in _training(config)
     ]

@@ -6,12 +6,17 @@ from pathlib import Path
 from rich.console import Console
 
 from coop_rl.config import derive_sizes, load_config
+from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison, EvaluationResult
 from coop_rl.observability.console import RunConsole, clean
 from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import step_metrics
 from tests.observability.records import RIGHT, TIMEOUT, bridge, sft
 
+BAD_KINDS = (
+    ("too long", 2, "b.jsonl:7: prompts may have 4 tokens, got 9"),
+    ("not JSON", 1, "b.jsonl:9: not JSON"),
+)
 DEMO = Path(__file__).parents[2] / "configs/local/demo.yaml"
 RUN = Path("/a/long/path/to/the/runs/of/somebody/who/likes/long/names/and/nested/folders/demo")
 
@@ -124,3 +129,13 @@ def test_the_summary_says_what_the_run_has_spent() -> None:
         "spent: 9 tokens generated; trained 9 rl, 40 sft, 9 shadow; 2 optimiser steps; "
         "4 demonstrations; 7.4e+05 FLOP; 8 device-seconds\n"
     ) in file.getvalue()
+
+
+def test_what_was_left_out_is_said_once_with_the_first_of_each_kind() -> None:
+    console, file = plain()
+    console.dropped([Dropped("a.jsonl", 100, ()), Dropped("b.jsonl", 40, BAD_KINDS)])
+    assert file.getvalue().splitlines() == [
+        "b.jsonl: 3 of 40 rows left out (7.5%)",
+        "  2 x too long; the first: b.jsonl:7: prompts may have 4 tokens, got 9",
+        "  1 x not JSON; the first: b.jsonl:9: not JSON",
+    ]

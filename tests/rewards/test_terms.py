@@ -142,5 +142,19 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
         [Answer("so 4", "4", num_tokens=10), Answer("so 5", "4", num_tokens=10)]
     )
     pool.close()
-    assert (right.value, right.is_correct) == (pytest.approx(0.99), True)
-    assert (wrong.value, wrong.is_correct) == (pytest.approx(-0.01), False)
+    assert [right.value, wrong.value] == pytest.approx([0.99, -0.01])
+    assert (right.is_correct, wrong.is_correct) == (True, False)
+
+
+def test_answers_may_name_their_own_verifier() -> None:
+    pool = RewardPool(section(), kinds=["math", "choice"])
+    verdicts = pool.score(
+        [
+            Answer("#4", "4"),
+            Answer(r"\boxed{0.5}", "1/2", verifier="math"),
+            Answer(r"\boxed{B}", "(B)", verifier="choice"),
+            Answer(r"\boxed{0.5}", "1/2"),
+        ]
+    )
+    pool.close()
+    assert [v.is_correct for v in verdicts] == [True, True, True, False]
