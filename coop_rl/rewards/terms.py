@@ -18,7 +18,7 @@ def evaluate_term(term: TermSettings, answer: Answer) -> float:
     if term.kind == "length":
         return length_penalty(answer.num_tokens, term.free_tokens, term.max_tokens)
     result = load_function(term.function)(answer)
-    return result.value if isinstance(result, Verdict) else float(result)
+    return float(result.value if isinstance(result, Verdict) else result)
 
 
 def length_penalty(num_tokens: int, free_tokens: int, max_tokens: int) -> float:

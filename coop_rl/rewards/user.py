@@ -49,25 +49,35 @@ def load_function(location: str) -> RewardFunction:
     return function
 
 
+def functions_of(section: "RewardSection") -> tuple[str, ...]:
+    """Return the locations of the functions a reward section names."""
+    named = [section.function, *(t.function for t in section.parts.values() if t.kind == "python")]
+    return tuple(location for location in named if location)
+
+
 def check_functions(section: "RewardSection") -> None:
     """Refuse a reward section whose functions cannot be loaded here.
 
     Raises:
         ConfigError: Names the function and what is wrong.
     """
-    named = [section.function, *(t.function for t in section.parts.values() if t.kind == "python")]
-    for location in named:
-        if location:
-            load_function(location)
+    for location in functions_of(section):
+        load_function(location)
 
 
 def verify_user(answer: Answer, settings: VerifierSettings) -> Verdict:
     """Call the user's function; what it raises makes the answer `crashed`."""
     result = load_function(settings.function)(answer)
-    if isinstance(result, Verdict):
-        return result
-    value = float(result)
-    return Verdict(value, value >= 1.0)
+    if not isinstance(result, Verdict):
+        value = float(result)
+        return Verdict(value, value >= 1.0)
+    # Plain values: what the function put in may be of types the run's processes do not have.
+    return Verdict(
+        float(result.value),
+        bool(result.is_correct),
+        answer=str(result.answer),
+        has_format=bool(result.has_format),
+    )
 
 
 def _load_file(path: Path) -> object:

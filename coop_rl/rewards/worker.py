@@ -1,35 +1,71 @@
 """What runs in the pool's processes: limits first, then answers. Imports nothing heavy."""
 
+import contextlib
 import importlib
+import logging
 import os
 import resource
 import signal
 import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from coop_rl.rewards.terms import evaluate_term
+from coop_rl.rewards.user import load_function
 from coop_rl.rewards.verdict import CRASHED, Answer, JudgeSettings, Verdict, Verifier
 
 ORPHAN_CHECK_S = 1.0
+MOST_MESSAGE = 200
+"""Characters of an error's message that are logged; it may hold the model's text."""
+LOGGED: set[str] = set()
+"""Places in the code whose failure this process has logged."""
 
 
-def start_worker(parent_pid: int, memory_bytes: int, modules: Sequence[str]) -> None:
-    """Prepare a fresh process: die at once when told to, die with the parent, and stay small.
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker process is started with."""
 
-    Args:
-        parent_pid: Process that holds the pool.
-        memory_bytes: Address space it may take beyond what it has after its imports.
-        modules: What its verifiers import, so that the first answer does not pay for it.
-    """
-    # pebble's own SIGTERM handler is Python code, which never runs while a verifier sits in C.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with, args=(parent_pid,), daemon=True).start()
-    for module in modules:
+    parent_pid: int
+    """Process that holds the pool; the worker ends with it."""
+    memory_bytes: int
+    """Address space it may take beyond what it has after its imports."""
+    modules: tuple[str, ...]
+    """What its verifiers import, so that the first answer does not pay for it."""
+    functions: tuple[str, ...]
+    """The user's functions, loaded at the start for the same reason."""
+    verifiers: Mapping[str, Verifier]
+    """By the name an answer gives; the empty name is the section's."""
+    judge: JudgeSettings
+
+
+def run_worker(connection: Connection, settings: WorkerSettings) -> None:
+    """Send "" when ready, or why not; then one verdict for each answer of each list that comes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    threading.Thread(target=_die_with, args=(settings.parent_pid,), daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):  # the parent has closed its end
+        try:
+            _prepare(settings)
+        except Exception as error:  # whatever a module or function of the user's raises
+            connection.send(f"{type(error).__name__}: {error}")
+            return
+        connection.send("")
+        while True:
+            answers: list[Answer] = connection.recv()
+            for answer in answers:
+                connection.send(judge(settings.verifiers[answer.verifier], settings.judge, answer))
+
+
+def _prepare(settings: WorkerSettings) -> None:
+    for module in settings.modules:
         importlib.import_module(module)
+    for function in settings.functions:
+        load_function(function)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + memory_bytes
+    limit = pages * resource.getpagesize() + settings.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -40,22 +76,21 @@ def _die_with(parent_pid: int) -> None:
     os._exit(1)
 
 
-def judge_batch(
-    verifiers: Sequence[Verifier], settings: JudgeSettings, answers: Sequence[Answer]
-) -> list[Verdict]:
-    """Return one verdict per answer, in order; `verifiers` has one for each answer."""
-    return [_judge(v, settings, a) for v, a in zip(verifiers, answers, strict=True)]
-
-
-def _judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Verdict:
+def judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Verdict:
+    """Return the verdict on one answer; whatever fails makes it `crashed`."""
     try:
         verdict = verifier.verify(answer, settings.verifier)
         if settings.terms or settings.weight != 1.0:
             verdict = _weigh(verdict, settings, answer)
-    except BaseException:  # the text is hostile: even SystemExit must cost this answer only
+    except (
+        BaseException
+    ) as error:  # the text is hostile: even SystemExit must cost this answer only
+        _log_crash(error)
         return CRASHED
-    is_finite = isinstance(verdict, Verdict) and abs(verdict.value) < float("inf")
-    return verdict if is_finite else CRASHED
+    if abs(verdict.value) < float("inf"):
+        return verdict
+    _log_once("the reward is not finite", "")
+    return CRASHED
 
 
 def _weigh(verdict: Verdict, settings: JudgeSettings, answer: Answer) -> Verdict:
@@ -74,3 +109,17 @@ def _weigh(verdict: Verdict, settings: JudgeSettings, answer: Answer) -> Verdict
         verdict.has_format,
         tuple(parts),
     )
+
+
+def _log_crash(error: BaseException) -> None:
+    with contextlib.suppress(Exception):  # memory may be used up, and str(error) is the user's code
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
+        _log_once(place, str(error)[:MOST_MESSAGE])
+
+
+def _log_once(place: str, message: str) -> None:
+    """Warn of the first failure at each place: a run may have thousands of them."""
+    if place not in LOGGED:
+        LOGGED.add(place)
+        logging.getLogger(__name__).warning("a response crashed: %s %r", place, message)
