@@ -96,6 +96,13 @@ def test_other_callers_go_on_while_an_answer_burns() -> None:
     assert burned == [TIMEOUT]
 
 
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just died
+        return False
+
+
 def test_killed_workers_lose_no_answer_and_judge_none_twice() -> None:
     section = RewardSection.model_validate({"kind": "math", "num_workers": 2})
     pool = RewardPool(section)
@@ -107,9 +114,7 @@ def test_killed_workers_lose_no_answer_and_judge_none_twice() -> None:
     def kill() -> None:
         rng = random.Random(3)
         while not stop.wait(0.4):
-            workers = [
-                c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())
-            ]
+            workers = [c for c in psutil.Process().children() if is_worker(c)]
             if workers:
                 victim = rng.choice(workers)
                 victim.kill()
