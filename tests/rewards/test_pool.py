@@ -82,7 +82,7 @@ def test_idle_workers_killed_from_outside_are_replaced(pool: RewardPool) -> None
     assert pool.score(answers("#4", "#5")) == [RIGHT, WRONG]
     for worker in workers():
         worker.send_signal(signal.SIGKILL)
-    time.sleep(0.5)  # pebble has given the pool up by now
+    time.sleep(0.5)  # the kernel has reaped them
     assert pool.score(answers("#4", "#5")) == [RIGHT, WRONG]
 
 
