@@ -19,7 +19,7 @@ from coop_rl.errors import RunError
 from coop_rl.rewards.process import WorkerProcess
 from coop_rl.rewards.registry import VERIFIERS, judge_settings
 from coop_rl.rewards.user import functions_of
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier
+from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
 from coop_rl.rewards.worker import WorkerSettings
 
 BATCH_SIZE = 16
@@ -39,7 +39,7 @@ class RewardPool:
         verifier: Verifier | None = None,
         kinds: Sequence[str] = (),
     ) -> None:
-        """Start the processes and let them judge a right and a wrong answer.
+        """Start the processes; each first judges a right and a wrong answer (`worker`).
 
         Args:
             section: The config's section.
@@ -53,13 +53,16 @@ class RewardPool:
         self._section = section
         verifiers = VERIFIERS | {"": verifier or VERIFIERS[section.kind]}
         used = [verifiers[kind] for kind in ("", *kinds)]
+        judge = judge_settings(section)
+        canaries = [_canary(verifiers[kind], kind, judge.verifier) for kind in ("", *kinds)]
         settings = WorkerSettings(
             parent_pid=os.getpid(),
             memory_bytes=section.memory_limit_mib << 20,
             modules=tuple(dict.fromkeys(module for v in used for module in v.modules)),
             functions=functions_of(section),
             verifiers=verifiers,
-            judge=judge_settings(section),
+            judge=judge,
+            canaries=tuple(canary for canary in canaries if canary),
         )
         self._workers = [
             WorkerProcess(settings, section.time_limit_s) for _ in range(section.num_workers)
@@ -71,7 +74,6 @@ class RewardPool:
             for worker in self._workers:
                 worker.wait_until_ready()
                 self._idle.put(worker)
-            self._check_canary(verifiers[""], settings)
         except RunError:
             self.close()
             raise
@@ -99,21 +101,10 @@ class RewardPool:
         finally:
             self._idle.put(worker)
 
-    def _check_canary(self, verifier: Verifier, settings: WorkerSettings) -> None:
-        """Refuse a verifier that fails a right answer or passes an empty one.
 
-        Raises:
-            RunError: With what was expected.
-        """
-        if verifier.render is None:  # nobody knows a right answer of a user's function
-            return
-        gold, details = verifier.canary_gold, verifier.canary_details
-        right = verifier.render(gold, settings.judge.verifier)
-        for text, is_right in ((right, True), ("", False)):
-            (verdict,) = self.score([Answer(text, gold, details)])
-            if verdict.status != "scored" or verdict.is_correct != is_right:
-                raise RunError(
-                    f"the verifier {self._section.kind} must call the response {text!r} with gold "
-                    f"answer {gold!r} {'right' if is_right else 'wrong'}, got {verdict.value:g} "
-                    f"({verdict.status}); check reward.kind and reward.marker"
-                )
+def _canary(verifier: Verifier, kind: str, settings: VerifierSettings) -> Answer | None:
+    """Return an answer that is right; None where nobody knows one (a user's function)."""
+    if verifier.render is None:
+        return None
+    text = verifier.render(verifier.canary_gold, settings)
+    return Answer(text, verifier.canary_gold, verifier.canary_details, kind)

@@ -10,10 +10,11 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from coop_rl.errors import ConfigError, RunError
 from coop_rl.rewards.terms import evaluate_term
 from coop_rl.rewards.user import load_function
 from coop_rl.rewards.verdict import CRASHED, Answer, JudgeSettings, Verdict, Verifier
@@ -40,6 +41,8 @@ class WorkerSettings:
     verifiers: Mapping[str, Verifier]
     """By the name an answer gives; the empty name is the section's."""
     judge: JudgeSettings
+    canaries: tuple[Answer, ...]
+    """Right answers, which each process judges at its start."""
 
 
 def run_worker(connection: Connection, settings: WorkerSettings) -> None:
@@ -49,8 +52,8 @@ def run_worker(connection: Connection, settings: WorkerSettings) -> None:
     with contextlib.suppress(EOFError, OSError):  # the parent has closed its end
         try:
             _prepare(settings)
-        except Exception as error:  # whatever a module or function of the user's raises
-            connection.send(f"{type(error).__name__}: {error}")
+        except (RunError, ConfigError, ImportError) as error:
+            connection.send(str(error))
             return
         connection.send("")
         while True:
@@ -64,10 +67,32 @@ def _prepare(settings: WorkerSettings) -> None:
         importlib.import_module(module)
     for function in settings.functions:
         load_function(function)
+    _check_verifiers(settings)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + settings.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _check_verifiers(settings: WorkerSettings) -> None:
+    """Refuse a verifier that fails a right answer or passes an empty one; terms do not count.
+
+    Parsers also build their tables at the first answer, which then need not pay for it.
+
+    Raises:
+        RunError: With what was expected.
+    """
+    plain = JudgeSettings(settings.judge.kind, settings.judge.verifier)
+    for canary in settings.canaries:
+        for answer, is_right in ((canary, True), (replace(canary, text=""), False)):
+            verdict = judge(settings.verifiers[answer.verifier], plain, answer)
+            if verdict.status != "scored" or verdict.is_correct != is_right:
+                raise RunError(
+                    f"the verifier {answer.verifier or plain.kind} must call the response "
+                    f"{answer.text!r} with gold answer {answer.gold!r} "
+                    f"{'right' if is_right else 'wrong'}, got {verdict.value:g} "
+                    f"({verdict.status}); check reward.kind and reward.marker"
+                )
 
 
 def _die_with(parent_pid: int) -> None:
@@ -82,9 +107,7 @@ def judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Verdic
         verdict = verifier.verify(answer, settings.verifier)
         if settings.terms or settings.weight != 1.0:
             verdict = _weigh(verdict, settings, answer)
-    except (
-        BaseException
-    ) as error:  # the text is hostile: even SystemExit must cost this answer only
+    except BaseException as error:  # hostile text: even SystemExit costs this answer only
         _log_crash(error)
         return CRASHED
     if abs(verdict.value) < float("inf"):

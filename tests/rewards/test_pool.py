@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import psutil
@@ -114,6 +115,26 @@ def test_closing_ends_the_processes() -> None:
     assert len(started) == 2
     pool.close()
     assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_closing_ends_who_waits() -> None:
+    pool = RewardPool(section(time_limit_s=60), FAILING)
+    ended: list[type] = []
+
+    def wait(text: str) -> None:
+        try:
+            pool.score(answers(text))
+        except (RunError, CancelledError) as error:
+            ended.append(type(error))
+
+    threads = [threading.Thread(target=wait, args=(text,)) for text in ("hang", "#4")]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.2)
+    pool.close()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert set(ended) == {RunError, CancelledError}
 
 
 @pytest.mark.parametrize(

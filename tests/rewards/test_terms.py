@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coop_rl.config.reward import RewardSection
-from coop_rl.errors import ConfigError
+from coop_rl.errors import ConfigError, RunError
 from coop_rl.rewards.noise import flip_rewards
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.terms import has_form, length_penalty
@@ -78,6 +78,31 @@ def test_user_functions_judge_and_their_failures_cost_one_answer() -> None:
     assert [v.value for v in verdicts] == [1.0, 0.5, 0.0, 0.0, 0.0, 0.75]
     assert [v.is_correct for v in verdicts] == [True, False, False, False, False, True]
     assert [v for v in verdicts if v.status == "crashed"] == [CRASHED] * 3
+
+
+def test_what_user_functions_return_becomes_plain_or_crashes(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A term that fails on the canary, too, is no reason to refuse the verifier."""
+    function = f"{FUNCTIONS}:odd_types"
+    texts = ("mine", "own", "value", "none", "huge", "inf", "exit", "none")
+    parts = {"own": {"kind": "python", "function": function}}
+    for fields in ({"kind": "python", "function": function}, {"parts": parts}):
+        pool = RewardPool(section(**fields))
+        verdicts = pool.score([Answer(t, "") for t in texts])
+        pool.close()
+        assert [v.value for v in verdicts] == [0.5, 1.0, *[0.0] * 6]
+        assert [v.status for v in verdicts] == ["scored"] * 2 + ["crashed"] * 6
+        assert {type(v.value) for v in verdicts} == {float}
+    warnings = capfd.readouterr().err
+    # Each place once in each of the two pools' one process.
+    assert warnings.count("SystemExit at ") == 2
+    assert warnings.count("TypeError at ") == 2
+
+
+def test_a_function_only_the_workers_cannot_load_stops_the_pool(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"cannot start: reward function .*cannot import"):
+        RewardPool(section(kind="python", function=f"{tmp_path}/gone.py:f"))
 
 
 @pytest.mark.parametrize(

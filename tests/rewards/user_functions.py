@@ -17,3 +17,22 @@ def moody(answer: Answer) -> float | Verdict:
     values: dict[str, Any] = {"fine": 1.0, "half": 0.5, "nan": float("nan"), "text": "text"}
     value: float = values[answer.text]
     return value
+
+
+def odd_types(answer: Answer) -> Any:
+    """Values no other process could unpickle, or that are of wrong types."""
+
+    class Mine(float):
+        pass
+
+    made: dict[str, Any] = {
+        "mine": Verdict(Mine(0.5), Mine(1.0), answer=Mine(3.0)),  # type: ignore[arg-type]
+        "value": Verdict("much", True),  # type: ignore[arg-type]
+        "none": None,
+        "huge": 10**400,
+        "inf": Verdict(float("inf"), True),
+        "own": Mine(1.0),
+    }
+    if answer.text == "exit":
+        raise SystemExit(0)
+    return made[answer.text]
