@@ -7,7 +7,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -153,6 +153,8 @@ def _describe(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not dotted:
         return message
+    if isinstance(first["input"], dict):  # a rule of a whole section names what it got itself
+        return f"{dotted}: {message}"
     return f"{dotted}: {message}, got {first['input']!r}; change {dotted} in the config"
 
 
@@ -165,18 +167,24 @@ class _Place:
     def __init__(self, location: Sequence[str], *, names_variants: bool = False) -> None:
         self.names: list[str] = []
         self._models: list[type[BaseModel]] = [RunConfig]
+        self._is_keyed = False
+        """Whether here are several sections, by name or number, and none is chosen."""
         for part in location:
             if names_variants and self.is_open:
                 self.variant(part)
                 continue
             self.names.append(part)
+            if self._is_keyed:
+                self._is_keyed = False
+                continue
             field = self.fields.get(part)
             self._models = _models_in(field.annotation) if field else []
+            self._is_keyed = field is not None and get_origin(field.annotation) in (list, dict)
 
     @property
     def is_open(self) -> bool:
         """Whether there are several variants here and none is chosen."""
-        return len(self._models) > 1
+        return len(self._models) > 1 and not self._is_keyed
 
     @property
     def fields(self) -> dict[str, FieldInfo]:

@@ -13,6 +13,8 @@ Written by `make docs` from the docstrings in `coop_rl/config/`; do not edit. On
 a whole run; `--set section.field=value` overrides; unknown keys are errors.
 """
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+CHOICES, ITEMS = ("oneOf", "allOf", "anyOf"), ("items", "additionalProperties")
+MANY = {"array": "list of sections", "object": "sections by name"}
 Schema = dict[str, Any]
 
 
@@ -27,10 +29,11 @@ def render_reference() -> str:
 
 
 def _sections_of(field: Schema) -> list[str]:
-    """Return the names of the models a field may hold."""
-    choices = ("oneOf", "allOf", "anyOf")
-    options = [field, *(option for choice in choices for option in field.get(choice, ()))]
-    return [option["$ref"].rsplit("/", 1)[1] for option in options if "$ref" in option]
+    """Return the names of the models a field may hold, also those of its items."""
+    found = [field["$ref"].rsplit("/", 1)[1]] if "$ref" in field else []
+    options = [option for choice in CHOICES for option in field.get(choice, ())]
+    options += [field[key] for key in ITEMS if isinstance(field.get(key), dict)]
+    return [*found, *(name for option in options for name in _sections_of(option))]
 
 
 def _section(dotted: str, name_of_model: str, models: Schema, seen: set[str]) -> list[str]:
@@ -53,6 +56,8 @@ def _section(dotted: str, name_of_model: str, models: Schema, seen: set[str]) ->
         is_required = name in model.get("required", ())
         default = "required" if is_required else f"`{json.dumps(field.get('default'))}`"
         value = "section" if inner else _value(field)
+        if inner and field.get("type") in MANY:
+            value = MANY[field["type"]]
         if inner and {"type": "null"} in field.get("anyOf", ()):
             value = "section or null"
         lines.append(f"| `{name}` | {value} | {default} | {field.get('description', '')} |")

@@ -3,12 +3,13 @@
 Cross-section rules live in the single validator of `RunConfig`.
 """
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from coop_rl.config.base import Section
-from coop_rl.config.data import DemonstrationsSection, PromptsSection
+from coop_rl.config.data import DemonstrationsSection, PromptsSection, RowSource
 from coop_rl.config.evaluation import EvaluationSection
 from coop_rl.config.method import (
     AdapterSection,
@@ -80,6 +81,27 @@ class ServingConfig(Section):
     placement: PlacementSection = PlacementSection()
     evaluation: EvaluationSection = EvaluationSection()
 
+    @property
+    def max_evaluation_tokens(self) -> int:
+        """Upper limit of an evaluation's response tokens."""
+        return self.evaluation.max_tokens or self.rollout.max_tokens
+
+    @property
+    def sources(self) -> Sequence[RowSource]:
+        """Every source of prompts."""
+        return [self.evaluation.data] if self.evaluation.data else []
+
+    @model_validator(mode="after")
+    def _check_verifiers(self) -> Self:
+        """Refuse rows judged by a function where the config names none."""
+        for source in self.sources:
+            if source.verifier == "python" and self.reward.kind != "python":
+                raise ValueError(
+                    f"verifier python of {source.origin} needs reward.function, which goes with "
+                    f"reward.kind python, got {self.reward.kind}; choose another verifier"
+                )
+        return self
+
 
 class RunConfig(ServingConfig):
     """One run; `config.json` in its directory is this, resolved, and valid input again."""
@@ -95,6 +117,11 @@ class RunConfig(ServingConfig):
     gain: GainSection = GainSection()
     checkpoint: CheckpointSection = CheckpointSection()
     observability: ObservabilitySection = ObservabilitySection()
+
+    @property
+    def sources(self) -> Sequence[RowSource]:
+        """Every source of prompts."""
+        return [*super().sources, self.prompts, *self.prompts.mixture]
 
     @property
     def mix(self) -> float:

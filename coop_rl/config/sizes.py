@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from coop_rl.config.data import RowSource
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import RunConfig, ServingConfig
 
@@ -60,10 +59,7 @@ def learns_by_lookahead(config: RunConfig) -> bool:
 
 def named_verifiers(config: ServingConfig) -> set[str]:
     """Return the verifiers that sources of data name for their rows."""
-    sources: list[RowSource] = [config.evaluation.data] if config.evaluation.data else []
-    if isinstance(config, RunConfig):
-        sources += [config.prompts, *config.prompts.mixture]
-    return {source.verifier for source in sources if source.verifier is not None}
+    return {source.verifier for source in config.sources if source.verifier is not None}
 
 
 def validation_rows(config: RunConfig, num_rows: int) -> int:

@@ -12,7 +12,7 @@ from typing import TypeVar, overload
 import numpy as np
 
 from coop_rl.data.order import MixtureOrder, Order, SeededOrder
-from coop_rl.data.rows import BadRows, Dropped, ReadRows, Row, RowError
+from coop_rl.data.rows import BadRows, ByPosition, Dropped, ReadRows, Row, RowError
 
 EAGER_ROWS = 20_000
 """A larger source is not rendered before the run starts."""
@@ -64,7 +64,7 @@ class RenderedRows(Sequence[T]):
         raise AssertionError("every row was tried")
 
 
-class Mixture(Sequence[T]):
+class Mixture(ByPosition[T]):
     """One sequence per source, laid end to end; with one source just that."""
 
     def __init__(self, parts: Sequence[Sequence[T]], weights: Sequence[float]) -> None:
@@ -81,15 +81,8 @@ class Mixture(Sequence[T]):
         """Return the rows of all sources."""
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, position: int) -> T: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[T]: ...
-    def __getitem__(self, position: int | slice) -> T | list[T]:
-        """Return a row, or several."""
-        if isinstance(position, slice):
-            return [self[i] for i in range(*position.indices(len(self)))]
-        position = range(len(self))[position]
+    def item(self, position: int) -> T:
+        """Return a row."""
         part = int(np.searchsorted(self._ends, position, side="right"))
         return self.parts[part][position - (self._ends[part - 1] if part else 0)]
 

@@ -1,7 +1,8 @@
 """Whether gold answers and demonstrations can be right for the verifier; `data.load` asks.
 
 Verifiers that may burn time on a hostile gold answer (`math` and those with heavy imports) judge in
-a reward pool with its limits, at most CHECKED rows; the others judge here, all rows.
+a reward pool with its limits, at most CHECKED prompts; the others judge here, all prompts. Of
+demonstrations CHECKED_TRACES are judged: one that is right is enough.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from coop_rl.rewards.registry import VERIFIERS, settings_of
 from coop_rl.rewards.verdict import Answer
 from coop_rl.types import Prompt
 
-CHECKED = 2_000
+CHECKED, CHECKED_TRACES = 2_000, 256
 T = TypeVar("T")
 
 
@@ -57,7 +58,7 @@ def verifiable_share(
         Answer(text, gold, more, verifier)
         for text, gold, more in zip(texts, golds, details, strict=True)
     ]
-    verdicts = _judge(_sample(answers, 256), section)
+    verdicts = _judge(_sample(answers, CHECKED_TRACES), section)
     return sum(verdicts) / len(verdicts)
 
 

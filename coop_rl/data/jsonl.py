@@ -10,11 +10,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import numpy as np
 
-from coop_rl.data.rows import BadRows, ReadRows, Row, RowError
+from coop_rl.data.rows import BadRows, ByPosition, ReadRows, Row, RowError
 from coop_rl.errors import DataError
 
 ID_COLUMN = "id"
@@ -60,7 +60,7 @@ def open_jsonl(
     return ReadRows(rows, bad)
 
 
-class JsonlRows(Sequence[Row]):
+class JsonlRows(ByPosition[Row]):
     """The good rows of files, read when asked for."""
 
     def __init__(
@@ -77,7 +77,7 @@ class JsonlRows(Sequence[Row]):
     def add_file(self, file: int, bad: BadRows, limit: int | None) -> None:
         """Add the good rows of a file; bad ones go to `bad`."""
         self._starts.append(len(self._offset))
-        for number, offset, line in islice(_lines(self._paths[file]), limit):
+        for number, offset, line in islice(read_lines(self._paths[file]), limit):
             try:
                 row, has_id = self._parse(file, number, line)
             except RowError as error:
@@ -117,15 +117,9 @@ class JsonlRows(Sequence[Row]):
         """Return the good rows."""
         return len(self._offset)
 
-    @overload
-    def __getitem__(self, position: int) -> Row: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Row]: ...
-    def __getitem__(self, position: int | slice) -> Row | list[Row]:
-        """Read a row, or several."""
-        if isinstance(position, slice):
-            return [self[i] for i in range(*position.indices(len(self)))]
-        file = bisect_right(self._starts, range(len(self))[position]) - 1
+    def item(self, position: int) -> Row:
+        """Read a row."""
+        file = bisect_right(self._starts, position) - 1
         with self._paths[file].open("rb") as stream:
             stream.seek(self._offset[position])
             raw = stream.readline()
@@ -134,17 +128,27 @@ class JsonlRows(Sequence[Row]):
     def _parse(self, file: int, number: int, line: str) -> tuple[Row, bool]:
         path = self._paths[file]
         place = f"{path}:{number}"
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            message = f"not JSON ({error}); write one JSON object a line"
-            raise RowError(place, message, "not JSON") from None
-        if not isinstance(value, dict):
-            message = f"a row must be a JSON object, got {_excerpt(value)}"
-            raise RowError(place, message, "no JSON object")
+        value = parse_object(place, line)
         default_id = number if len(self._paths) == 1 else f"{path.name}:{number}"
         row = to_row(place, default_id, value, self._columns, self._details)
         return row, ID_COLUMN in value
+
+
+def parse_object(place: str, line: str) -> dict[str, Any]:
+    """Read one line.
+
+    Raises:
+        RowError: It is no JSON object.
+    """
+    try:
+        value = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        message = f"not JSON ({error}); write one JSON object a line"
+        raise RowError(place, message, "not JSON") from None
+    if not isinstance(value, dict):
+        message = f"a row must be a JSON object, got {_excerpt(value)}"
+        raise RowError(place, message, "no JSON object")
+    return value
 
 
 def to_row(
@@ -185,8 +189,12 @@ def to_row(
     return Row(place, identity, texts, json.dumps(more, default=str) if more else "")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, str]]:
-    """Yield non-blank lines with their 1-based number and the byte they start at."""
+def read_lines(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield non-blank lines with their 1-based number and the byte they start at.
+
+    Raises:
+        DataError: The file cannot be read, or a line is not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             offset = 0

@@ -60,14 +60,20 @@ class Loader:
     facts: ModelFacts
 
     def prompts(
-        self, section: str, source: RowSource, name: str, max_dropped: float, limit: int | None
+        self,
+        section: str,
+        source: RowSource,
+        max_tokens: int,
+        *,
+        name: str = "",
+        max_dropped: float = 0.0,
+        limit: int | None = None,
     ) -> tuple[Sequence[Prompt], Dropped]:
-        """Read one source of prompts.
+        """Read one source of prompts, which leave room for responses of `max_tokens`.
 
         Raises:
             UserError: A file, a row or a template is bad.
         """
-        max_tokens = self.config.rollout.max_tokens
         renderer = Renderer(section, source, self.tokenizer, self.facts, max_tokens, name)
         read = open_rows(section, source, _prompt_columns(source), self.config, limit)
 
@@ -153,7 +159,9 @@ def load_held_out(
     if section.data is None:
         return ()
     loader = Loader(config, tokenizer, facts)
-    prompts, _ = loader.prompts("evaluation.data", section.data, "", 0.0, section.num_items)
+    prompts, _ = loader.prompts(
+        "evaluation.data", section.data, config.max_evaluation_tokens, limit=section.num_items
+    )
     return prompts
 
 
@@ -218,7 +226,13 @@ def _load_prompts(
     sources: list[tuple[RowSource, str, float]] = [(s, s.name, s.weight) for s in section.mixture]
     parts = []
     for source, name, _ in sources or [(section, "", 1.0)]:
-        part, left_out = loader.prompts("prompts", source, name, section.max_dropped, None)
+        part, left_out = loader.prompts(
+            "prompts",
+            source,
+            loader.config.rollout.max_tokens,
+            name=name,
+            max_dropped=section.max_dropped,
+        )
         parts.append(part)
         dropped.append(left_out)
     return Mixture(parts, [weight for _, _, weight in sources] or [1.0])

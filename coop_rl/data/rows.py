@@ -1,9 +1,36 @@
 """Rows and what was wrong with those that are left out."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar, overload
 
 from coop_rl.errors import DataError
+
+T = TypeVar("T")
+
+
+class ByPosition(Sequence[T]):
+    """A sequence whose items are made when they are asked for, by `item`."""
+
+    @abstractmethod
+    def item(self, position: int) -> T:
+        """Make the item at a position in [0, len)."""
+
+    @overload
+    def __getitem__(self, position: int) -> T: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[T]: ...
+    def __getitem__(self, position: int | slice) -> T | list[T]:
+        """Return an item, or several.
+
+        Raises:
+            IndexError: There is no such item.
+        """
+        positions = range(len(self))[position]
+        if isinstance(positions, range):
+            return [self.item(i) for i in positions]
+        return self.item(positions)
 
 
 @dataclass(frozen=True, slots=True)

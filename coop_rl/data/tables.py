@@ -8,11 +8,11 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from coop_rl.config.data import HubDataset
 from coop_rl.data.jsonl import open_jsonl, to_row
-from coop_rl.data.rows import BadRows, ReadRows, Row, RowError
+from coop_rl.data.rows import BadRows, ByPosition, ReadRows, Row, RowError
 from coop_rl.errors import DataError
 
 CACHE_VARIABLE = "COOP_RL_CACHE"
@@ -66,7 +66,7 @@ def open_dataset(
     return _check(_load(load, source.name), source.name, columns, details, wanted)
 
 
-class TableRows(Sequence[Row]):
+class TableRows(ByPosition[Row]):
     """The good rows of a memory-mapped table."""
 
     def __init__(
@@ -80,14 +80,8 @@ class TableRows(Sequence[Row]):
         """Return the good rows."""
         return len(self.good)
 
-    @overload
-    def __getitem__(self, position: int) -> Row: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Row]: ...
-    def __getitem__(self, position: int | slice) -> Row | list[Row]:
-        """Read a row, or several."""
-        if isinstance(position, slice):
-            return [self[i] for i in range(*position.indices(len(self)))]
+    def item(self, position: int) -> Row:
+        """Read a good row."""
         return self.read(self.good[position])
 
     def read(self, index: int) -> Row:

@@ -12,9 +12,11 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from coop_rl.data.jsonl import parse_object, read_lines
 from coop_rl.data.rows import Row
 from coop_rl.errors import ConfigError, DataError
 
@@ -91,8 +93,7 @@ def verifiers_of(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def benchmark_rows(benchmark: Benchmark, data_dir: str | None, limit: int | None) -> list[Row]:
-    """Return a benchmark's rows, at most `limit` from the top, with columns prompt and answer and,
-    where its verifier needs more, details.
+    """Return a benchmark's rows, at most `limit` from the top, with columns prompt and answer.
 
     Args:
         benchmark: One of `BENCHMARKS`.
@@ -120,20 +121,10 @@ def _file_rows(path: Path, limit: int | None) -> list[tuple[int, Mapping[str, An
             f"there is no {path}; put the benchmark there, give the folder above as --data-dir "
             f"(evaluation.data_dir, {DATA_DIR_VARIABLE}), or none of them to ask the hub"
         )
-    rows: list[tuple[int, Mapping[str, Any]]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if limit is not None and len(rows) == limit:
-            break
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: not JSON ({error}); renew the file") from None
-        if not isinstance(values, dict):
-            raise DataError(f"{path}:{number}: a row must be a JSON object; renew the file")
-        rows.append((number, values))
-    return rows
+    return [
+        (number, parse_object(f"{path}:{number}", line))
+        for number, _, line in islice(read_lines(path), limit)
+    ]
 
 
 def _hub_rows(benchmark: Benchmark, limit: int | None) -> list[tuple[int, Mapping[str, Any]]]:
@@ -174,10 +165,9 @@ def _row(benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any
         gold = gold.rpartition("####")[2].replace(",", "").strip()
     if gold.startswith("\\boxed{") and gold.endswith("}"):  # AIME24 on the hub
         gold = gold[len("\\boxed{") : -1]
-    columns = {"prompt": str(values["problem"]), "answer": gold}
-    if details := _details(values):
-        columns["details"] = json.dumps(details)
-    return Row(place, str(values.get("id", number)), columns)
+    columns, details = {"prompt": str(values["problem"]), "answer": gold}, _details(values)
+    identity = str(values.get("id", number))
+    return Row(place, identity, columns, json.dumps(details) if details else "")
 
 
 def _details(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from coop_rl.config.schema import ServingConfig
 from coop_rl.evaluation.estimators import is_majority_correct
 from coop_rl.evaluation.responses import ResponseFile
 from coop_rl.evaluation.result import EvaluationResult, mean
-from coop_rl.evaluation.sets import EvaluationSet, max_response_tokens
+from coop_rl.evaluation.sets import EvaluationSet
 from coop_rl.types import PolicyVersion, Prompt, SamplingSettings, ScoredGroup
 
 Generate = Callable[[Sequence[Prompt], SamplingSettings, PolicyVersion], Sequence[ScoredGroup]]
@@ -98,7 +98,7 @@ def _result(
 def _sampling(config: ServingConfig, num_samples: int, temperature: float) -> SamplingSettings:
     top_p = config.evaluation.top_p if temperature else 1.0
     return SamplingSettings(
-        num_samples, temperature, top_p, max_response_tokens(config), EVALUATION_SEED
+        num_samples, temperature, top_p, config.max_evaluation_tokens, EVALUATION_SEED
     )
 
 

@@ -5,7 +5,7 @@ evaluation.benchmarks  --benchmarks--> rows --rendering--> prompts --+--> Evalua
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,12 +13,10 @@ from coop_rl.config.data import DataSource
 from coop_rl.config.schema import ServingConfig
 from coop_rl.data.load import load_held_out
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
-from coop_rl.data.rendering import Renderer, fill, load_tokenizer
-from coop_rl.data.rows import Row
+from coop_rl.data.rendering import Renderer, load_tokenizer
 from coop_rl.errors import ConfigError
 from coop_rl.evaluation.benchmarks import (
     BENCHMARKS,
-    Benchmark,
     benchmark_rows,
     check_benchmarks,
     find_benchmark,
@@ -35,11 +33,6 @@ class EvaluationSet:
 
     name: str
     prompts: Sequence[Prompt]
-
-
-def max_response_tokens(config: ServingConfig) -> int:
-    """Return the limit of evaluation responses."""
-    return config.evaluation.max_tokens or config.rollout.max_tokens
 
 
 def run_sets(config: ServingConfig, held_out: Sequence[Prompt]) -> list[EvaluationSet]:
@@ -87,26 +80,19 @@ def benchmark_sets(
     """
     section = config.evaluation
     benchmarks = [find_benchmark(name) for name in section.benchmarks]
-    template = None if tokenizer.chat_template else PLAIN
-    source = DataSource(path="benchmark", template=template)
-    renderer = Renderer(
-        "evaluation.benchmarks", source, tokenizer, facts, max_response_tokens(config)
-    )
-    return [
-        EvaluationSet(
-            benchmark.name,
-            [
-                _prompt(renderer, benchmark, row)
-                for row in benchmark_rows(benchmark, section.data_dir, section.num_items)
-            ],
+    sets: list[EvaluationSet] = []
+    for benchmark in benchmarks:
+        source = DataSource.model_validate(
+            {
+                "path": benchmark.name,
+                "template": None if tokenizer.chat_template else PLAIN,
+                "question_template": benchmark.question,
+                "verifier": benchmark.verifier,
+            }
         )
-        for benchmark in benchmarks
-    ]
-
-
-def _prompt(renderer: Renderer, benchmark: Benchmark, row: Row) -> Prompt:
-    question = fill(benchmark.question, {"prompt": row.columns["prompt"]})
-    prompt = renderer.prompt(replace(row, columns={**row.columns, "prompt": question}))
-    return replace(
-        prompt, details=row.columns.get("details", ""), verifier=benchmark.verifier, source=""
-    )
+        renderer = Renderer(
+            "evaluation.benchmarks", source, tokenizer, facts, config.max_evaluation_tokens
+        )
+        rows = benchmark_rows(benchmark, section.data_dir, section.num_items)
+        sets.append(EvaluationSet(benchmark.name, [renderer.prompt(row) for row in rows]))
+    return sets

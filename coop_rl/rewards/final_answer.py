@@ -3,10 +3,10 @@ r"""Where in a response the final answer stands; the verifiers `math`, `choice` 
     response -> after `</think>`, inside the last <answer> -> the first of these that there is:
         the last \boxed{...}                      has the form asked for
         what follows the last ####                has the form asked for
-        what follows "the answer is", "= " ...    found, but not in that form
+        what follows "the answer is" or the like  found, but not in that form
         the last formula or number                the same
 
-Plain string scanning: no pattern here can take more than linear time on any text.
+Every repetition in the patterns is bounded, so no text takes long.
 """
 
 import re
@@ -17,7 +17,7 @@ MOST_CHARACTERS = 2000
 """Final answers are shorter; of a longer one nothing is read."""
 TAIL_CHARACTERS = 20_000
 """Unmarked answers are searched for in so much of a response's end."""
-CUES = ("final answer is", "answer is", "answer:", "answer to the question is", "therefore,")
+CUES = ("answer is", "answer:", "answer to the question is")
 FORMULA = re.compile(r"\$([^$]{1,400})\$|\\\(([^\\]{1,400})\\\)|\\\[([^\]]{1,400})\\\]")
 NUMBER = re.compile(
     r"(?<![\w.])[-+\u2212]?\$?\d[\d,]{0,60}(?:\.\d{1,60})?(?:[eE][-+]?\d{1,4})?(?:/\d{1,30})?%?"
@@ -93,7 +93,7 @@ def _tagged(text: str) -> str | None:
 
 def _unmarked(text: str) -> FinalAnswer | None:
     lower = text.lower()
-    position = max(lower.rfind(cue) + len(cue) if cue in lower else -1 for cue in CUES[:4])
+    position = max(lower.rfind(cue) + len(cue) if cue in lower else -1 for cue in CUES)
     tail = text[position:] if position >= 0 else ""
     formulas = [next(filter(None, found), "") for found in FORMULA.findall(tail or text)]
     if tail and formulas:

@@ -180,6 +180,17 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
         (["method.rl.kind=grpo", "method.rl.clip=-1"], "method.rl.clip: Input should be greater"),
         (["method.rl.kind=best"], "unknown method.rl.kind 'best'; allowed: reweighted, grpo,"),
         (["method.rl.kl.weight=-1"], "method.rl.kl.weight: Input should be greater"),
+        (
+            ["reward.parts={format: {kind: format, stile: x}}"],
+            "unknown config key reward.parts.format.stile; did you mean reward.parts.format.style?",
+        ),
+        (["reward.parts={f: {kind: x}}"], "unknown reward.parts.f.kind 'x'; allowed: format,"),
+        (
+            ["prompts.mixture=[{name: a, path: x, weigth: 1}]"],
+            "unknown config key prompts.mixture.0.weigth; did you mean prompts.mixture.0.weight?",
+        ),
+        (["prompts.verifier=python"], "needs reward.function, which goes with reward.kind python"),
+        (["prompts.path=null"], "reasoning-gym), got none"),
     ],
 )
 def test_what_cannot_work_together_is_refused(

@@ -40,7 +40,7 @@ def test_shared_benchmarks_are_read_whole(name: str) -> None:
     rows = benchmark_rows(BENCHMARKS[name], str(SHARED), None)
     assert len(rows) == NUM_ROWS[name]
     assert all(row.columns["prompt"] and row.columns["answer"] for row in rows)
-    with_details = sum("details" in row.columns for row in rows)
+    with_details = sum(bool(row.details) for row in rows)
     assert with_details == {"minerva_math": 61, "olympiadbench": 1}.get(name, 0)
     assert set(NUM_ROWS) == set(BENCHMARKS)
 
@@ -49,10 +49,10 @@ def test_golds_written_as_tex_and_tolerances_reach_the_verifier(tmp_path: Path) 
     row = {"id": "a", "problem": "?", "answer": "4.5e33", "answer_tex": "4.5 \\times 10^{33}"}
     write(tmp_path, "minerva_math", row)
     (found,) = benchmark_rows(BENCHMARKS["minerva_math"], str(tmp_path), None)
-    assert json.loads(found.columns["details"]) == {"golds": ["4.5 \\times 10^{33}"]}
+    assert json.loads(found.details) == {"golds": ["4.5 \\times 10^{33}"]}
     write(tmp_path, "olympiadbench", {"problem": "?", "answer": "4.2", "tolerance": "1e-1"})
     (found,) = benchmark_rows(BENCHMARKS["olympiadbench"], str(tmp_path), None)
-    assert json.loads(found.columns["details"]) == {"tolerance": 0.1}
+    assert json.loads(found.details) == {"tolerance": 0.1}
     assert found.id == "1"
 
 

@@ -3,6 +3,7 @@
 import math
 
 from coop_rl.algorithm.roles import StepRecord
+from coop_rl.evaluation.result import EvaluationResult
 from coop_rl.types import (
     Branch,
     BranchBatch,
@@ -116,4 +117,25 @@ def sft(step: int = 3) -> StepRecord:
         shadow=None,
         gain=None,
         update=None,
+    )
+
+
+def evaluated(name: str, step: int, num_right: int, num_items: int) -> EvaluationResult:
+    """Return an evaluation whose first items are right, greedily and in all of four samples."""
+    right = tuple(i < num_right for i in range(num_items))
+    return EvaluationResult(
+        name=name,
+        step=step,
+        ids=tuple(map(str, range(num_items))),
+        greedy_correct=right,
+        num_correct=tuple(4 * r for r in right),
+        majority_correct=right,
+        num_samples=4,
+        pass_ks=(2, 4),
+        truncated=0.125,
+        format=0.9,
+        unscored=0.0,
+        length_mean=211.4,
+        num_tokens=1057 * num_items,
+        seconds=10.0,
     )

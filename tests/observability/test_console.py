@@ -7,11 +7,11 @@ from rich.console import Console
 
 from coop_rl.config import derive_sizes, load_config
 from coop_rl.data.rows import Dropped
-from coop_rl.evaluation.result import Comparison, EvaluationResult
+from coop_rl.evaluation.result import Comparison
 from coop_rl.observability.console import RunConsole, clean
 from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import step_metrics
-from tests.observability.records import RIGHT, TIMEOUT, bridge, sft
+from tests.observability.records import RIGHT, TIMEOUT, bridge, evaluated, sft
 
 BAD_KINDS = (
     ("too long", 2, "b.jsonl:7: prompts may have 4 tokens, got 9"),
@@ -24,27 +24,6 @@ RUN = Path("/a/long/path/to/the/runs/of/somebody/who/likes/long/names/and/nested
 def plain() -> tuple[RunConsole, io.StringIO]:
     file = io.StringIO()
     return RunConsole(Console(file=file, width=80, highlight=False)), file
-
-
-def evaluated(step: int, level: int) -> EvaluationResult:
-    right = tuple(i < level for i in range(10))
-    correct = tuple(4 * r for r in right)
-    return EvaluationResult(
-        name="sums",
-        step=step,
-        ids=tuple(map(str, range(10))),
-        greedy_correct=right,
-        num_correct=correct,
-        majority_correct=right,
-        num_samples=4,
-        pass_ks=(2, 4),
-        truncated=0.0,
-        format=1.0,
-        unscored=0.0,
-        length_mean=9.0,
-        num_tokens=450,
-        seconds=1.0,
-    )
 
 
 def test_plan_shows_every_derived_size() -> None:
@@ -88,12 +67,12 @@ def test_terminal_keeps_lines_above_the_bar() -> None:
 
 def test_evaluation_and_summary() -> None:
     console, file = plain()
-    metrics = evaluated(0, 2).metrics()
+    metrics = evaluated("sums", 0, 2, 10).metrics()
     console.evaluation(0, metrics)
     assert "evaluated after 0 steps: sums/pass@1 0.200 [" in file.getvalue()
     console.begin(0, 2)
     console.step(step_metrics(bridge(0), {"time/step_s": 2.0}))
-    console.summary(RUN, [Comparison(evaluated(0, 2), evaluated(6, 7))], 65)
+    console.summary(RUN, [Comparison(evaluated("sums", 0, 2, 10), evaluated("sums", 6, 7, 10))], 65)
     text = file.getvalue()
     for expected in ("before (0 steps)", "after (6 steps)", "pass@1", "avg@4", "+0.500", "0:01:05"):
         assert expected in text

@@ -6,26 +6,11 @@ from rich.console import Console
 
 from coop_rl.evaluation.result import Comparison, EvaluationResult
 from coop_rl.observability.evaluation_console import EvaluationConsole
+from tests.observability.records import evaluated
 
 
 def result(num_right: int, name: str = "gsm8k") -> EvaluationResult:
-    right = tuple(i < num_right for i in range(20))
-    return EvaluationResult(
-        name=name,
-        step=0,
-        ids=tuple(map(str, range(20))),
-        greedy_correct=right,
-        num_correct=tuple(4 * r for r in right),
-        majority_correct=right,
-        num_samples=4,
-        pass_ks=(2, 4),
-        truncated=0.125,
-        format=0.9,
-        unscored=0.0,
-        length_mean=211.4,
-        num_tokens=21_140,
-        seconds=10.0,
-    )
+    return evaluated(name, 0, num_right, 20)
 
 
 def plain(width: int) -> tuple[EvaluationConsole, io.StringIO]:

@@ -72,6 +72,10 @@ def test_equal_answers_are_right(given: str, gold: str) -> None:
     ("given", "gold"),
     [
         ("4", "5"),
+        (r"\frac{1}{23}", r"\frac{12}{3}"),
+        (r"\frac{11}{2}", r"\frac{1}{12}"),
+        ("2^{1}3", "2^{13}"),
+        (r"\text{AB} 1", r"\text{A} 1"),
         ("2.88e-19", "1.325e-27"),
         ("1.0e-30", "0"),
         ("1000001", "1000000"),
@@ -101,6 +105,9 @@ def test_unequal_answers_are_wrong(given: str, gold: str) -> None:
 def test_golds_and_tolerance_in_details() -> None:
     assert is_right("3", "x", json.dumps({"golds": ["2", "3"]}))
     assert not is_right("4", "x", json.dumps({"golds": ["2", "3"]}))
+    assert is_right("23", "x", json.dumps({"golds": "23"}))
+    assert not is_right("3", "x", json.dumps({"golds": "23"}))
+    assert is_right("3", "x", json.dumps({"golds": [3], "tolerance": ""}))
     assert is_right("3.05", "3", json.dumps({"tolerance": 0.1}))
     assert not is_right("3.2", "3", json.dumps({"tolerance": "1e-1"}))
 
