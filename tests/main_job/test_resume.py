@@ -40,7 +40,9 @@ def test_killed_run_goes_on_bit_for_bit(tmp_path: Path, whole_run: Path) -> None
     assert job.process is not None
     job.process.kill()
     job.process.wait()
-    assert job.left_over(within_s=30) == []
+    # Ray's own agents try to report to a control store that died with the driver
+    # for gcs_rpc_server_reconnect_timeout_s = 60 s before they leave.
+    assert job.left_over(within_s=90) == []
     kept = sorted(p.name for p in (run_dir / "checkpoints").glob("step-*"))
     assert kept == ["step-000003"]
 
