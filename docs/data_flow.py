@@ -163,8 +163,13 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
         ),
         (
             micro,
-            "One of its micro-batches: rows of similar length, right-padded with 0. Row "
-            f"{micro.row_B.tolist().index(first)} is the sample above.",
+            "One of its micro-batches. Of its B samples number "
+            f"{micro.row_B.tolist().index(first)} is the one above; T tokens are scored.",
+        ),
+        (
+            micro.grid,
+            "What the model computes for it: lanes of sequences, several behind each other where "
+            "that saves padding, and the responses to one prompt as branches of it.",
         ),
         (
             record.joint,

@@ -1,31 +1,27 @@
-"""Samples and demonstrations to rows per rank and micro-batch, with global denominators.
+"""Samples and demonstrations to micro-batches for every rank, with global denominators.
 
-Rows are dealt over the ranks longest first, back and forth, so that token counts balance; within
-a rank neighbours in length share a micro-batch, so that little is padded. Both branches get the
-same packing, hence bitwise equal gradients at theta-hat = theta.
+Trees (a prompt and its responses, `lanes`) are dealt over the ranks longest first, each to the rank
+with the fewest tokens. Both branches get the same packing, hence bitwise equal gradients at
+theta-hat = theta.
 """
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import torch
-
+from coop_rl.algorithm.lanes import Layout, Row, Tree, cut, grow_trees, lay_out
 from coop_rl.config import RunConfig
 from coop_rl.types import (
     BranchBatch,
     Demonstration,
     Lesson,
-    MicroBatch,
     MicroBatches,
     PackedBatch,
     ScoredGroup,
     SourceBatch,
     TokenSample,
 )
-
-ANCHOR_LENGTH = 2
-"""Smallest row the model can score a next token in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +30,15 @@ class PackShape:
 
     num_ranks: int
     micro_batch_tokens: int
-    """Limit of rows x longest row; a single longer row is a micro-batch of its own."""
+    """Limit of lanes x longest lane; a single longer sequence is a micro-batch of its own."""
     num_minibatches: int = 1
     """Optimiser steps a meta-step's data is cut into."""
     num_epochs: int = 1
     """Passes over them."""
     group_size: int = 1
     """Samples per prompt."""
+    layout: Layout = "trees"
+    """How sequences lie in lanes."""
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
@@ -52,20 +50,8 @@ class PackShape:
             num_minibatches=section.num_minibatches,
             num_epochs=section.num_epochs,
             group_size=config.rollout.samples_per_prompt,
+            layout="flat" if section.attention == "flash_attention_2" else section.packing,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    index: int
-    prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
-    advantage: float = 0.0
-    behaviour_log_probs: tuple[float, ...] = ()
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt_ids) + len(self.response_ids)
 
 
 def pack(
@@ -83,7 +69,7 @@ def pack(
         sources: Demonstrations of these sources get batches of their own; "": all in one.
     """
     rl_rows = [
-        _Row(i, s.prompt_ids, s.response_ids, s.advantage, s.behaviour_log_probs)
+        Row(i, s.prompt_ids, s.response_ids, s.advantage, s.behaviour_log_probs)
         for i, s in enumerate(samples)
     ]
     batches = (_pack_source(source, demonstrations, shape) for source in sources)
@@ -130,6 +116,13 @@ def first_minibatch(groups: Sequence[ScoredGroup], shape: PackShape) -> Sequence
     return groups[: len(groups) // shape.num_minibatches]
 
 
+def useful_share(batch: PackedBatch) -> float:
+    """Return the share of places in a batch's grids that hold a token."""
+    grids = [*batch.rl, *(ranks for source in batch.sft for ranks in source.ranks)]
+    micros = [micro for micro_batches in grids for micro in micro_batches]
+    return sum(micro.num_tokens for micro in micros) / sum(micro.num_places for micro in micros)
+
+
 def _parts(
     lesson: Lesson, shape: PackShape
 ) -> Iterator[tuple[Sequence[TokenSample], Sequence[Demonstration]]]:
@@ -145,7 +138,7 @@ def _pack_source(
     source: str, demonstrations: Sequence[Demonstration], shape: PackShape
 ) -> SourceBatch:
     chosen = [d for d in demonstrations if source in ("", d.source)]
-    rows = [_Row(i, d.prompt_ids, d.response_ids, d.weight) for i, d in enumerate(chosen)]
+    rows = [Row(i, d.prompt_ids, d.response_ids, d.weight) for i, d in enumerate(chosen)]
     return SourceBatch(
         source=source,
         ranks=_cut(rows, shape),
@@ -154,48 +147,25 @@ def _pack_source(
     )
 
 
-def _cut(rows: list[_Row], shape: PackShape) -> MicroBatches:
+def _cut(rows: Sequence[Row], shape: PackShape) -> MicroBatches:
     """Return [rank][micro-batch], the same number of micro-batches on every rank."""
     if not rows:
         return ((),) * shape.num_ranks
-    ordered = sorted(rows, key=lambda row: (-row.length, row.index))
-    shares: list[list[_Row]] = [[] for _ in range(shape.num_ranks)]
-    for position, row in enumerate(ordered):
-        lap, seat = divmod(position, shape.num_ranks)
-        shares[seat if lap % 2 == 0 else shape.num_ranks - 1 - seat].append(row)
-    bins = [_fill(share, shape.micro_batch_tokens) for share in shares]
-    most = max(len(rank_bins) for rank_bins in bins)
+    shares = _deal(grow_trees(rows, shape.layout), shape.num_ranks)
+    micros = [cut(share, shape.micro_batch_tokens, shape.layout) for share in shares]
+    most = max(len(of_rank) for of_rank in micros)
     return tuple(
-        tuple(_collate(rows_of_bin) for rows_of_bin in rank_bins + [[]] * (most - len(rank_bins)))
-        for rank_bins in bins
+        tuple(lay_out(lanes) for lanes in of_rank + [[]] * (most - len(of_rank)))
+        for of_rank in micros
     )
 
 
-def _fill(rows: list[_Row], micro_batch_tokens: int) -> list[list[_Row]]:
-    """Group rows, longest first, so that rows x longest stays within the limit."""
-    bins: list[list[_Row]] = []
-    for row in rows:
-        if bins and (len(bins[-1]) + 1) * bins[-1][0].length <= micro_batch_tokens:
-            bins[-1].append(row)
-        else:
-            bins.append([row])
-    return bins
-
-
-def _collate(rows: list[_Row]) -> MicroBatch:
-    """Right-pad rows to tensors; no rows: one anchor row without response tokens."""
-    longest = max((row.length for row in rows), default=ANCHOR_LENGTH)
-    num_rows = max(1, len(rows))
-    token_ids_BL = torch.zeros(num_rows, longest, dtype=torch.int64)
-    is_response_BL = torch.zeros(num_rows, longest, dtype=torch.bool)
-    for b, row in enumerate(rows):
-        token_ids_BL[b, : row.length] = torch.tensor(row.prompt_ids + row.response_ids)
-        is_response_BL[b, len(row.prompt_ids) : row.length] = True
-    log_probs = [value for row in rows for value in row.behaviour_log_probs]
-    return MicroBatch(
-        token_ids_BL=token_ids_BL,
-        is_response_BL=is_response_BL,
-        row_B=torch.tensor([row.index for row in rows] or [-1]),
-        advantage_B=torch.tensor([row.advantage for row in rows] or [0.0], dtype=torch.float32),
-        behaviour_log_prob_T=torch.tensor(log_probs, dtype=torch.float32),
-    )
+def _deal(trees: Sequence[Tree], num_ranks: int) -> list[list[Tree]]:
+    """Give each tree, longest first, to the rank with the fewest tokens."""
+    shares: list[list[Tree]] = [[] for _ in range(num_ranks)]
+    load = [(0, rank) for rank in range(num_ranks)]
+    for tree in sorted(trees, key=lambda tree: (-tree.length, tree.rows[0].index)):
+        tokens, rank = load[0]
+        heapq.heapreplace(load, (tokens + tree.length, rank))
+        shares[rank].append(tree)
+    return shares

@@ -62,9 +62,17 @@ class LearnerSection(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     """The fused theta-gradient is scaled down to this norm when longer."""
     micro_batch_tokens: int = Field(16384, ge=1)
-    """Upper limit of padded tokens per micro-batch (a longer single row makes its own)."""
-    logits_chunk: int = Field(4096, ge=1)
-    """Response tokens whose vocabulary logits exist at once."""
+    """Upper limit of a micro-batch's tokens, padding included (a longer sequence makes its own)."""
+    packing: Literal["trees", "lanes", "padded"] = "trees"
+    """`trees`: the responses to a prompt share its computation where that saves a tenth, and short
+    sequences lie behind each other; `lanes`: only the latter; `padded`: each has a row for itself.
+    None of them changes a log-prob, which every learner checks when it starts."""
+    attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
+    """`flash_attention_2` needs GPUs and the package flash-attn; sequences then lie one behind the
+    other without any padding, whatever `packing` says."""
+    logits_gib: float = Field(1.0, gt=0)
+    """Memory for vocabulary logits: as many as fit are kept for the backward pass, the others are
+    computed anew, a chunk at a time."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     grad_stats_every: int = Field(1, ge=0)

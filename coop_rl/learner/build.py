@@ -4,22 +4,27 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch._C._distributed_c10d import Store
+from transformers import PreTrainedModel
 
+from coop_rl.algorithm.packing import PackShape
 from coop_rl.config import RunConfig
 from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_adapter
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import MetaController
+from coop_rl.learner.packing_check import check_packing, check_window
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
 from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm, load_skeleton
+from coop_rl.models.head import chunk_for
 from coop_rl.types import Branch, PolicyVersion
 from coop_rl.weights.process_group import open_store
 from coop_rl.weights.publisher import SyncBackend, SyncReport, VersionedSyncClient, WeightPublisher
 from coop_rl.weights.receipt import Receipt, receipt_of
 from coop_rl.weights.source import MergedWeightSource
 
+GIB = 2**30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -126,6 +131,7 @@ class LearnerRank:
             name=name,
         )
         engine = DeepSpeedEngine(policy, EngineSettings.from_config(config), timeout_s)
+        check_packing(engine, PackShape.from_config(config).layout, DTYPES[config.model.dtype])
         learner = PublishingLearner(
             LearnerSettings.from_config(config), self._branch, engine, adapter, reference
         )
@@ -140,7 +146,10 @@ def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
         config.model.path,
         DTYPES[config.model.dtype],
         activation_checkpointing=config.learner.activation_checkpointing,
+        attention=_attention(config),
     )
+    section = config.learner
+    check_window(causal_lm, PackShape.from_config(config).layout, section.micro_batch_tokens)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = None
     if has_adapter(config):
@@ -149,7 +158,7 @@ def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
     policy = PolicyModel(
         causal_lm,
         temperature=config.rollout.temperature,
-        logits_chunk=config.learner.logits_chunk,
+        logits_chunk=_logits_chunk(config, causal_lm),
         has_entropy_gradient=rl_settings(config.method).entropy_weight > 0,
     )
     return policy, adapter
@@ -157,12 +166,27 @@ def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
 
 def build_reference(config: RunConfig) -> PolicyModel:
     """Load pi_ref, the frozen start without adapter; whole on every rank, in the model's type."""
-    causal_lm = load_causal_lm(config.model.path, DTYPES[config.model.dtype])
+    causal_lm = load_causal_lm(
+        config.model.path, DTYPES[config.model.dtype], attention=_attention(config)
+    )
     causal_lm.to("cuda" if torch.cuda.is_available() else "cpu")
     policy = PolicyModel(
-        causal_lm, temperature=config.rollout.temperature, logits_chunk=config.learner.logits_chunk
+        causal_lm,
+        temperature=config.rollout.temperature,
+        logits_chunk=_logits_chunk(config, causal_lm),
     )
     return policy.requires_grad_(False)
+
+
+def _attention(config: RunConfig) -> str | None:
+    """Return what to ask transformers for; None: its default, SDPA where the model has it."""
+    return None if config.learner.attention == "sdpa" else config.learner.attention
+
+
+def _logits_chunk(config: RunConfig, causal_lm: PreTrainedModel) -> int:
+    return chunk_for(
+        config.learner.logits_gib * GIB, causal_lm.get_output_embeddings().out_features
+    )
 
 
 def build_meta_controller(config: RunConfig, sources: Sequence[str]) -> MetaController:

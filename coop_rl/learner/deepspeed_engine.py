@@ -41,7 +41,8 @@ from coop_rl.learner.engine import (
     take,
 )
 from coop_rl.learner.world import limit_all_groups
-from coop_rl.models.policy import TokenScores, checkpoint_name
+from coop_rl.models import TokenScores, checkpoint_name
+from coop_rl.types import TokenGrid
 
 TESTED_VERSION = "0.19."
 
@@ -86,9 +87,9 @@ class DeepSpeedEngine:
         self.device = torch.device(self._engine.device)
         self.loss_factor = float(self.world_size)
 
-    def __call__(self, token_ids_BL: torch.Tensor, is_response_BL: torch.Tensor) -> TokenScores:
-        """Score response tokens."""
-        scores: TokenScores = self._engine(token_ids_BL, is_response_BL)
+    def __call__(self, grid: TokenGrid) -> TokenScores:
+        """Score tokens."""
+        scores: TokenScores = self._engine(*grid.to(self.device))
         return scores
 
     def backward(self, loss: torch.Tensor) -> None:

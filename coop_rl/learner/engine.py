@@ -14,7 +14,8 @@ import torch
 
 from coop_rl.config import RunConfig
 from coop_rl.errors import RunError
-from coop_rl.models.policy import TokenScores
+from coop_rl.models import TokenScores
+from coop_rl.types import TokenGrid
 
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
 NUM_STEPS = "num_steps"
@@ -74,8 +75,8 @@ class TrainingEngine(Protocol):
     loss_factor: float
     """What `backward` multiplies losses by; the adapter's gradients carry it, theta's do not."""
 
-    def __call__(self, token_ids_BL: torch.Tensor, is_response_BL: torch.Tensor) -> TokenScores:
-        """Score response tokens (see `PolicyModel.forward`)."""
+    def __call__(self, grid: TokenGrid) -> TokenScores:
+        """Score tokens (see `PolicyModel.forward`); the grid may be on another device."""
         ...
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -186,7 +187,7 @@ State = dict[str, Any]
 def fill_state(state: State, master: torch.Tensor) -> None:
     """Make AdamW's state as its first step would, unless it is there."""
     if not state:
-        state["step"] = torch.tensor(0.0)
+        state["step"] = torch.zeros((), device=master.device)
         for moment in MOMENTS:
             state[moment] = torch.zeros_like(master)
 

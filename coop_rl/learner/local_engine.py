@@ -19,7 +19,8 @@ from coop_rl.learner.engine import (
     swap_states,
     take,
 )
-from coop_rl.models.policy import TokenScores, checkpoint_name
+from coop_rl.models import TokenScores, checkpoint_name
+from coop_rl.types import TokenGrid
 
 
 class LocalEngine:
@@ -37,12 +38,15 @@ class LocalEngine:
         self.device = next(module.parameters()).device
         self._stash: list[State] = []
         self._optimizer = torch.optim.AdamW(
-            self._params.values(), betas=settings.betas, weight_decay=settings.weight_decay
+            self._params.values(),
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
 
-    def __call__(self, token_ids_BL: torch.Tensor, is_response_BL: torch.Tensor) -> TokenScores:
-        """Score response tokens."""
-        scores: TokenScores = self._module(token_ids_BL, is_response_BL)
+    def __call__(self, grid: TokenGrid) -> TokenScores:
+        """Score tokens."""
+        scores: TokenScores = self._module(*grid.to(self.device))
         return scores
 
     def backward(self, loss: torch.Tensor) -> None:

@@ -21,7 +21,7 @@ from coop_rl.algorithm.lookahead import RL, AdamWRule, clip_differential, clip_f
 from coop_rl.learner.engine import StepStats, TrainingEngine
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.learner.statistics import pieces
-from coop_rl.types import MicroBatch, Objective, SourceBatch
+from coop_rl.types import MicroBatch, Objective, SourceBatch, TokenGrid
 
 SHIFT = 1e-2
 """Norm of the shift of theta in the central differences."""
@@ -163,12 +163,9 @@ class Lookahead:
         device = self._engine.device
         total = torch.zeros(len(shown.batch.ids), dtype=torch.float64, device=device)
         for micro in shown.batch.ranks[self._engine.rank]:
-            is_response_BL = micro.is_response_BL.to(device)
-            log_prob_T = self._engine(micro.token_ids_BL.to(device), is_response_BL).log_prob_T
-            row_T = is_response_BL.nonzero()[:, 0]
-            nll_B = -sum_by_row(log_prob_T.double(), row_T, len(micro.row_B))
-            is_real_B = micro.row_B >= 0
-            total[micro.row_B[is_real_B].to(device)] = nll_B[is_real_B.to(device)]
+            log_prob_T = self._engine(micro.grid).log_prob_T.double()
+            nll_B = -sum_by_row(log_prob_T, micro.row_T.to(device), len(micro.row_B))
+            total[micro.row_B.to(device)] = nll_B
         self._engine.all_reduce_sum(total)
         return total
 
@@ -191,10 +188,8 @@ class Lookahead:
                 writer.add(f"{key}/{number}", part)
         for index, shown in enumerate(self._kept_shown):
             for number, micro in enumerate(shown.batch.ranks[rank]):
-                prefix = f"shown/{index}/{number}"
-                writer.add(f"{prefix}/token_ids", micro.token_ids_BL)
-                writer.add(f"{prefix}/is_response", micro.is_response_BL)
-                writer.add(f"{prefix}/row", micro.row_B)
+                for name, tensor in _tensors_of(micro).items():
+                    writer.add(f"shown/{index}/{number}/{name}", tensor)
         writer.finish(
             {
                 "names": list(self._kept),
@@ -206,7 +201,7 @@ class Lookahead:
                         "num_tokens": shown.batch.num_tokens,
                         "ids": shown.batch.ids,
                         "factor": shown.factor,
-                        "num_micros": len(shown.batch.ranks[rank]),
+                        "micros": [list(_tensors_of(m)) for m in shown.batch.ranks[rank]],
                     }
                     for shown in self._kept_shown
                 ],
@@ -235,18 +230,26 @@ class Lookahead:
 
     def _read_shown(self, reader: StateReader, index: int, facts: Mapping[str, Any]) -> Shown:
         micros = []
-        for number in range(facts["num_micros"]):
-            keys = [
-                f"shown/{index}/{number}/{name}" for name in ("token_ids", "is_response", "row")
-            ]
-            token_ids_BL, is_response_BL, row_B = (tensor for _, tensor in reader.read(keys))
-            # Losses of rows need neither weights nor behaviour.
-            nothing = torch.zeros(0)
-            micros.append(MicroBatch(token_ids_BL, is_response_BL, row_B, nothing, nothing))
+        for number, names in enumerate(facts["micros"]):
+            pairs = reader.read([f"shown/{index}/{number}/{name}" for name in names])
+            micros.append(_micro_batch(dict(zip(names, (t for _, t in pairs), strict=True))))
         own: list[tuple[MicroBatch, ...]] = [()] * self._engine.world_size
         own[self._engine.rank] = tuple(micros)
         batch = SourceBatch(facts["source"], tuple(own), facts["num_tokens"], tuple(facts["ids"]))
         return Shown(batch, facts["factor"])
+
+
+def _tensors_of(micro: MicroBatch) -> dict[str, torch.Tensor]:
+    """Return what losses of rows need: neither weights nor behaviour."""
+    parts = micro.grid._asdict() | {"row_T": micro.row_T, "row_B": micro.row_B}
+    return {name: tensor for name, tensor in parts.items() if tensor is not None}
+
+
+def _micro_batch(tensors: Mapping[str, torch.Tensor]) -> MicroBatch:
+    """Return what `_tensors_of` took apart."""
+    grid = TokenGrid(*(tensors.get(name) for name in TokenGrid._fields))  # type: ignore[arg-type]
+    nothing = torch.zeros(0)
+    return MicroBatch(grid, tensors["row_T"], tensors["row_B"], nothing, nothing, 0)
 
 
 def _dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:

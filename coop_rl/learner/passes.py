@@ -18,11 +18,12 @@ from coop_rl.algorithm.estimators.base import (
     sum_by_row,
 )
 from coop_rl.algorithm.kl import kl_loss, kl_per_token
+from coop_rl.algorithm.lanes import Row, Tree, lay_out
 from coop_rl.algorithm.losses import demonstration_loss, sequence_log_ratio, sft_loss
 from coop_rl.config.method import KlSettings, ReweightedRl
 from coop_rl.learner.engine import TrainingEngine
 from coop_rl.learner.statistics import StepSums
-from coop_rl.models.policy import TokenScores
+from coop_rl.models import TokenScores
 from coop_rl.types import (
     DemonstrationFit,
     DemonstrationTerm,
@@ -33,8 +34,8 @@ from coop_rl.types import (
     TokenRow,
 )
 
-Reference = Callable[[torch.Tensor, torch.Tensor], TokenScores]
-"""pi_ref: token ids and response mask to scores, without gradient."""
+Reference = Callable[..., TokenScores]
+"""pi_ref: called with the parts of a TokenGrid; without gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class LossSettings:
 
 @dataclass(slots=True)
 class TokenCounter:
-    """Tokens of real rows, prompts included, that this rank computed."""
+    """Tokens that this rank computed, prompts included, padding not."""
 
     forward: int = 0
     backward: int = 0
@@ -98,9 +99,8 @@ class Passes:
         sums: StepSums | None,
     ) -> torch.Tensor:
         settings = self._settings
-        ids_BL, is_response_BL = self._to_device(micro)
-        scores = self._engine(ids_BL, is_response_BL)
-        tokens = self._tokens(micro, is_response_BL, scores)
+        scores = self._engine(micro.grid)
+        tokens = self._tokens(micro, scores)
         num_rows = len(tokens.advantage_B)
         loss, num_clipped = estimator.loss(tokens, counts)
         log_ratio_B = sequence_log_ratio(
@@ -131,7 +131,7 @@ class Passes:
         """Return the micro-batch's share of KL(pi || pi_ref), for its gradient; note its value."""
         assert self._reference is not None, "a KL needs the reference model"
         with torch.no_grad():
-            reference_T = self._reference(*self._to_device(micro)).log_prob_T
+            reference_T = self._reference(*micro.grid.to(self._engine.device)).log_prob_T
         self._count_forward(micro)
         estimator, num_rows = self._settings.kl.estimator, len(tokens.advantage_B)
         if sums is not None:
@@ -150,13 +150,11 @@ class Passes:
             counts.tokens,
         )
 
-    def _tokens(
-        self, micro: MicroBatch, is_response_BL: torch.Tensor, scores: TokenScores
-    ) -> RolloutTokens:
+    def _tokens(self, micro: MicroBatch, scores: TokenScores) -> RolloutTokens:
         device, cap = self._engine.device, self._settings.mismatch_cap
         log_prob_T = scores.log_prob_T
         old_T = self._old.get(id(micro), log_prob_T.detach())
-        behaviour_T = micro.behaviour_log_prob_T.to(device)
+        behaviour_T, row_T = micro.behaviour_log_prob_T.to(device), micro.row_T.to(device)
         return RolloutTokens(
             log_prob_T=log_prob_T,
             old_log_prob_T=old_T,
@@ -164,9 +162,9 @@ class Passes:
             mismatch_T=torch.ones_like(old_T)
             if cap is None
             else (old_T - behaviour_T).exp().clamp(max=cap),
-            row_T=is_response_BL.nonzero()[:, 0],
+            row_T=row_T,
             advantage_B=micro.advantage_B.to(device),
-            length_B=is_response_BL.sum(1),
+            length_B=row_T.bincount(minlength=len(micro.row_B)),
         )
 
     def demonstrations(self, batch: SourceBatch, objective: Objective, sums: StepSums) -> None:
@@ -175,10 +173,8 @@ class Passes:
         terms = [term for term in objective.terms if term.source in ("", batch.source)]
         factors = [self._factor(term, micros, batch.num_tokens) for term in terms]
         for micro in micros:
-            ids_BL, is_response_BL = self._to_device(micro)
-            scores = self._engine(ids_BL, is_response_BL)
-            row_T = is_response_BL.nonzero()[:, 0]
-            weight_T = micro.advantage_B.to(self._engine.device)[row_T]
+            scores = self._engine(micro.grid)
+            weight_T = micro.advantage_B[micro.row_T].to(self._engine.device)
             sums.add_sft(_share(terms) * sft_loss(scores.log_prob_T, batch.num_tokens))
             parts = [
                 factor
@@ -211,7 +207,7 @@ class Passes:
         """Return the policy's mean entropy over all response tokens of all ranks, nats."""
         total = torch.zeros(1, dtype=torch.float64, device=self._engine.device)
         for micro in micros:
-            total += self._engine(*self._to_device(micro)).entropy_T.double().sum()
+            total += self._engine(micro.grid).entropy_T.double().sum()
             self._count_forward(micro)
         self._engine.all_reduce_sum(total)
         return float(total) / num_tokens
@@ -224,19 +220,15 @@ class Passes:
             return
         for micro in (m for batch in minibatches for m in batch.rl[self._engine.rank]):
             if id(micro) not in self._old:
-                self._old[id(micro)] = self._engine(*self._to_device(micro)).log_prob_T
+                self._old[id(micro)] = self._engine(micro.grid).log_prob_T
                 self._count_forward(micro)
 
     def _backward(self, micro: MicroBatch, loss: torch.Tensor) -> None:
         self._engine.backward(loss)
-        self.counter.backward += _num_tokens(micro)
+        self.counter.backward += micro.num_tokens
 
     def _count_forward(self, micro: MicroBatch) -> None:
-        self.counter.forward += _num_tokens(micro)
-
-    def _to_device(self, micro: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        device = self._engine.device
-        return micro.token_ids_BL.to(device), micro.is_response_BL.to(device)
+        self.counter.forward += micro.num_tokens
 
 
 def _share(terms: Sequence[DemonstrationTerm]) -> float:
@@ -244,19 +236,10 @@ def _share(terms: Sequence[DemonstrationTerm]) -> float:
     return terms[0].share if terms and terms[0].source else 1.0
 
 
-def _num_tokens(micro: MicroBatch) -> int:
-    """Return the tokens of real rows up to their last response token."""
-    length_B = micro.is_response_BL.size(1) - micro.is_response_BL.flip(1).int().argmax(1)
-    return int(length_B[micro.row_B >= 0].sum())
-
-
 def score_rows(engine: TrainingEngine, rows: Iterable[TokenRow]) -> Iterator[TokenScores]:
     """Yield the scores of each row's response, one row at a time."""
     for prompt_ids, response_ids in rows:
-        token_ids_BL = torch.tensor([prompt_ids + response_ids], device=engine.device)
-        is_response_BL = torch.zeros_like(token_ids_BL, dtype=torch.bool)
-        is_response_BL[0, len(prompt_ids) :] = True
-        yield engine(token_ids_BL, is_response_BL)
+        yield engine(lay_out([[Tree((Row(0, prompt_ids, response_ids),))]]).grid)
 
 
 def demonstration_fit(rows: Iterable[TokenScores]) -> DemonstrationFit:

@@ -59,7 +59,7 @@ class StepSums:
         entropy_T: torch.Tensor,
         num_clipped: torch.Tensor,
     ) -> None:
-        """Add a micro-batch of rollouts; anchor rows have no sample to report."""
+        """Add a micro-batch of rollouts."""
         self._sums_5[0] += loss.detach().double()
         self._sums_5[2] += entropy_T.detach().double().sum()
         self._sums_5[4] += num_clipped.double()
@@ -77,9 +77,7 @@ class StepSums:
 
     @staticmethod
     def _by_sample(total_N: torch.Tensor, micro: MicroBatch, value_B: torch.Tensor) -> None:
-        row_B = micro.row_B.to(value_B.device)
-        is_real_B = row_B >= 0
-        total_N[row_B[is_real_B]] = value_B[is_real_B].double()
+        total_N[micro.row_B.to(value_B.device)] = value_B.double()
 
     def reduce(
         self, reducer: Reducer, num_rl_tokens: int, *, has_rl: bool, has_sft: bool

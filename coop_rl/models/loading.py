@@ -10,7 +10,11 @@ from coop_rl.errors import ModelError
 
 
 def load_causal_lm(
-    path: str, dtype: torch.dtype, *, activation_checkpointing: bool = False
+    path: str,
+    dtype: torch.dtype,
+    *,
+    activation_checkpointing: bool = False,
+    attention: str | None = None,
 ) -> PreTrainedModel:
     """Load a model for training, without dropout.
 
@@ -18,15 +22,22 @@ def load_causal_lm(
         path: A Hugging Face folder, or a hub id.
         dtype: Type of the loaded weights.
         activation_checkpointing: Recompute each layer's activations in the backward pass.
+        attention: transformers' name of the attention code; None: the model's default.
 
     Raises:
-        ModelError: The folder is missing, holds no safetensors, or is no causal LM.
+        ModelError: The folder is missing, holds no safetensors, or is no causal LM; or it has no
+            such attention.
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, trust_remote_code=False, use_safetensors=True, low_cpu_mem_usage=True
+            path,
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            use_safetensors=True,
+            low_cpu_mem_usage=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (ImportError, OSError, ValueError, KeyError) as error:
         raise _model_error(path, error) from error
     prepare_for_training(model, activation_checkpointing=activation_checkpointing)
     return model

@@ -4,8 +4,8 @@
            -> StepResult -> CooperativeGain -> GuidanceUpdate -> PolicyVersion
 
 Only these cross an actor boundary. Shape suffixes used throughout the project: P prompts,
-G samples per prompt, N samples of a batch (P x G), B rows of a micro-batch, L tokens of a row,
-T selected (response) tokens, V vocabulary, R adapter rank.
+G samples per prompt, N samples of a batch (P x G), B samples or demonstrations of a micro-batch,
+K lanes of L places, T scored (response) tokens, V vocabulary, H hidden, R adapter rank.
 """
 
 from coop_rl.types.batch import (
@@ -15,6 +15,7 @@ from coop_rl.types.batch import (
     MicroBatches,
     PackedBatch,
     SourceBatch,
+    TokenGrid,
     TokenRow,
     TokenSample,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "SkipReason",
     "SourceBatch",
     "StepResult",
+    "TokenGrid",
     "TokenRow",
     "TokenSample",
 ]

@@ -5,6 +5,7 @@ branches consume the **same** one, so that their gradients differ by the paramet
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -37,27 +38,70 @@ class TokenSample:
     """Group-relative advantage A_i, the same for every token of the response."""
 
 
+class TokenGrid(NamedTuple):
+    """What the decoder computes, and which of its outputs are scored.
+
+    Sequences lie in K lanes of L places. A lane may hold several of them, and responses to one
+    prompt may share it: then `sequence_KL` and `branch_KL` say who sees whom.
+    """
+
+    token_ids_KL: torch.Tensor
+    """int64; padding is 0, at the end of a lane."""
+    position_ids_KL: torch.Tensor | None
+    """int64; each response's positions go on from its prompt's; None: a lane's own 0, 1, ..."""
+    sequence_KL: torch.Tensor | None
+    """int64; a token sees earlier ones of the same sequence only; -1: padding; None: a lane is one
+    sequence."""
+    branch_KL: torch.Tensor | None
+    """int64; of its sequence a token sees branch 0, the shared prompt, and its own."""
+    source_T: torch.Tensor
+    """int64; place k * L + l whose output predicts the scored token."""
+    target_T: torch.Tensor
+    """int64; the scored tokens, sample by sample."""
+
+    def to(self, device: torch.device) -> "TokenGrid":
+        """Return the grid on a device."""
+
+        def move(part: torch.Tensor | None) -> torch.Tensor | None:
+            return None if part is None else part.to(device)
+
+        return TokenGrid(
+            self.token_ids_KL.to(device),
+            move(self.position_ids_KL),
+            move(self.sequence_KL),
+            move(self.branch_KL),
+            self.source_T.to(device),
+            self.target_T.to(device),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows computed together: right-padded, so causal attention needs no mask."""
+    """B samples or demonstrations computed together; their T scored tokens are response tokens."""
 
-    token_ids_BL: torch.Tensor
-    """int64; padding is 0 and is never selected nor attended to by a selected token."""
-    is_response_BL: torch.Tensor
-    """bool; True where the token is a response token, i.e. a term of the loss."""
+    grid: TokenGrid
+    row_T: torch.Tensor
+    """int64; which of the B a scored token belongs to, ascending."""
     row_B: torch.Tensor
-    """int64; index of each row in the global batch of samples or demonstrations; -1: anchor row."""
+    """int64; index of each in the global batch of samples or demonstrations; empty: an anchor."""
     advantage_B: torch.Tensor
     """float32; advantage of a rollout, weight of a demonstration."""
     behaviour_log_prob_T: torch.Tensor
-    """float32; log pi_b of the response tokens, row by row; empty for demonstrations."""
+    """float32; log pi_b of the scored tokens; empty for demonstrations."""
+    num_tokens: int
+    """Places of the grid that hold a token of a sample; 0: an anchor."""
+
+    @property
+    def num_places(self) -> int:
+        """K * L."""
+        return self.grid.token_ids_KL.numel()
 
 
 MicroBatches = tuple[tuple[MicroBatch, ...], ...]
 """[rank][micro-batch].
 
-Every rank holds the same number of micro-batches of each kind (a rank short of rows gets an empty
-anchor row with no response token), because their backward passes are collectives.
+Every rank holds the same number of micro-batches of each kind (a rank short of rows gets an
+anchor without a scored token), because their backward passes are collectives.
 """
 
 

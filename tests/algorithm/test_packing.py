@@ -1,10 +1,16 @@
 """Packing loses nothing, balances ranks, and gives every rank the same number of micro-batches."""
 
+import random
+from dataclasses import replace
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coop_rl.algorithm.packing import PackShape, pack, pack_branches
-from coop_rl.types import Demonstration, Lesson, Objective, PackedBatch, TokenSample
+from coop_rl.algorithm.lanes import Layout
+from coop_rl.algorithm.packing import PackShape, pack, pack_branches, useful_share
+from coop_rl.models.policy import visible
+from coop_rl.types import Demonstration, Lesson, MicroBatch, Objective, PackedBatch, TokenSample
 
 lengths = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 30)), min_size=1, max_size=40)
 
@@ -16,41 +22,86 @@ def samples_of(sizes) -> list[TokenSample]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
-@given(lengths, st.integers(1, 3), st.integers(1, 200))
-def test_every_row_arrives_once_with_its_own_values(sizes, num_ranks, budget) -> None:
-    batch = pack(samples_of(sizes), [], PackShape(num_ranks, budget))
+layouts = st.sampled_from(["trees", "lanes", "padded", "flat"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths, st.integers(1, 3), st.integers(1, 200), layouts)
+def test_every_row_arrives_once_with_its_own_values(
+    sizes, num_ranks: int, budget: int, layout: Layout
+) -> None:
+    samples = samples_of(sizes)
+    # The same prompt for every third: trees have several branches.
+    samples = [replace(s, prompt_ids=samples[i % 3].prompt_ids) for i, s in enumerate(samples)]
+    batch = pack(samples, [], PackShape(num_ranks, budget, layout=layout))
     assert batch.num_rl_tokens == sum(r for _, r in sizes)
     assert batch.num_samples == len(sizes)
     assert len({len(rank) for rank in batch.rl}) == 1
     seen = []
-    for rank in batch.rl:
-        for micro in rank:
-            offset = 0
-            for b, index in enumerate(micro.row_B.tolist()):
-                count = int(micro.is_response_BL[b].sum())
-                if index < 0:
-                    assert count == 0
-                    continue
-                seen.append(index)
-                prompt, response = sizes[index]
-                assert count == response
-                assert set(micro.token_ids_BL[b][micro.is_response_BL[b]].tolist()) == {100 + index}
-                assert micro.token_ids_BL[b, :prompt].tolist() == [index + 1] * prompt
-                assert micro.advantage_B[b] == index
-                got = micro.behaviour_log_prob_T[offset : offset + count]
-                assert set(got.tolist()) == {-0.5 - index}
-                offset += count
-            rows, longest = micro.token_ids_BL.shape
-            assert rows == 1 or rows * longest <= budget
+    for micro in (micro for rank in batch.rl for micro in rank):
+        seen += micro.row_B.tolist()
+        for b, index in enumerate(micro.row_B.tolist()):
+            of_row = micro.row_T == b
+            assert micro.grid.target_T[of_row].tolist() == list(samples[index].response_ids)
+            assert micro.advantage_B[b] == index
+            assert set(micro.behaviour_log_prob_T[of_row].tolist()) == {-0.5 - index}
+            for t, source in enumerate(micro.grid.source_T[of_row].tolist()):
+                assert seen_from(micro, source) == [
+                    *samples[index].prompt_ids,
+                    *samples[index].response_ids[:t],
+                ]
+        lanes, longest = micro.grid.token_ids_KL.shape
+        assert lanes == 1 or lanes * longest <= budget
+        assert micro.num_tokens <= micro.num_places
     assert sorted(seen) == list(range(len(sizes)))
 
 
-def test_ranks_get_balanced_tokens() -> None:
-    sizes = [(5, 1 + (i * 7) % 40) for i in range(64)]
-    batch = pack(samples_of(sizes), [], PackShape(2, 512))
-    tokens = [sum(int((m.token_ids_BL > 0).sum()) for m in rank) for rank in batch.rl]
-    assert max(tokens) / (sum(tokens) / 2) < 1.05
+def seen_from(micro: MicroBatch, place: int) -> list[int]:
+    """The tokens a place of the grid attends to, which must lie at positions 0, 1, ..."""
+    grid = micro.grid
+    k, last = divmod(place, grid.token_ids_KL.size(1))
+    if grid.sequence_KL is None:
+        return grid.token_ids_KL[k, : last + 1].tolist()
+    assert grid.branch_KL is not None
+    assert grid.position_ids_KL is not None
+    is_seen_L = visible(grid.sequence_KL, grid.branch_KL)[k, last]
+    positions = grid.position_ids_KL[k][is_seen_L].tolist()
+    assert positions == list(range(len(positions)))
+    return grid.token_ids_KL[k][is_seen_L].tolist()
+
+
+def long_tailed(num_prompts: int, num_samples: int, seed: int = 0) -> list[TokenSample]:
+    """Log-normal lengths, as reasoning responses have."""
+    generator = random.Random(seed)
+    samples = []
+    for p in range(num_prompts):
+        prompt = (p + 1,) * generator.randint(20, 120)
+        for _ in range(num_samples):
+            length = min(2048, max(8, int(generator.lognormvariate(5.0, 0.8))))
+            samples.append(TokenSample(prompt, (7,) * length, (0.0,) * length, 1.0))
+    return samples
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+@pytest.mark.parametrize("layout", ["trees", "lanes", "flat"])
+def test_places_are_used_and_ranks_are_balanced(layout: Layout, num_ranks: int) -> None:
+    batch = pack(long_tailed(64, 8), [], PackShape(num_ranks, 8192, layout=layout))
+    assert useful_share(batch) >= 0.95
+    tokens = [sum(micro.num_tokens for micro in rank) for rank in batch.rl]
+    assert max(tokens) / (sum(tokens) / num_ranks) <= 1.05
+
+
+def test_a_prompt_is_computed_once_where_that_saves_a_tenth() -> None:
+    def num_computed(prompt: int, response: int) -> int:
+        samples = samples_of([(prompt, response)] * 8)
+        samples = [replace(s, prompt_ids=samples[0].prompt_ids) for s in samples]
+        (rank,) = pack(samples, [], PackShape(1, 10_000)).rl
+        return sum(micro.num_tokens for micro in rank)
+
+    assert num_computed(20, 10) == 20 + 8 * 10
+    assert num_computed(1, 100) == 8 * 101
+    # Trees are at most 1,024 tokens long, for dense attention's sake.
+    assert num_computed(100, 300) == 3 * 100 + 8 * 300
 
 
 def test_no_rollouts_means_no_micro_batches() -> None:
@@ -73,7 +124,7 @@ def lesson(num_groups: int, size: int, num_shown: int) -> Lesson:
 
 def tokens(batch: PackedBatch) -> list[int]:
     return sorted(
-        row[1] for m in batch.rl[0] for row in m.token_ids_BL.tolist() if m.is_response_BL.any()
+        int(m.grid.target_T[m.row_T == b][0]) for m in batch.rl[0] for b in range(len(m.row_B))
     )
 
 

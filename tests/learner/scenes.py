@@ -25,7 +25,7 @@ from coop_rl.types import (
     PackedBatch,
     TokenSample,
 )
-from tests.models.tiny import TARGETS, random_rows, tiny_model, to_tensors
+from tests.models.tiny import TARGETS, random_rows, tiny_model, to_grid
 
 LOSS = LossSettings(
     estimator=build_estimator(ReweightedRl(), 12),
@@ -76,7 +76,7 @@ def build_samples(step: int, num_samples: int = NUM_SAMPLES) -> list[TokenSample
     rows = random_rows(num_samples, seed=100 + step)
     with torch.no_grad():
         policy, _ = build_policy()
-        log_prob_T = policy(*to_tensors(rows)).log_prob_T
+        log_prob_T = policy(*to_grid(rows)).log_prob_T
     generator = torch.Generator().manual_seed(200 + step)
     samples = []
     for prompt, response in rows:

@@ -20,7 +20,7 @@ from coop_rl.learner.learner import Learner
 from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.learner.scalar_guidance import ScalarGuidance
 from coop_rl.learner.settings import LearnerSettings
-from coop_rl.models.policy import TokenScores
+from coop_rl.models import TokenScores
 from coop_rl.types import Demonstration, PolicyVersion, Prompt, Reward, Rollout, ScoredGroup
 
 NUM_PROMPTS, NUM_ACTIONS, NUM_SAMPLES, NUM_STEPS = 6, 8, 8, 80
@@ -34,10 +34,10 @@ class Table(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.zeros(NUM_PROMPTS, NUM_ACTIONS))
 
-    def forward(self, token_ids_BL: torch.Tensor, is_response_BL: torch.Tensor) -> TokenScores:
-        is_target = is_response_BL[:, 1:]
-        log_prob_TV = self.table[token_ids_BL[:, :-1][is_target]].log_softmax(-1)
-        target_T = token_ids_BL[:, 1:][is_target]
+    def forward(
+        self, token_ids_KL: torch.Tensor, _p, _s, _b, source_T: torch.Tensor, target_T: torch.Tensor
+    ) -> TokenScores:
+        log_prob_TV = self.table[token_ids_KL.flatten()[source_T]].log_softmax(-1)
         entropy_T = -(log_prob_TV.exp() * log_prob_TV).sum(-1)
         return TokenScores(log_prob_TV.gather(1, target_T[:, None])[:, 0], entropy_T.detach())
 

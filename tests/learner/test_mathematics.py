@@ -163,8 +163,8 @@ class DoubleScene:
         """Written out, with the importance weights held still: they are inside a stop-gradient."""
         micro = (self.batch.rl if kind == "rl" else self.batch.sft[0].ranks)[0][0]
         with torch.no_grad():
-            log_prob_T = self.policy(micro.token_ids_BL, micro.is_response_BL).log_prob_T
-        b_T = micro.is_response_BL.nonzero()[:, 0]
+            log_prob_T = self.policy(*micro.grid).log_prob_T
+        b_T = micro.row_T
         factor_T = torch.ones(len(b_T), dtype=torch.float64)
         if kind == "rl":
             weight_B = torch.tensor([weight_N[r] for r in micro.row_B.tolist()])
@@ -278,7 +278,8 @@ def test_what_crosses_actors_is_no_larger_when_pickled() -> None:
 
 
 def tensors_of(micro: MicroBatch) -> list[torch.Tensor]:
-    return [getattr(micro, field.name) for field in dataclasses.fields(micro)]
+    own = (micro.row_T, micro.row_B, micro.advantage_B, micro.behaviour_log_prob_T)
+    return [*(part for part in micro.grid if part is not None), *own]
 
 
 @pytest.mark.parametrize("objective", [Objective(1.0, 0.4), Objective(0.7, 0.3)])

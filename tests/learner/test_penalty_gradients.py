@@ -58,13 +58,13 @@ class PenaltyScene:
     def rows(self, policy: PolicyModel) -> tuple[list[list[float]], list[float]]:
         """Log-probs of each response, and the entropies of all tokens."""
         with torch.no_grad():
-            scores = policy(self.micro.token_ids_BL, self.micro.is_response_BL)
+            scores = policy(*self.micro.grid)
         return by_row(self.micro, scores.log_prob_T.tolist()), scores.entropy_T.tolist()
 
 
 def by_row(micro: MicroBatch, value_T: list[float]) -> list[list[float]]:
     values = iter(value_T)
-    return [[next(values) for _ in range(int(mask.sum()))] for mask in micro.is_response_BL]
+    return [[next(values) for _ in range(count)] for count in micro.row_T.bincount().tolist()]
 
 
 def assert_gradient_is(scene: PenaltyScene, loss) -> None:

@@ -39,7 +39,7 @@ def rank_main(rank: int, port_file: Path, out: Path) -> None:
     if rank == 1:
         time.sleep(60)
     micro = build_batch(0, 2).rl[0][0]
-    engine.backward(engine(micro.token_ids_BL, micro.is_response_BL).log_prob_T.sum())
+    engine.backward(engine(micro.grid).log_prob_T.sum())
     listening = [
         c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN
     ]

@@ -5,7 +5,7 @@ import torch
 
 from coop_rl.errors import ConfigError, VersionError
 from coop_rl.models import Adapter, adapter_shapes, load_causal_lm, load_skeleton, save_peft
-from tests.models.tiny import TARGETS, random_rows, save_tiny, tiny_model, to_tensors
+from tests.models.tiny import TARGETS, random_rows, save_tiny, tiny_model, to_grid
 
 
 def random_adapter(model: torch.nn.Module, targets: tuple[str, ...] = TARGETS) -> Adapter:
@@ -17,19 +17,19 @@ def random_adapter(model: torch.nn.Module, targets: tuple[str, ...] = TARGETS) -
 
 
 def test_merged_weights_give_the_hooked_logits() -> None:
-    token_ids_BL, _ = to_tensors(random_rows())
+    token_ids_KL = to_grid(random_rows()).token_ids_KL
     model = tiny_model()
-    base = model(token_ids_BL).logits
+    base = model(token_ids_KL).logits
     adapter = random_adapter(model)
     adapter.attach(model)
-    hooked = model(token_ids_BL).logits
+    hooked = model(token_ids_KL).logits
     assert (hooked - base).abs().max() > 0.1
     merged = tiny_model()
     with torch.no_grad():
         for name, parameter in merged.named_parameters():
             if (delta := adapter.delta(name)) is not None:
                 parameter += delta
-    torch.testing.assert_close(merged(token_ids_BL).logits, hooked, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(merged(token_ids_KL).logits, hooked, rtol=1e-5, atol=1e-5)
     assert adapter.delta("model.embed_tokens.weight") is None
 
 
@@ -43,9 +43,9 @@ def test_peft_loads_the_export_to_the_same_logits(tmp_path) -> None:
     save_peft(adapter, tmp_path / "peft", path)
     base = load_causal_lm(path, torch.float32)
     loaded = PeftModel.from_pretrained(base, str(tmp_path / "peft"))
-    token_ids_BL, _ = to_tensors(random_rows())
+    token_ids_KL = to_grid(random_rows()).token_ids_KL
     torch.testing.assert_close(
-        loaded(token_ids_BL).logits, model(token_ids_BL).logits, rtol=1e-5, atol=1e-6
+        loaded(token_ids_KL).logits, model(token_ids_KL).logits, rtol=1e-5, atol=1e-6
     )
 
 
@@ -65,13 +65,13 @@ def test_flat_round_trip_and_hooks_read_the_current_values() -> None:
     model = tiny_model()
     adapter = random_adapter(model)
     adapter.attach(model)
-    token_ids_BL, _ = to_tensors(random_rows())
-    before, flat = model(token_ids_BL).logits, adapter.flatten()
+    token_ids_KL = to_grid(random_rows()).token_ids_KL
+    before, flat = model(token_ids_KL).logits, adapter.flatten()
     adapter.load_flat(torch.zeros_like(flat))
     assert adapter.norm() == 0
-    assert not torch.equal(model(token_ids_BL).logits, before)
+    assert not torch.equal(model(token_ids_KL).logits, before)
     adapter.load_flat(flat)
-    assert torch.equal(model(token_ids_BL).logits, before)
+    assert torch.equal(model(token_ids_KL).logits, before)
     assert adapter.norm() == pytest.approx(float(flat.norm()), rel=1e-6)
     with pytest.raises(VersionError, match="values"):
         adapter.load_flat(flat[:-1])
@@ -84,7 +84,7 @@ def test_gradients_are_apart_from_the_module_s() -> None:
     adapter.attach(model)
     assert sum(1 for _ in model.parameters()) == num_parameters
     assert all(not g.any() for g in adapter.gradients().values())
-    model(to_tensors(random_rows())[0]).logits.sum().backward()
+    model(to_grid(random_rows()).token_ids_KL).logits.sum().backward()
     assert all(g.any() for g in adapter.gradients().values())
     adapter.zero_grad()
     assert all(not g.any() for g in adapter.gradients().values())

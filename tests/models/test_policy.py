@@ -3,59 +3,75 @@
 import pytest
 import torch
 
+from coop_rl.algorithm.lanes import lay_out
 from coop_rl.errors import ModelError
 from coop_rl.models import PolicyModel, checkpoint_name, load_causal_lm
-from tests.models.tiny import random_rows, save_tiny, tiny_model, to_tensors
+from tests.models.tiny import random_rows, save_tiny, tiny_model, to_grid
 
 
 @pytest.mark.parametrize("is_tied", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_and_entropy_are_those_of_the_logits(is_tied: bool, temperature: float) -> None:
-    model = tiny_model(is_tied=is_tied)
-    token_ids_BL, is_response_BL = to_tensors(random_rows())
-    scores = PolicyModel(model, temperature=temperature, logits_chunk=5)(
-        token_ids_BL, is_response_BL
-    )
+    model, rows = tiny_model(is_tied=is_tied), random_rows()
+    scores = PolicyModel(model, temperature=temperature, logits_chunk=5)(*to_grid(rows))
 
-    log_prob_BLV = (model(token_ids_BL).logits / temperature).log_softmax(-1)
     expected, entropy = [], []
-    for b, position in is_response_BL.nonzero().tolist():
-        row_V = log_prob_BLV[b, position - 1]
-        expected.append(row_V[token_ids_BL[b, position]])
-        entropy.append(-(row_V.exp() * row_V).sum())
-    torch.testing.assert_close(scores.log_prob_T, torch.stack(expected), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(scores.entropy_T, torch.stack(entropy), rtol=1e-5, atol=1e-6)
+    for prompt, response in rows:
+        logits_LV = model(torch.tensor([prompt + response])).logits[0] / temperature
+        log_prob_TV = logits_LV.log_softmax(-1)[len(prompt) - 1 : -1]
+        expected.append(log_prob_TV[torch.arange(len(response)), list(response)])
+        entropy.append(-(log_prob_TV.exp() * log_prob_TV).sum(-1))
+    torch.testing.assert_close(scores.log_prob_T, torch.cat(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scores.entropy_T, torch.cat(entropy), rtol=1e-5, atol=1e-6)
     assert not scores.entropy_T.requires_grad
 
 
+@pytest.mark.parametrize("has_entropy_gradient", [False, True])
+@pytest.mark.parametrize("num_kept", [0, 1, 3])
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
-def test_gradients_do_not_depend_on_the_chunk(chunk: int) -> None:
-    token_ids_BL, is_response_BL = to_tensors(random_rows())
+def test_gradients_do_not_depend_on_the_chunk(
+    chunk: int, num_kept: int, has_entropy_gradient: bool
+) -> None:
+    """Against autograd through whole logits."""
+    grid, weight = to_grid(random_rows()), torch.linspace(-1, 2, 200, dtype=torch.float64)
 
-    def gradients(logits_chunk: int) -> dict[str, torch.Tensor]:
-        policy = PolicyModel(tiny_model(), logits_chunk=logits_chunk)
-        policy(token_ids_BL, is_response_BL).log_prob_T.sum().backward()
+    def gradients(policy: PolicyModel, log_prob_T, entropy_T) -> dict[str, torch.Tensor]:
+        loss = (weight[: len(log_prob_T)] * log_prob_T).sum()
+        if has_entropy_gradient:
+            loss = loss + (weight[: len(entropy_T)].flip(0) * entropy_T).sum()
+        loss.backward()
         return {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
-    expected = gradients(7)
-    for name, gradient in gradients(chunk).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+    policy = PolicyModel(
+        tiny_model().double(),
+        temperature=0.7,
+        logits_chunk=chunk,
+        num_kept_chunks=num_kept,
+        has_entropy_gradient=has_entropy_gradient,
+    )
+    scores = policy(*grid)
+    got = gradients(policy, scores.log_prob_T, scores.entropy_T)
+    plain = PolicyModel(tiny_model().double())
+    logits_TV = plain.causal_lm(grid.token_ids_KL).logits.flatten(0, 1)[grid.source_T] / 0.7
+    log_p_TV = logits_TV.log_softmax(-1)
+    entropy_T = -(log_p_TV.exp() * log_p_TV).sum(-1)
+    expected = gradients(plain, log_p_TV.gather(1, grid.target_T[:, None])[:, 0], entropy_T)
+    assert got.keys() == expected.keys()
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12)
 
 
-def test_padding_changes_nothing() -> None:
+def test_neighbours_in_a_batch_change_nothing() -> None:
     policy, rows = PolicyModel(tiny_model()), random_rows()
-    narrow = policy(*to_tensors(rows)).log_prob_T
-    wide = policy(*to_tensors(rows, width=40, padding=9)).log_prob_T
-    torch.testing.assert_close(narrow, wide, rtol=1e-5, atol=1e-6)
-    alone = torch.cat([policy(*to_tensors([row])).log_prob_T for row in rows])
-    torch.testing.assert_close(narrow, alone, rtol=1e-5, atol=1e-6)
+    together = policy(*to_grid(rows)).log_prob_T
+    alone = torch.cat([policy(*to_grid([row])).log_prob_T for row in rows])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
-def test_a_row_without_response_reaches_every_parameter() -> None:
-    # On several ranks the backward passes are collectives: an anchor row must take part in all.
+def test_an_anchor_reaches_every_parameter() -> None:
+    # On several ranks the backward passes are collectives: an anchor must take part in all.
     policy = PolicyModel(tiny_model(is_tied=False))
-    token_ids_BL = torch.zeros(1, 2, dtype=torch.int64)
-    scores = policy(token_ids_BL, torch.zeros(1, 2, dtype=torch.bool))
+    scores = policy(*lay_out([]).grid)
     assert scores.log_prob_T.shape == (0,)
     scores.log_prob_T.sum().backward()
     for name, parameter in policy.named_parameters():

@@ -5,6 +5,9 @@ from pathlib import Path
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from coop_rl.algorithm.lanes import Row, Tree, lay_out
+from coop_rl.types import TokenGrid
+
 VOCABULARY = 37
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -50,14 +53,7 @@ def random_rows(
     return rows
 
 
-def to_tensors(
-    rows: list[tuple[tuple[int, ...], tuple[int, ...]]], width: int | None = None, padding: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-pad rows to (token_ids_BL, is_response_BL)."""
-    width = width or max(len(p) + len(r) for p, r in rows)
-    token_ids_BL = torch.full((len(rows), width), padding)
-    is_response_BL = torch.zeros(len(rows), width, dtype=torch.bool)
-    for b, (prompt, response) in enumerate(rows):
-        token_ids_BL[b, : len(prompt) + len(response)] = torch.tensor(prompt + response)
-        is_response_BL[b, len(prompt) : len(prompt) + len(response)] = True
-    return token_ids_BL, is_response_BL
+def to_grid(rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> TokenGrid:
+    """Return a grid with a lane for each row."""
+    lanes = [[Tree((Row(i, *row),))] for i, row in enumerate(rows)]
+    return lay_out(lanes).grid

@@ -16,8 +16,8 @@ from coop_rl.config.method import rl_settings
 from coop_rl.learner.passes import Passes
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.statistics import StepSums
-from coop_rl.models.policy import TokenScores
-from coop_rl.types import Guidance, Lesson
+from coop_rl.models import TokenScores
+from coop_rl.types import Guidance, Lesson, TokenGrid
 from tests.algorithm.methods.evaluate import evaluate
 from tests.algorithm.methods.scenes import (
     MISMATCH_CAP,
@@ -50,13 +50,14 @@ class TableEngine:
         self._table = table
         self.logits_CV = torch.tensor(table.logits_CV, requires_grad=True)
 
-    def __call__(self, token_ids_BL: torch.Tensor, is_response_BL: torch.Tensor) -> TokenScores:
-        contexts, tokens = list[int](), list[int]()
-        for ids_L, mask_L in zip(token_ids_BL, is_response_BL, strict=True):
-            response = ids_L[mask_L].tolist()
-            prompt = ids_L[: int(mask_L.int().argmax())].tolist()
-            contexts += self._table.contexts(prompt, response)
-            tokens += response
+    def __call__(self, grid: TokenGrid) -> TokenScores:
+        length = grid.token_ids_KL.size(1)
+        lane_T = grid.source_T // length
+        contexts, tokens = list[int](), grid.target_T.tolist()
+        for k, ids_L in enumerate(grid.token_ids_KL):
+            # A lane is one sequence: its first scored token comes after the prompt.
+            prompt = ids_L[: int(grid.source_T[lane_T == k][0]) - k * length + 1].tolist()
+            contexts += self._table.contexts(prompt, grid.target_T[lane_T == k].tolist())
         log_prob_TV = self.logits_CV.log_softmax(-1)[contexts]
         entropy_T = -(log_prob_TV.exp() * log_prob_TV).sum(-1)
         return TokenScores(log_prob_TV[torch.arange(len(tokens)), tokens], entropy_T)
@@ -75,7 +76,7 @@ class TableEngine:
 def passed(table: Table, lesson: Lesson, config: RunConfig, tokens: int) -> np.ndarray:
     """The gradient as `Learner.compute` takes it."""
     objective = lesson.objective
-    shape = PackShape(num_ranks=1, micro_batch_tokens=tokens)
+    shape = PackShape(num_ranks=1, micro_batch_tokens=tokens, layout="padded")
     batch = pack(lesson.samples, lesson.demonstrations, shape, objective.sources)
     engine = TableEngine(table)
     settings = replace(LearnerSettings.from_config(config).loss, mismatch_cap=MISMATCH_CAP)

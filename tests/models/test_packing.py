@@ -1,0 +1,111 @@
+"""Packing changes no log-prob and no gradient, whatever lies beside and behind a sequence."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from coop_rl.algorithm.lanes import Layout, Row, cut, grow_trees, lay_out
+from coop_rl.errors import ModelError
+from coop_rl.learner.engine import EngineSettings
+from coop_rl.learner.local_engine import LocalEngine
+from coop_rl.learner.packing_check import check_packing, check_window
+from coop_rl.models import PolicyModel
+from tests.models.tiny import VOCABULARY, tiny_model
+
+LAYOUTS: list[Layout] = ["trees", "lanes", "padded", "flat"]
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+}
+
+
+def rows() -> list[Row]:
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(1, VOCABULARY, (count,), generator=generator).tolist())
+
+    prompts = [draw(9), draw(4), draw(1), draw(6)]
+    return [Row(i, prompts[i % 4], draw(1 + (5 * i) % 8)) for i in range(20)]
+
+
+def scored(model, layout: Layout, limit: int) -> tuple[dict[int, list[float]], list[torch.Tensor]]:
+    """Log-probs by row, and the gradient of a weighted sum of them."""
+    policy = PolicyModel(model, logits_chunk=7, num_kept_chunks=1)
+    policy.zero_grad()
+    got: dict[int, list[float]] = {}
+    for lanes in cut(grow_trees(rows(), layout), limit, layout):
+        micro = lay_out(lanes)
+        log_prob_T = policy(*micro.grid).log_prob_T
+        row_T = micro.row_B[micro.row_T]
+        (log_prob_T * (1.0 + row_T)).sum().backward()
+        for row in micro.row_B.tolist():
+            got[row] = log_prob_T[row_T == row].tolist()
+    return got, [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("limit", [40, 90, 10_000])
+@pytest.mark.parametrize("layout", ["trees", "lanes", "padded"])
+def test_no_log_prob_and_no_gradient_depends_on_the_layout(
+    layout: Layout, limit: int, attention: str
+) -> None:
+    model = tiny_model().double()
+    model.set_attn_implementation(attention)
+    alone, gradient = scored(model, "padded", 1)
+    got, other = scored(model, layout, limit)
+    assert got.keys() == alone.keys() == set(range(20))
+    for row, values in alone.items():
+        assert got[row] == pytest.approx(values, abs=1e-5)
+    for ours, expected in zip(other, gradient, strict=True):
+        # RMSNorm computes in fp32 whatever the model's type is.
+        assert (ours - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_flat_lanes_restart_their_positions() -> None:
+    """Variable-length attention reads the sequences off them; here SDPA does, by its mask."""
+    model = tiny_model().double()
+    (lanes,) = cut(grow_trees(rows(), "flat"), 10_000, "flat")
+    micro = lay_out(lanes)
+    assert micro.num_places == micro.num_tokens == sum(row.length for row in rows())
+    assert micro.grid.position_ids_KL is not None
+    assert int((micro.grid.position_ids_KL == 0).sum()) == 20
+    got, _ = scored(model, "flat", 10_000)
+    alone, _ = scored(model, "padded", 1)
+    for row, values in alone.items():
+        assert got[row] == pytest.approx(values, abs=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_check_at_the_start_passes_for_models_with_full_attention(layout: Layout) -> None:
+    for model in (tiny_model(), LlamaForCausalLM(LlamaConfig(**SMALL))):
+        engine = LocalEngine(PolicyModel(model), EngineSettings())
+        check_packing(engine, layout, torch.float32)
+
+
+def test_the_check_at_the_start_finds_a_neighbour_that_is_seen(monkeypatch) -> None:
+    def sees_all(sequence_KL: torch.Tensor, branch_KL: torch.Tensor) -> torch.Tensor:
+        length = sequence_KL.size(1)
+        return torch.ones(len(branch_KL), length, length, dtype=torch.bool).tril()
+
+    engine = LocalEngine(PolicyModel(tiny_model()), EngineSettings())
+    monkeypatch.setattr("coop_rl.models.policy.visible", sees_all)
+    for layout in ("trees", "lanes", "flat"):
+        with pytest.raises(ModelError, match=r"learner\.packing padded"):
+            check_packing(engine, layout, torch.float32)
+    check_packing(engine, "padded", torch.float32)
+
+
+def test_a_sliding_window_is_refused_where_it_is_shorter_than_a_lane() -> None:
+    model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=40))
+    with pytest.raises(ModelError, match=r"window of 40 .* 41; set learner\.packing padded"):
+        check_window(model, "trees", 41)
+    check_window(model, "trees", 40)
+    check_window(model, "padded", 41)
+    check_window(tiny_model(), "trees", 10**6)  # Qwen3 has a window in its config, switched off
