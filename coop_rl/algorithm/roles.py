@@ -25,10 +25,18 @@ class Rollouts(Protocol):
     """Rollout actors and reward workers behind one window of prompts."""
 
     def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
-        """Return P groups, generated at `version` and scored, in prompt order.
+        """Return P groups, generated at `version` or a little before and scored, in prompt order.
 
         Groups the estimator learns nothing from may be replaced (dynamic sampling).
         """
+        ...
+
+    def restore(self, next_step: int, state: Mapping[str, Any]) -> None:
+        """Go on at a step with what `state` returned; empty: nothing was on its way."""
+        ...
+
+    def state(self) -> Mapping[str, Any]:
+        """Return which prompts are on their way, as JSON."""
         ...
 
 
@@ -108,6 +116,8 @@ class Progress:
     version: PolicyVersion
     method: Mapping[str, Any] = field(default_factory=dict)
     """What `Method.state` returned; empty: nothing yet."""
+    rollouts: Mapping[str, Any] = field(default_factory=dict)
+    """What `Rollouts.state` returned."""
 
 
 class Checkpoints(Protocol):
@@ -117,8 +127,8 @@ class Checkpoints(Protocol):
         """Load what the run resumes from, if anything, into all roles."""
         ...
 
-    def maybe_save(self, step: int, version: PolicyVersion, method: Mapping[str, Any]) -> None:
-        """Save after `step` when it is due, with the method's state."""
+    def maybe_save(self, progress: Progress) -> None:
+        """Save when it is due."""
         ...
 
     def keep_best(self, step: int, evaluated: Mapping[str, float]) -> None:

@@ -20,7 +20,7 @@ from coop_rl.algorithm.gain import estimate_gain
 from coop_rl.algorithm.methods import Method
 from coop_rl.algorithm.methods.base import to_token_samples
 from coop_rl.algorithm.packing import PackShape, first_minibatch, pack_branches
-from coop_rl.algorithm.roles import Roles, StepRecord
+from coop_rl.algorithm.roles import Progress, Roles, StepRecord
 from coop_rl.types import CooperativeGain, PolicyVersion, Sampled, ScoredGroup, StepResult
 
 
@@ -31,6 +31,7 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
     Gauss-Seidel.
     """
     progress = roles.checkpoints.restore()
+    roles.rollouts.restore(progress.next_step, progress.rollouts)
     method.begin(roles.demonstrations.num_rows, progress.method)
     guidance = roles.meta_controller.guidance()
     version = roles.weights.publish(progress.version)
@@ -53,7 +54,9 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
         version = roles.weights.publish(version.next())
         roles.observer.record(seen)
         method.observe(step + 1, gain, {})
-        roles.checkpoints.maybe_save(step, version, method.state())
+        roles.checkpoints.maybe_save(
+            Progress(step + 1, version, method.state(), roles.rollouts.state())
+        )
         _evaluate(step + 1, version, method, roles)
     return version
 

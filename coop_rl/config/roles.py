@@ -18,8 +18,12 @@ class RolloutSection(Section):
     """Upper limit of response tokens."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature during training; the learners score at the same one."""
-    max_policy_lag: Literal[0] = 0
-    """How many versions old a rollout may be; only 0 (synchronous) is built so far."""
+    max_policy_lag: int = Field(0, ge=0, le=8)
+    """How many versions old a rollout may be. 0: generation and training take turns. From 1 on
+    prompts of later steps are sampled while the learners train."""
+    in_flight_updates: bool = False
+    """With a lag: responses under way go on with new weights as they arrive, token by token;
+    otherwise the weights wait for them."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Weight and compute type of the engine."""
     kv_cache_gib: float = Field(1.0, gt=0)

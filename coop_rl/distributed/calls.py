@@ -66,22 +66,37 @@ def gather(
     while pending:
         left_s = deadline - time.monotonic()
         ready, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, min(POLL_S, left_s)))
-        for check in _checks:
-            check()
+        break_off()
         if not ready and left_s > POLL_S:
             continue
         if not ready:
             waiting = ", ".join(sorted({f"{c.actor} ({c.phase})" for c in pending.values()}))
             raise ActorLostError(f"no answer within {timeout_s:g} s from {waiting}")
         call = pending.pop(ready[0])
-        try:
-            ray.get(call.ref)
-        except (RayActorError, RayTaskError) as error:
-            raise _explain(call, error, list(pending.values())) from None
+        result_of(call, list(pending.values()))
         if on_result:
             on_result()
             deadline = time.monotonic() + timeout_s
     return [ray.get(call.ref) for call in calls]
+
+
+def break_off() -> None:
+    """Break off here if a check says so; waits that do not go through `gather` call it."""
+    for check in _checks:
+        check()
+
+
+def result_of(call: Call, others: Sequence[Call]) -> Any:
+    """Return the result of a call that has ended.
+
+    Raises:
+        ActorLostError: Its actor died, or one of `others` did, which it needed.
+        RunError: The call raised; an error of ours passes through unchanged.
+    """
+    try:
+        return ray.get(call.ref)
+    except (RayActorError, RayTaskError) as error:
+        raise _explain(call, error, others) from None
 
 
 def _explain(call: Call, error: Exception, others: Sequence[Call]) -> RunError:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from coop_rl.algorithm.roles import Progress
 from coop_rl.config import RunConfig
@@ -108,14 +107,13 @@ class RayCheckpoints:
             )
         return self._boundary
 
-    def maybe_save(self, step: int, version: PolicyVersion, method: Mapping[str, Any]) -> None:
+    def maybe_save(self, progress: Progress) -> None:
         """Save when due, at the end, or when a stop was asked for.
 
         Raises:
             Interrupted: A stop was asked for; everything is saved.
         """
-        done = step + 1
-        self._boundary = Progress(done, version, dict(method))
+        self._boundary, done = progress, progress.next_step
         every = self._config.checkpoint.every
         is_due = (every > 0 and done % every == 0) or done == self._config.run.num_steps
         if is_due or self._stop.is_set:

@@ -4,6 +4,7 @@ Rollouts are in `distributed.rollouts`. Called by `algorithm.train`; holds no te
 w travel as unopened handles).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -122,8 +123,17 @@ class RayMetaController:
 class RayWeights:
     """Weight sync of merged theta + s*B*A from `joint` to the rollout actors."""
 
-    def __init__(self, config: RunConfig, team: Team, canary: Canary, stages: Stages) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        team: Team,
+        canary: Canary,
+        stages: Stages,
+        settle: Callable[[], None],
+    ) -> None:
+        """`settle` is called before the engines' weights change."""
         self._canary = canary
+        self._settle = settle
         # One sync is several calls, each limited by sync.timeout_s on its own.
         self._timeout_s = 4 * config.sync.timeout_s
         self._team = team
@@ -131,6 +141,7 @@ class RayWeights:
 
     def publish(self, version: PolicyVersion) -> PolicyVersion:
         """Send `version` to every rollout actor, let the canary check it, and return it."""
+        self._settle()
         with self._stages.stage("publish"):
             calls = [m.call("publish", "publish", version) for m in self._team.joint]
             reports = gather(calls, self._timeout_s)

@@ -1,21 +1,23 @@
 """The loop's roles `Rollouts` and `ShadowRollouts` on Ray: prompts out, scored groups in.
 
-Each group goes rollout actor -> reward actor directly. Called by `algorithm.train`.
+Called by `algorithm.train`. `rollout.window` says which prompts, `distributed.generation` samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from coop_rl.algorithm.estimators import RlEstimator
 from coop_rl.config import RunConfig
 from coop_rl.config.method import DapoRl, rl_settings
-from coop_rl.config.schema import ServingConfig
 from coop_rl.data.collection import Mixture
 from coop_rl.distributed.calls import Call, gather
-from coop_rl.distributed.checkpoints import StopRequest
-from coop_rl.distributed.team import Member, Team
+from coop_rl.distributed.generation import Generation
+from coop_rl.distributed.team import Team
+from coop_rl.errors import VersionError
 from coop_rl.observability.stages import Stages
 from coop_rl.rewards.noise import flip_rewards
 from coop_rl.rewards.scoring import shuffle_rewards
+from coop_rl.rollout.window import Place, Window
 from coop_rl.types import PolicyVersion, Prompt, Sampled, SamplingSettings, ScoredGroup
 
 SEED_STRIDE = 1_000_003
@@ -24,46 +26,6 @@ SHADOW_SEED = 500_009
 """Added for the shadow's own rollouts: equal branches must not draw equal samples."""
 REFILL_STREAM = 2
 """Order stream of the prompts that dynamic sampling puts in; prompts use 0, demonstrations 1."""
-
-
-class Generation:
-    """Sampling and scoring on a set of rollout actors, with limits, stoppable between steps."""
-
-    def __init__(
-        self,
-        config: ServingConfig,
-        members: Sequence[Member],
-        reward: Member,
-        stop: StopRequest,
-        on_group: Callable[[], None] | None = None,
-    ) -> None:
-        """Sample on `members`, judge with `reward`; `on_group` is called after each sampled one."""
-        self._members = members
-        self._reward = reward
-        self._stop = stop
-        self._timeout_s = config.placement.call_timeout_s
-        self._on_group = on_group
-
-    def run(
-        self, prompts: Sequence[Prompt], sampling: SamplingSettings, version: PolicyVersion
-    ) -> Sequence[ScoredGroup]:
-        """Return one scored group per prompt, in order, all sampled at `version`.
-
-        Raises:
-            VersionError: A rollout actor sampled with other weights.
-        """
-        members = [self._members[i % len(self._members)] for i in range(len(prompts))]
-        generating = [
-            member.call("generate", "generate_group", prompt, sampling)
-            for member, prompt in zip(members, prompts, strict=True)
-        ]
-        scoring = [self._reward.call("score", "score", call.ref) for call in generating]
-        with self._stop.at_boundary():
-            gather(generating, self._timeout_s, self._on_group)
-            groups: list[ScoredGroup] = gather(scoring, self._timeout_s)
-        for call, group in zip(generating, groups, strict=True):
-            group.require_version(version, call.actor)
-        return groups
 
 
 def step_sampling(config: RunConfig, step: int, offset: int = 0) -> SamplingSettings:
@@ -99,47 +61,82 @@ class RayRollouts:
         self._max_refills = rl.max_refills if isinstance(rl, DapoRl) else 0
         self._order = prompts.order(per_step, seed)
         self._refills = prompts.order(per_step, seed, REFILL_STREAM)
+        self._max_lag = config.rollout.max_policy_lag
+        self._window = Window(per_step, self._max_lag, self._order.batch, self._refills_of)
+        self._groups: dict[Place, ScoredGroup] = {}
+
+    def restore(self, next_step: int, state: Mapping[str, Any]) -> None:
+        """Go on at a step; prompts that were on their way are started again."""
+        self._window.restore(next_step, state)
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what `restore` needs, as JSON."""
+        return self._window.state()
 
     def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
-        """Generate and score the prompts of a step."""
-        with self._stages.stage("generate"):
-            sampled = self._sample(step, version)
-        if not self._config.reward.shuffle:
-            return sampled
-        seed = step_sampling(self._config, step).seed
-        return Sampled(shuffle_rewards(sampled.groups, seed=seed), sampled.dropped)
+        """Return the groups of a step; with a lag, later steps' prompts go on being sampled.
 
-    def _with_noise(self, groups: Sequence[ScoredGroup], seed: int) -> Sequence[ScoredGroup]:
+        Raises:
+            VersionError: A group is older than `rollout.max_policy_lag` allows.
+        """
+        with self._stages.stage("generate"):
+            for place in self._window.begin(step):
+                self._start(place)
+            while (chosen := self._window.choose()) is None:
+                self._generation.wait()
+        groups = [self._groups.pop(place) for place in chosen.places]
+        dropped = [self._groups.pop(place) for place in chosen.dropped]
+        for group in groups:
+            self._check_age(group, version)
+        if not self._config.reward.shuffle:
+            return Sampled(groups, dropped)
+        return Sampled(
+            shuffle_rewards(groups, seed=step_sampling(self._config, step).seed), dropped
+        )
+
+    def settle(self) -> None:
+        """Before the weights change: wait for what is on its way, unless it may go on with them."""
+        if self._config.rollout.in_flight_updates or self._generation.num_under_way == 0:
+            return
+        with self._stages.stage("generate_rest"):
+            self._generation.settle()
+
+    def _start(self, place: Place) -> None:
+        sampling = step_sampling(self._config, place.batch)
+
+        def keep(group: ScoredGroup) -> None:
+            self._keep(place, self._with_noise(group, sampling.seed))
+
+        self._generation.start(self._prompts[place.row], sampling, keep)
+
+    def _keep(self, place: Place, group: ScoredGroup) -> None:
+        self._groups[place] = group
+        is_informative = self._max_refills == 0 or self._estimator.is_informative(group)
+        instead = self._window.finish(place, is_informative=is_informative)
+        if instead is not None:
+            self._start(instead)
+
+    def _with_noise(self, group: ScoredGroup, seed: int) -> ScoredGroup:
         section = self._config.reward
         if section.flip_probability == 0.0:
-            return groups
-        return flip_rewards(groups, section.flip_probability, section.weight, seed)
+            return group
+        (flipped,) = flip_rewards([group], section.flip_probability, section.weight, seed)
+        return flipped
 
-    def _sample(self, step: int, version: PolicyVersion) -> Sampled:
-        """Sample until there are P groups to learn from, or the refills are used up."""
-        sampling, wanted = step_sampling(self._config, step), self._config.prompts.per_step
-        kept: list[ScoredGroup] = []
-        dropped: list[ScoredGroup] = []
-        used: set[int] = set()
-        for rows in self._rounds(step):
-            if used:  # a refill: prompts this step has not had
-                rows = [row for row in dict.fromkeys(rows) if row not in used]
-            rows = rows[: wanted - len(kept)]
-            used.update(rows)
-            prompts = [self._prompts[row] for row in rows]
-            groups = self._generation.run(prompts, sampling, version)
-            for group in self._with_noise(groups, sampling.seed):
-                is_kept = self._max_refills == 0 or self._estimator.is_informative(group)
-                (kept if is_kept else dropped).append(group)
-            if len(kept) == wanted:
-                break
-        # Too few: the groups that say nothing fill up, so that a step always has its size.
-        missing = wanted - len(kept)
-        return Sampled(kept + dropped[:missing], dropped[missing:])
+    def _check_age(self, group: ScoredGroup, version: PolicyVersion) -> None:
+        if self._max_lag == 0:
+            group.require_version(version, "a rollout actor")
+            return
+        oldest = min(rollout.version for rollout in group.rollouts)
+        if not version.theta - self._max_lag <= oldest.theta <= version.theta:
+            raise VersionError(
+                f"prompt {group.prompt.id} was sampled with {oldest}, the policy is at {version} "
+                f"and rollout.max_policy_lag is {self._max_lag}"
+            )
 
-    def _rounds(self, step: int) -> Sequence[list[int]]:
-        refills = range(step * self._max_refills, (step + 1) * self._max_refills)
-        return [self._order.batch(step), *(self._refills.batch(i) for i in refills)]
+    def _refills_of(self, step: int) -> Iterator[int]:
+        for number in range(step * self._max_refills, (step + 1) * self._max_refills):
+            yield from self._refills.batch(number)
 
 
 class RayShadowRollouts:

@@ -15,11 +15,13 @@ from coop_rl.algorithm.train import train
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.data.load import Demonstrations, RunData, load_run_data
 from coop_rl.distributed.build import team_of
+from coop_rl.distributed.calls import breaking_off
 from coop_rl.distributed.canary import Canary
 from coop_rl.distributed.checkpoints import RayCheckpoints, StopAtBoundary, StopRequest
 from coop_rl.distributed.cluster import preflight_local, ray_session
+from coop_rl.distributed.generation import Generation
 from coop_rl.distributed.roles import RayLearners, RayMetaController, RayWeights
-from coop_rl.distributed.rollouts import Generation, RayRollouts, RayShadowRollouts
+from coop_rl.distributed.rollouts import RayRollouts, RayShadowRollouts
 from coop_rl.distributed.team import Team
 from coop_rl.distributed.validation import Measurements, RayValidation
 from coop_rl.errors import RunDirectoryError
@@ -97,7 +99,10 @@ def _run(
                 config, data, sets, directory, store, resume_from, console, team, stop, method
             )
             try:
-                train(config.run.num_steps, method, PackShape.from_config(config), session.roles)
+                with breaking_off(session.generation.advance):
+                    train(
+                        config.run.num_steps, method, PackShape.from_config(config), session.roles
+                    )
             except StopAtBoundary:
                 session.checkpoints.save_and_stop()
             finally:
@@ -116,6 +121,7 @@ class _Session:
     observer: RunObserver
     checkpoints: RayCheckpoints
     evaluation: Evaluator
+    generation: Generation
 
     @classmethod
     def build(
@@ -144,15 +150,16 @@ class _Session:
             config, team, data.validation, held_out, joint.run, shadow_rollouts, stages
         )
         canary = Canary(config, team, held_out, stages, console.milestone)
+        rollouts = RayRollouts(config, joint, data.prompts, method.estimator, stages)
         roles = Roles(
-            rollouts=RayRollouts(config, joint, data.prompts, method.estimator, stages),
+            rollouts=rollouts,
             shadow_rollouts=shadow_rollouts,
             demonstrations=Demonstrations(config, data.demonstrations),
             learners=RayLearners(config, team, stages),
             meta_controller=RayMetaController(config, team, stages),
-            weights=RayWeights(config, team, canary, stages),
+            weights=RayWeights(config, team, canary, stages, rollouts.settle),
             checkpoints=checkpoints,
             evaluation=Measurements((evaluation, validation)),
             observer=observer,
         )
-        return cls(roles, observer, checkpoints, evaluation)
+        return cls(roles, observer, checkpoints, evaluation, joint)

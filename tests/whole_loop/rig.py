@@ -5,7 +5,7 @@ weight sync, collectives between roles (by `Pipe`), and actors (by calls). Dynam
 order of data, checkpoints, rows and the ledger are the product's own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from coop_rl.config.method import ColdStartMethod, rl_settings
 from coop_rl.config.sizes import has_adapter, has_shadow
 from coop_rl.data.collection import Mixture
 from coop_rl.data.load import Demonstrations
+from coop_rl.distributed.generation import Generation
 from coop_rl.distributed.roles import SHADOW_OBJECTIVE
-from coop_rl.distributed.rollouts import SHADOW_SEED, Generation, RayRollouts, step_sampling
+from coop_rl.distributed.rollouts import SHADOW_SEED, RayRollouts, step_sampling
 from coop_rl.learner.checkpoint import CheckpointStore, read_progress
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
@@ -132,23 +133,37 @@ def build_learner(config: RunConfig, branch: Branch) -> tuple[Learner, PolicyMod
 
 
 class LocalGeneration(Generation):
-    """Samples from the joint learner's policy."""
+    """Samples from the joint learner's policy as soon as a group is started."""
 
     def __init__(self, branches: Branches, task: Task) -> None:
         self._branches = branches
         self._task = task
+        self._sampled: list[tuple[Callable[[ScoredGroup], None], ScoredGroup]] = []
 
-    def run(
-        self, prompts: Sequence[Prompt], sampling: SamplingSettings, version: PolicyVersion
-    ) -> Sequence[ScoredGroup]:
+    @property
+    def num_under_way(self) -> int:
+        return len(self._sampled)
+
+    def start(
+        self,
+        prompt: Prompt,
+        sampling: SamplingSettings,
+        done: Callable[[ScoredGroup], None],
+        *,
+        is_urgent: bool = False,
+    ) -> None:
         branches = self._branches
-        if not prompts:  # a refill that found no prompt the step has not had
-            return []
         own = branches.joint.version
-        groups = sample_groups(branches.policy, self._task, prompts, sampling, own)
-        for group in groups:
-            group.require_version(version, "the rig")
-        return groups
+        (group,) = sample_groups(branches.policy, self._task, [prompt], sampling, own)
+        self._sampled.append((done, group))
+
+    def wait(self) -> None:
+        done, group = self._sampled.pop(0)
+        done(group)
+
+    def settle(self) -> None:
+        while self._sampled:
+            self.wait()
 
 
 @dataclass
@@ -217,8 +232,10 @@ class LocalWeights:
     """Nothing to send: the rollouts read the learner's own module."""
 
     branches: Branches
+    settle: Callable[[], None]
 
     def publish(self, version: PolicyVersion) -> PolicyVersion:
+        self.settle()
         for learner in self.branches.learners:
             learner.check_version(version)
         return version
@@ -245,8 +262,8 @@ class LocalCheckpoints:
             self.branches.meta.load_state(folder)
         return read_progress(folder)
 
-    def maybe_save(self, step: int, version: PolicyVersion, method: Mapping[str, Any]) -> None:
-        done = step + 1
+    def maybe_save(self, progress: Progress) -> None:
+        done = progress.next_step
         if done not in (self.stop_after, self.config.run.num_steps):
             return
         folder = self.store.begin(done)
@@ -254,7 +271,7 @@ class LocalCheckpoints:
             learner.save_state(folder)
         if self.branches.meta:
             self.branches.meta.save_state(folder)
-        self.store.commit(folder, Progress(done, version, dict(method)))
+        self.store.commit(folder, progress)
         if done == self.stop_after:
             raise Stopped
 
@@ -359,19 +376,15 @@ def start(
     if resumes:
         observer.ledger.go_on([row for row in resumes.rows if "grad/norm" in row][-1])
     method = build_method(config)
+    generation, prompts = LocalGeneration(branches, task), Mixture.of(task.prompts)
+    rollouts = RayRollouts(config, generation, prompts, method.estimator, Stages())
     roles = Roles(
-        rollouts=RayRollouts(
-            config,
-            LocalGeneration(branches, task),
-            Mixture.of(task.prompts),
-            method.estimator,
-            Stages(),
-        ),
+        rollouts=rollouts,
         shadow_rollouts=LocalShadowRollouts(config, branches, task),
         demonstrations=Demonstrations(config, Mixture.of(task.demonstrations)),
         learners=LocalLearners(branches),
         meta_controller=LocalMetaController(branches),
-        weights=LocalWeights(branches),
+        weights=LocalWeights(branches, rollouts.settle),
         checkpoints=LocalCheckpoints(config, branches, store, resumes is not None, stop_after),
         evaluation=LocalEvaluation(config, branches, task),
         observer=observer,
