@@ -6,6 +6,7 @@ theta-hat = theta.
 """
 
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -116,11 +117,13 @@ def first_minibatch(groups: Sequence[ScoredGroup], shape: PackShape) -> Sequence
     return groups[: len(groups) // shape.num_minibatches]
 
 
-def useful_share(batch: PackedBatch) -> float:
-    """Return the share of places in a batch's grids that hold a token."""
-    grids = [*batch.rl, *(ranks for source in batch.sft for ranks in source.ranks)]
+def useful_share(batches: Sequence[PackedBatch]) -> float:
+    """Return the share of places in the batches' grids that hold a token; nan without batches."""
+    grids = [ranks for batch in batches for ranks in batch.rl]
+    grids += [ranks for batch in batches for source in batch.sft for ranks in source.ranks]
     micros = [micro for micro_batches in grids for micro in micro_batches]
-    return sum(micro.num_tokens for micro in micros) / sum(micro.num_places for micro in micros)
+    num_places = sum(micro.num_places for micro in micros)
+    return sum(micro.num_tokens for micro in micros) / num_places if num_places else math.nan
 
 
 def _parts(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coop_rl.algorithm.packing import useful_share
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.types import (
     CooperativeGain,
@@ -44,6 +45,7 @@ METRICS: dict[str, Metric] = {
     "tokens/trained_rl": Metric("tokens", "response tokens in the RL loss of joint"),
     "tokens/trained_sft": Metric("tokens", "response tokens in the SFT loss of joint"),
     "tokens/trained_shadow": Metric("tokens", "response tokens in the RL loss of rl_only"),
+    "tokens/useful": Metric("share", "places of joint's packed batches that hold a token"),
     "reward/mean": Metric("reward", "mean over the step's responses"),
     "reward/std": Metric("reward", "standard deviation over the step's responses"),
     "reward/accuracy": Metric("share", "responses with the right answer"),
@@ -64,6 +66,7 @@ METRICS: dict[str, Metric] = {
     "policy/kl_ref": Metric("nats", "mean KL estimate of a token to the start; null without a KL"),
     "policy/clip_fraction": Metric("share", "tokens whose ratio the estimator's clip cut off"),
     "policy/lag": Metric("updates", "most theta updates any rollout is behind `version`"),
+    "policy/lag_mean": Metric("updates", "mean over the rollouts' tokens"),
     "loss/rl": Metric("reward", "RL loss of joint (surrogate)"),
     "loss/sft": Metric("nats", "mean negative log-likelihood of demonstration tokens under joint"),
     "loss/shadow_rl": Metric("reward", "RL loss of rl_only (surrogate)"),
@@ -169,6 +172,7 @@ def step_metrics(record: StepRecord, timings: Mapping[str, float]) -> Metrics:
         "tokens/trained_rl": num_rl_tokens,
         "tokens/trained_sft": sum(batch.num_sft_tokens for batch in steps),
         "tokens/trained_shadow": num_rl_tokens if record.shadow else 0,
+        "tokens/useful": useful_share(steps),
         "groups/dropped": len(record.sampled.dropped),
         **_rollout_metrics([*record.sampled.groups, *record.sampled.dropped], record.version.theta),
         **_learner_metrics(record.joint, record.shadow),
@@ -214,6 +218,12 @@ def _rollout_metrics(groups: Sequence[ScoredGroup], version: int) -> Metrics:
         "response/length_mean": sum(len(r.token_ids) for r in rollouts) / len(rollouts),
         "response/truncated": sum(r.is_truncated for r in rollouts) / len(rollouts),
         "policy/lag": max(version - rollout.version.theta for rollout in rollouts),
+        "policy/lag_mean": sum(
+            (version - sampled_by.theta) * count
+            for rollout in rollouts
+            for sampled_by, count in rollout.versions
+        )
+        / count_tokens(groups),
     }
 
 

@@ -59,6 +59,14 @@ class Rollout:
     """True when the token limit ended it, not the end-of-sequence token."""
     version: PolicyVersion
     """The oldest policy version that sampled a token of it."""
+    version_spans: tuple[tuple[PolicyVersion, int], ...] = ()
+    """(version, number of tokens) in order, where weights changed on the way; empty: `version`
+    sampled all."""
+
+    @property
+    def versions(self) -> tuple[tuple[PolicyVersion, int], ...]:
+        """(version, number of tokens) in order."""
+        return self.version_spans or ((self.version, len(self.token_ids)),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def long_tailed(num_prompts: int, num_samples: int, seed: int = 0) -> list[Token
 @pytest.mark.parametrize("layout", ["trees", "lanes", "flat"])
 def test_places_are_used_and_ranks_are_balanced(layout: Layout, num_ranks: int) -> None:
     batch = pack(long_tailed(64, 8), [], PackShape(num_ranks, 8192, layout=layout))
-    assert useful_share(batch) >= 0.95
+    assert useful_share([batch]) >= 0.95
     tokens = [sum(micro.num_tokens for micro in rank) for rank in batch.rl]
     assert max(tokens) / (sum(tokens) / num_ranks) <= 1.05
 

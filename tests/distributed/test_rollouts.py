@@ -139,7 +139,7 @@ def test_with_updates_in_flight_nothing_is_waited_for() -> None:
 def test_rollouts_that_are_too_old_are_refused() -> None:
     answers = Answers()
     role = rollouts(40, answers, "rollout.max_policy_lag=1")
-    with pytest.raises(VersionError, match="theta0.*theta2.*max_policy_lag is 1"):
+    with pytest.raises(VersionError, match=r"theta0.*theta2.*max_policy_lag is 1"):
         role.next_batch(2, PolicyVersion(2, 2))
 
 
