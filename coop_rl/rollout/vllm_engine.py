@@ -58,10 +58,11 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Start vLLM's processes and load the model; about 20 s, mostly imports."""
-        # As many threads as the actor has CPUs; Ray sets the same.
-        num_threads = max(1, int(self._config.placement.rollout.cpus))
-        for name, value in {**ENVIRONMENT, "OMP_NUM_THREADS": str(num_threads)}.items():
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        # As many threads as the actor has CPUs; Ray has set it before it knew how many.
+        num_threads = max(1, int(self._config.placement.rollout.cpus))
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
         if self._backend == BACKEND_NAME and not is_installed():
             raise RunError(
                 f"vLLM's entry point {ENTRY_POINT_NAME} is not installed; install this package "
