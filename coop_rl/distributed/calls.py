@@ -1,14 +1,15 @@
 """Waiting for remote calls with a limit, naming whoever is lost.
 
 Every wait of the controller goes through `gather`, so nothing waits for ever, every failure names
-an actor and a phase, and a request to stop is heard.
+an actor and a phase, and a request to stop is heard. What goes on in the background, such as
+generation while learners train, is served in every wait: one thread, no locks.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -24,6 +25,21 @@ POLL_S = 0.5
 _checks: list[Callable[[], None]] = []
 
 
+class Background(Protocol):
+    """Calls under way that nobody waits for; whoever waits for something else takes them in."""
+
+    def refs(self) -> Sequence[Any]:
+        """Return the ObjectRefs under way."""
+        ...
+
+    def take(self, ref: Any) -> None:
+        """Accept one that is ready; may start others, must not wait, may raise."""
+        ...
+
+
+_background: list[Background] = []
+
+
 @contextmanager
 def breaking_off(check: Callable[[], None]) -> Iterator[None]:
     """Let `check`, which may raise, break off every `gather` meanwhile."""
@@ -32,6 +48,19 @@ def breaking_off(check: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _checks.remove(check)
+
+
+@contextmanager
+def in_background(work: Background) -> Iterator[None]:
+    """Serve `work` in every wait meanwhile; may be nested."""
+    if work in _background:
+        yield
+        return
+    _background.append(work)
+    try:
+        yield
+    finally:
+        _background.remove(work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +94,83 @@ def gather(
     pending = {call.ref: call for call in calls}
     while pending:
         left_s = deadline - time.monotonic()
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, min(POLL_S, left_s)))
-        for check in _checks:
-            check()
-        if not ready and left_s > POLL_S:
+        ready, is_served = _wait(list(pending), left_s)
+        if not ready and (left_s > POLL_S or (is_served and left_s > 0)):
             continue
         if not ready:
-            waiting = ", ".join(sorted({f"{c.actor} ({c.phase})" for c in pending.values()}))
-            raise ActorLostError(f"no answer within {timeout_s:g} s from {waiting}")
+            raise _overdue(timeout_s, pending.values())
         call = pending.pop(ready[0])
-        try:
-            ray.get(call.ref)
-        except (RayActorError, RayTaskError) as error:
-            raise _explain(call, error, list(pending.values())) from None
+        open_result(call, list(pending.values()))
         if on_result:
             on_result()
             deadline = time.monotonic() + timeout_s
     return [ray.get(call.ref) for call in calls]
+
+
+def wait_until(
+    is_done: Callable[[], bool],
+    timeout_s: float,
+    under_way: Callable[[], Iterable[Call]],
+    progress: Callable[[], int],
+) -> None:
+    """Serve the background until `is_done`.
+
+    Args:
+        is_done: Looked at after everything the background took in.
+        timeout_s: Longest wait for `progress` to change.
+        under_way: The background's calls, for the error.
+        progress: Anything that counts.
+
+    Raises:
+        ActorLostError: Nothing happened within `timeout_s`.
+        Exception: Whatever the background or a check of `breaking_off` raises.
+    """
+    deadline, seen = time.monotonic() + timeout_s, progress()
+    while not is_done():
+        _wait([], deadline - time.monotonic())
+        if progress() != seen:
+            deadline, seen = time.monotonic() + timeout_s, progress()
+        elif time.monotonic() >= deadline:
+            raise _overdue(timeout_s, under_way())
+
+
+def open_result(call: Call, others: Sequence[Call]) -> Any:
+    """Return the result of a call that is ready.
+
+    Raises:
+        ActorLostError: Its actor, or one of the `others` that caused the failure, died.
+        RunError: It raised; an error of ours passes through unchanged.
+    """
+    try:
+        return ray.get(call.ref)
+    except (RayActorError, RayTaskError) as error:
+        raise _explain(call, error, others) from None
+
+
+def _wait(refs: list[Any], left_s: float) -> tuple[list[Any], bool]:
+    """Wait a moment; returns those of `refs` that are ready, and whether the background moved."""
+    behind = {ref: work for work in _background for ref in work.refs()}
+    everything = [*refs, *behind]
+    limit_s = max(0.0, min(POLL_S, left_s))
+    if everything:
+        ready, _ = ray.wait(everything, num_returns=1, timeout=limit_s)
+    else:
+        time.sleep(limit_s)
+        ready = []
+    for check in _checks:
+        check()
+    if not ready or ready[0] not in behind:
+        return ready, False
+    # One look takes in all that is ready: looking costs as much as there are calls under way.
+    ready, _ = ray.wait(list(behind), num_returns=len(behind), timeout=0)
+    for ref in ready:
+        behind[ref].take(ref)
+    return [], True
+
+
+def _overdue(timeout_s: float, calls: Iterable[Call]) -> ActorLostError:
+    waiting = ", ".join(sorted({f"{call.actor} ({call.phase})" for call in calls}))
+    return ActorLostError(f"no answer within {timeout_s:g} s from {waiting or 'anyone'}")
 
 
 def _explain(call: Call, error: Exception, others: Sequence[Call]) -> RunError:

@@ -19,7 +19,7 @@ from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.checkpoints import StopAtBoundary, StopRequest
 from coop_rl.distributed.cluster import preflight_local, ray_session
-from coop_rl.distributed.rollouts import Generation
+from coop_rl.distributed.generation import Generation
 from coop_rl.errors import ConfigError, Interrupted, RunDirectoryError
 from coop_rl.evaluation.measure import measure
 from coop_rl.evaluation.result import Comparison, EvaluationResult, compare, write_json

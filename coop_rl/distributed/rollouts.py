@@ -1,21 +1,24 @@
 """The loop's roles `Rollouts` and `ShadowRollouts` on Ray: prompts out, scored groups in.
 
-Each group goes rollout actor -> reward actor directly. Called by `algorithm.train`.
+`rollout.window` decides which prompts are sampled when and which groups make a batch; `generation`
+has them sampled and scored. Called by `algorithm.train`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
 
 from coop_rl.algorithm.estimators import RlEstimator
 from coop_rl.config import RunConfig
 from coop_rl.config.method import DapoRl, rl_settings
-from coop_rl.config.schema import ServingConfig
 from coop_rl.data.collection import Mixture
 from coop_rl.distributed.calls import Call, gather
-from coop_rl.distributed.checkpoints import StopRequest
-from coop_rl.distributed.team import Member, Team
+from coop_rl.distributed.generation import Generation
+from coop_rl.distributed.team import Team
 from coop_rl.observability.stages import Stages
 from coop_rl.rewards.noise import flip_rewards
 from coop_rl.rewards.scoring import shuffle_rewards
+from coop_rl.rollout.window import Slot, Window
 from coop_rl.types import PolicyVersion, Prompt, Sampled, SamplingSettings, ScoredGroup
 
 SEED_STRIDE = 1_000_003
@@ -24,46 +27,6 @@ SHADOW_SEED = 500_009
 """Added for the shadow's own rollouts: equal branches must not draw equal samples."""
 REFILL_STREAM = 2
 """Order stream of the prompts that dynamic sampling puts in; prompts use 0, demonstrations 1."""
-
-
-class Generation:
-    """Sampling and scoring on a set of rollout actors, with limits, stoppable between steps."""
-
-    def __init__(
-        self,
-        config: ServingConfig,
-        members: Sequence[Member],
-        reward: Member,
-        stop: StopRequest,
-        on_group: Callable[[], None] | None = None,
-    ) -> None:
-        """Sample on `members`, judge with `reward`; `on_group` is called after each sampled one."""
-        self._members = members
-        self._reward = reward
-        self._stop = stop
-        self._timeout_s = config.placement.call_timeout_s
-        self._on_group = on_group
-
-    def run(
-        self, prompts: Sequence[Prompt], sampling: SamplingSettings, version: PolicyVersion
-    ) -> Sequence[ScoredGroup]:
-        """Return one scored group per prompt, in order, all sampled at `version`.
-
-        Raises:
-            VersionError: A rollout actor sampled with other weights.
-        """
-        members = [self._members[i % len(self._members)] for i in range(len(prompts))]
-        generating = [
-            member.call("generate", "generate_group", prompt, sampling)
-            for member, prompt in zip(members, prompts, strict=True)
-        ]
-        scoring = [self._reward.call("score", "score", call.ref) for call in generating]
-        with self._stop.at_boundary():
-            gather(generating, self._timeout_s, self._on_group)
-            groups: list[ScoredGroup] = gather(scoring, self._timeout_s)
-        for call, group in zip(generating, groups, strict=True):
-            group.require_version(version, call.actor)
-        return groups
 
 
 def step_sampling(config: RunConfig, step: int, offset: int = 0) -> SamplingSettings:
@@ -79,7 +42,7 @@ def step_sampling(config: RunConfig, step: int, offset: int = 0) -> SamplingSett
 
 
 class RayRollouts:
-    """The joint branch's rollouts, with dynamic sampling where the estimator wants it."""
+    """The joint branch's rollouts: a window of prompts, sampled ahead as far as the lag allows."""
 
     def __init__(
         self,
@@ -96,50 +59,86 @@ class RayRollouts:
         self._stages = stages
         seed, per_step = config.run.seed, config.prompts.per_step
         rl = rl_settings(config.method)
-        self._max_refills = rl.max_refills if isinstance(rl, DapoRl) else 0
-        self._order = prompts.order(per_step, seed)
-        self._refills = prompts.order(per_step, seed, REFILL_STREAM)
+        orders = {stream: prompts.order(per_step, seed, stream) for stream in (0, REFILL_STREAM)}
+        # A step's slots are asked for one by one; those of a few steps are under way at once.
+        self._batch = lru_cache(maxsize=16)(lambda stream, part: orders[stream].batch(part))
+        self._window = Window(
+            per_step=per_step,
+            max_lag=config.rollout.max_policy_lag,
+            max_refills=rl.max_refills if isinstance(rl, DapoRl) else 0,
+            num_steps=config.run.num_steps,
+            row_of=self._row,
+        )
+        self._done: dict[Slot, tuple[ScoredGroup, PolicyVersion, str]] = {}
+        self._versions: dict[Slot, PolicyVersion] = {}
+        self._restored: list[Slot] = []
+
+    def begin(self, state: Mapping[str, Any]) -> None:
+        """Sample anew what a run that ended had begun and not trained."""
+        self._restored = self._window.restore(state) if state else []
+
+    def state(self) -> dict[str, Any]:
+        """Return which prompts were begun and not trained; without a lag there are none."""
+        return self._window.state() if self._config.rollout.max_policy_lag else {}
 
     def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
-        """Generate and score the prompts of a step."""
+        """Wait for the groups of a step, and leave those of the following ones under way.
+
+        Raises:
+            VersionError: A group was sampled with older weights than the lag allows.
+        """
+        self._generation.settle()
         with self._stages.stage("generate"):
-            sampled = self._sample(step, version)
+            for slot in (*self._restored, *self._window.begin(step)):
+                self._submit(slot)
+            self._restored = []
+            self._generation.wait_until(lambda: self._window.is_ready(step))
+            kept, vain = self._window.take(step)
+        sampled = Sampled(
+            *([self._checked(slot, version) for slot in slots] for slots in (kept, vain))
+        )
         if not self._config.reward.shuffle:
             return sampled
         seed = step_sampling(self._config, step).seed
         return Sampled(shuffle_rewards(sampled.groups, seed=seed), sampled.dropped)
 
-    def _with_noise(self, groups: Sequence[ScoredGroup], seed: int) -> Sequence[ScoredGroup]:
+    def _submit(self, slot: Slot) -> None:
+        self._generation.submit(
+            self._prompts[self._row(slot)],
+            step_sampling(self._config, slot.step),
+            partial(self._note_start, slot),
+            partial(self._accept, slot),
+        )
+
+    def _note_start(self, slot: Slot, version: PolicyVersion) -> None:
+        self._versions[slot] = version
+        self._window.started(slot, version.theta)
+
+    def _accept(self, slot: Slot, group: ScoredGroup, sampler: str) -> None:
+        """Keep a scored group, and put a refill in its place where it says nothing."""
         section = self._config.reward
-        if section.flip_probability == 0.0:
-            return groups
-        return flip_rewards(groups, section.flip_probability, section.weight, seed)
+        if section.flip_probability > 0.0:
+            seed = step_sampling(self._config, slot.step).seed
+            (group,) = flip_rewards([group], section.flip_probability, section.weight, seed)
+        self._done[slot] = group, self._versions.pop(slot), sampler
+        is_informative = self._estimator.is_informative(group)
+        refill = self._window.finished(slot, is_informative=is_informative)
+        if refill is not None:
+            self._submit(refill)
 
-    def _sample(self, step: int, version: PolicyVersion) -> Sampled:
-        """Sample until there are P groups to learn from, or the refills are used up."""
-        sampling, wanted = step_sampling(self._config, step), self._config.prompts.per_step
-        kept: list[ScoredGroup] = []
-        dropped: list[ScoredGroup] = []
-        used: set[int] = set()
-        for rows in self._rounds(step):
-            if used:  # a refill: prompts this step has not had
-                rows = [row for row in dict.fromkeys(rows) if row not in used]
-            rows = rows[: wanted - len(kept)]
-            used.update(rows)
-            prompts = [self._prompts[row] for row in rows]
-            groups = self._generation.run(prompts, sampling, version)
-            for group in self._with_noise(groups, sampling.seed):
-                is_kept = self._max_refills == 0 or self._estimator.is_informative(group)
-                (kept if is_kept else dropped).append(group)
-            if len(kept) == wanted:
-                break
-        # Too few: the groups that say nothing fill up, so that a step always has its size.
-        missing = wanted - len(kept)
-        return Sampled(kept + dropped[:missing], dropped[missing:])
+    def _checked(self, slot: Slot, version: PolicyVersion) -> ScoredGroup:
+        """Hand a group over, if it was sampled with weights it may have been sampled with."""
+        group, started, sampler = self._done.pop(slot)
+        section = self._config.rollout
+        if not section.in_flight_updates:
+            group.require_version(started, sampler)
+        group.require_lag(version, section.max_policy_lag, sampler)
+        return group
 
-    def _rounds(self, step: int) -> Sequence[list[int]]:
-        refills = range(step * self._max_refills, (step + 1) * self._max_refills)
-        return [self._order.batch(step), *(self._refills.batch(i) for i in refills)]
+    def _row(self, slot: Slot) -> int:
+        per_step = self._config.prompts.per_step
+        part, index = divmod(slot.position, per_step)
+        return self._batch(REFILL_STREAM if slot.is_refill else 0, part)[index]
 
 
 class RayShadowRollouts:

@@ -18,8 +18,9 @@ from coop_rl.distributed.build import team_of
 from coop_rl.distributed.canary import Canary
 from coop_rl.distributed.checkpoints import RayCheckpoints, StopAtBoundary, StopRequest
 from coop_rl.distributed.cluster import preflight_local, ray_session
+from coop_rl.distributed.generation import Generation
 from coop_rl.distributed.roles import RayLearners, RayMetaController, RayWeights
-from coop_rl.distributed.rollouts import Generation, RayRollouts, RayShadowRollouts
+from coop_rl.distributed.rollouts import RayRollouts, RayShadowRollouts
 from coop_rl.distributed.team import Team
 from coop_rl.distributed.validation import Measurements, RayValidation
 from coop_rl.errors import RunDirectoryError
@@ -97,7 +98,9 @@ def _run(
                 config, data, sets, directory, store, resume_from, console, team, stop, method
             )
             try:
-                train(config.run.num_steps, method, PackShape.from_config(config), session.roles)
+                with session.generation.serving():
+                    shape = PackShape.from_config(config)
+                    train(config.run.num_steps, method, shape, session.roles)
             except StopAtBoundary:
                 session.checkpoints.save_and_stop()
             finally:
@@ -116,6 +119,7 @@ class _Session:
     observer: RunObserver
     checkpoints: RayCheckpoints
     evaluation: Evaluator
+    generation: Generation
 
     @classmethod
     def build(
@@ -133,7 +137,7 @@ class _Session:
     ) -> "_Session":
         """Put the roles on top of a started team."""
         stages = Stages()
-        joint = Generation(config, team.rollouts, team.reward, stop)
+        joint = Generation(config, team.rollouts, team.reward, stop, stages=stages)
         shadow = Generation(config, team.shadow_rollouts, team.reward, stop)
         shadow_rollouts = RayShadowRollouts(config, team, shadow, stages)
         checkpoints = RayCheckpoints(config, team, store, resume_from, stop, stages)
@@ -150,9 +154,9 @@ class _Session:
             demonstrations=Demonstrations(config, data.demonstrations),
             learners=RayLearners(config, team, stages),
             meta_controller=RayMetaController(config, team, stages),
-            weights=RayWeights(config, team, canary, stages),
+            weights=RayWeights(config, team, joint, canary, stages),
             checkpoints=checkpoints,
             evaluation=Measurements((evaluation, validation)),
             observer=observer,
         )
-        return cls(roles, observer, checkpoints, evaluation)
+        return cls(roles, observer, checkpoints, evaluation, joint)

@@ -136,7 +136,10 @@ def read_progress(checkpoint: Path) -> Progress:
         )
     values = json.loads((checkpoint / PROGRESS).read_text())
     return Progress(
-        values["next_step"], PolicyVersion(**values["version"]), values.get("method", {})
+        values["next_step"],
+        PolicyVersion(**values["version"]),
+        values.get("method", {}),
+        values.get("rollouts", {}),
     )
 
 

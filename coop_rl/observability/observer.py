@@ -139,6 +139,7 @@ def _sample_row(step: int, group: ScoredGroup, rollout: Rollout, reward: Reward)
     return {
         "step": step,
         "version": str(rollout.version),
+        "version_spans": [[str(version), length] for version, length in rollout.version_spans],
         "prompt_id": group.prompt.id,
         "prompt": group.prompt.text,
         "response": rollout.text,

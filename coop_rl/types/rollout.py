@@ -59,6 +59,9 @@ class Rollout:
     """True when the token limit ended it, not the end-of-sequence token."""
     version: PolicyVersion
     """The oldest policy version that sampled a token of it."""
+    version_spans: tuple[tuple[PolicyVersion, int], ...] = ()
+    """(version, tokens it sampled) in order, where weights changed in between; empty: `version`
+    sampled all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,19 @@ class RolloutGroup:
                 raise VersionError(
                     f"{sampler} sampled prompt {self.prompt.id} with {rollout.version}, "
                     f"the published version is {version}"
+                )
+
+    def require_lag(self, version: PolicyVersion, max_lag: int, sampler: str) -> None:
+        """Refuse rollouts of weights that are too old, or from the future.
+
+        Raises:
+            VersionError: A token was sampled more than `max_lag` theta updates before `version`.
+        """
+        for rollout in self.rollouts:
+            if not 0 <= version.theta - rollout.version.theta <= max_lag:
+                raise VersionError(
+                    f"{sampler} sampled prompt {self.prompt.id} with {rollout.version}, which may "
+                    f"be at most {max_lag} updates before {version} (rollout.max_policy_lag)"
                 )
 
 
