@@ -25,7 +25,7 @@ class Rollouts(Protocol):
     """Rollout actors and reward workers behind one window of prompts."""
 
     def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
-        """Return P groups, sampled at `version` or up to the lag before and scored, in prompt order.
+        """Return P scored groups, sampled at `version` or up to the lag before, in prompt order.
 
         Groups the estimator learns nothing from may be replaced (dynamic sampling).
         """

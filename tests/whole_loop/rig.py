@@ -5,7 +5,8 @@ weight sync, collectives between roles (by `Pipe`), and actors (by calls). Dynam
 order of data, checkpoints, rows and the ledger are the product's own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from coop_rl.config.method import ColdStartMethod, rl_settings
 from coop_rl.config.sizes import has_adapter, has_shadow
 from coop_rl.data.collection import Mixture
 from coop_rl.data.load import Demonstrations
+from coop_rl.distributed.generation import Generation, OnDone, OnStart
 from coop_rl.distributed.roles import SHADOW_OBJECTIVE
-from coop_rl.distributed.rollouts import SHADOW_SEED, Generation, RayRollouts, step_sampling
+from coop_rl.distributed.rollouts import SHADOW_SEED, RayRollouts, step_sampling
 from coop_rl.learner.checkpoint import CheckpointStore, read_progress
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
@@ -132,23 +134,35 @@ def build_learner(config: RunConfig, branch: Branch) -> tuple[Learner, PolicyMod
 
 
 class LocalGeneration(Generation):
-    """Samples from the joint learner's policy."""
+    """Samples from the joint learner's policy, when somebody waits."""
 
     def __init__(self, branches: Branches, task: Task) -> None:
         self._branches = branches
         self._task = task
+        self._submitted: deque[tuple[Prompt, SamplingSettings, OnDone]] = deque()
 
-    def run(
-        self, prompts: Sequence[Prompt], sampling: SamplingSettings, version: PolicyVersion
-    ) -> Sequence[ScoredGroup]:
-        branches = self._branches
-        if not prompts:  # a refill that found no prompt the step has not had
-            return []
-        own = branches.joint.version
-        groups = sample_groups(branches.policy, self._task, prompts, sampling, own)
-        for group in groups:
-            group.require_version(version, "the rig")
-        return groups
+    def settle(self) -> None:
+        """Nothing is ever put off here."""
+
+    def submit(
+        self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
+    ) -> None:
+        on_start(self._branches.joint.version)
+        self._submitted.append((prompt, sampling, on_done))
+
+    def wait_until(self, is_done: Callable[[], bool]) -> None:
+        while not is_done():
+            self._sample_all()
+
+    def _sample_all(self) -> None:
+        branches, taken = self._branches, list(self._submitted)
+        self._submitted.clear()
+        for sampling in {s.seed: s for _, s, _ in taken}.values():
+            own = [(prompt, on_done) for prompt, s, on_done in taken if s == sampling]
+            prompts, version = [prompt for prompt, _ in own], branches.joint.version
+            groups = sample_groups(branches.policy, self._task, prompts, sampling, version)
+            for group, (_, on_done) in zip(groups, own, strict=True):
+                on_done(group, "the rig")
 
 
 @dataclass
@@ -218,7 +232,7 @@ class LocalWeights:
 
     branches: Branches
 
-    def publish(self, version: PolicyVersion) -> PolicyVersion:
+    def publish(self, version: PolicyVersion, *, is_read: bool) -> PolicyVersion:
         for learner in self.branches.learners:
             learner.check_version(version)
         return version
@@ -245,7 +259,13 @@ class LocalCheckpoints:
             self.branches.meta.load_state(folder)
         return read_progress(folder)
 
-    def maybe_save(self, step: int, version: PolicyVersion, method: Mapping[str, Any]) -> None:
+    def maybe_save(
+        self,
+        step: int,
+        version: PolicyVersion,
+        method: Mapping[str, Any],
+        rollouts: Mapping[str, Any],
+    ) -> None:
         done = step + 1
         if done not in (self.stop_after, self.config.run.num_steps):
             return
@@ -254,7 +274,7 @@ class LocalCheckpoints:
             learner.save_state(folder)
         if self.branches.meta:
             self.branches.meta.save_state(folder)
-        self.store.commit(folder, Progress(done, version, dict(method)))
+        self.store.commit(folder, Progress(done, version, dict(method), dict(rollouts)))
         if done == self.stop_after:
             raise Stopped
 
