@@ -63,6 +63,9 @@ class Window:
         self._finished: dict[int, deque[tuple[int, Slot]]] = {}
         self._num_finished, self._num_ends = 0, 0
         self._dull: list[Slot] = []
+        """Say nothing; since the last batch."""
+        self._num_unreplaced = 0
+        """How many of them had no refill left; so many may fill the batch."""
         self._rows: Counter[int] = Counter()
         """Of everything in the window."""
         self._refill_end = self._refills_per_step
@@ -79,7 +82,7 @@ class Window:
             self._next = step * self._per_step
         ahead = min(self._max_lag + 1, self._num_steps - step)
         new = []
-        for _ in range(ahead * self._per_step - self.size):
+        for _ in range(ahead * self._per_step - self.size - self._num_unreplaced):
             new.append(Slot(self._next // self._per_step, False, self._next))
             self._next += 1
         for slot in new:
@@ -102,22 +105,16 @@ class Window:
             self._finished.setdefault(version, deque()).append((self._num_ends, slot))
             return None
         self._dull.append(slot)
-        return self._next_refill()
+        refill = self._next_refill()
+        self._num_unreplaced += refill is None
+        return refill
 
     def is_ready(self, step: int) -> bool:
         """Whether the batch of `step` can be taken."""
         for limit, needed in self._needs(step):
             if self._count_finished(limit) < needed:
                 return False
-        if self._num_finished >= self._per_step:
-            return True
-        if self._refill < self._refill_end and self._refills_per_step > 0:
-            return False
-        # The refills are used up: groups that say nothing fill the batch. Without a lag all others
-        # must have ended, so that the batch does not depend on who was first.
-        if self._max_lag == 0 or self._num_finished + len(self._dull) < self._per_step:
-            return not self._waiting and not self._running
-        return True
+        return self._num_finished + self._num_unreplaced >= self._per_step
 
     def take(self, step: int) -> tuple[list[Slot], list[Slot]]:
         """Return the batch of `step` and the slots sampled in vain, both in prompt order."""
@@ -132,7 +129,7 @@ class Window:
         self._dull.sort()
         num_fillers = self._per_step - len(batch)
         batch += self._dull[:num_fillers]
-        dropped, self._dull = self._dull[num_fillers:], []
+        dropped, self._dull, self._num_unreplaced = self._dull[num_fillers:], [], 0
         for slot in (*batch, *dropped):
             self._rows.subtract([self._row_of(slot)])
         self._rows = +self._rows
