@@ -22,6 +22,9 @@ about 2 s to report a killed actor, gloo 0.3 s to report a closed connection."""
 POLL_S = 0.5
 """How often a wait looks whether it should be broken off. A signal handler cannot raise out of
 `ray.wait`: Ray 2.60 waits on to its limit and then fails with SystemError."""
+REFS_PER_RETURN, COLLECT_S = 64, 0.1
+"""With more than so many background calls under way, a wait takes in several results, and waits
+for them up to this long; engines have spare groups for longer."""
 _checks: list[Callable[[], None]] = []
 
 
@@ -93,17 +96,17 @@ def gather(
     deadline = time.monotonic() + timeout_s
     pending = {call.ref: call for call in calls}
     while pending:
-        left_s = deadline - time.monotonic()
-        ready, is_served = _wait(list(pending), left_s)
-        if not ready and (left_s > POLL_S or (is_served and left_s > 0)):
+        ready = _wait(list(pending), deadline - time.monotonic())
+        if not ready and time.monotonic() < deadline:
             continue
         if not ready:
             raise _overdue(timeout_s, pending.values())
-        call = pending.pop(ready[0])
-        open_result(call, list(pending.values()))
-        if on_result:
-            on_result()
-            deadline = time.monotonic() + timeout_s
+        for ref in ready:
+            call = pending.pop(ref)
+            open_result(call, list(pending.values()))
+            if on_result:
+                on_result()
+                deadline = time.monotonic() + timeout_s
     return [ray.get(call.ref) for call in calls]
 
 
@@ -147,25 +150,25 @@ def open_result(call: Call, others: Sequence[Call]) -> Any:
         raise _explain(call, error, others) from None
 
 
-def _wait(refs: list[Any], left_s: float) -> tuple[list[Any], bool]:
-    """Wait a moment; returns those of `refs` that are ready, and whether the background moved."""
+def _wait(refs: list[Any], left_s: float) -> list[Any]:
+    """Wait a moment, serve the background, and return those of `refs` that are ready."""
     behind = {ref: work for work in _background for ref in work.refs()}
     everything = [*refs, *behind]
     limit_s = max(0.0, min(POLL_S, left_s))
+    # Ray looks at every ref in every wait, so where there are many, several are taken in at once.
+    num_returns = 1 + len(behind) // REFS_PER_RETURN
     if everything:
-        ready, _ = ray.wait(everything, num_returns=1, timeout=limit_s)
+        patience_s = limit_s if num_returns == 1 else min(limit_s, COLLECT_S)
+        ready, _ = ray.wait(everything, num_returns=num_returns, timeout=patience_s)
     else:
         time.sleep(limit_s)
         ready = []
     for check in _checks:
         check()
-    if not ready or ready[0] not in behind:
-        return ready, False
-    # One look takes in all that is ready: looking costs as much as there are calls under way.
-    ready, _ = ray.wait(list(behind), num_returns=len(behind), timeout=0)
     for ref in ready:
-        behind[ref].take(ref)
-    return [], True
+        if ref in behind:
+            behind[ref].take(ref)
+    return [ref for ref in ready if ref not in behind]
 
 
 def _overdue(timeout_s: float, calls: Iterable[Call]) -> ActorLostError:

@@ -17,6 +17,7 @@ from coop_rl.config.schema import ServingConfig
 from coop_rl.distributed.calls import Call, in_background, open_result, wait_until
 from coop_rl.distributed.checkpoints import StopRequest
 from coop_rl.distributed.team import Member
+from coop_rl.errors import RunError
 from coop_rl.observability.stages import Stages
 from coop_rl.rollout.router import Router, Work
 from coop_rl.types import PolicyVersion, Prompt, SamplingSettings, ScoredGroup
@@ -59,7 +60,7 @@ class Generation:
         self._may_change_in_flight = config.rollout.in_flight_updates
         self._router: Router[_Group] = Router(max(1, len(members)), config.rollout.max_num_seqs)
         self._generating: dict[Any, tuple[Call, int, Work[_Group], Call]] = {}
-        self._scoring: dict[Any, tuple[Call, str, _Group]] = {}
+        self._scoring: dict[Any, tuple[Call, Call, _Group]] = {}
         self._num_events = 0
         self._is_paused = False
         self._owed: tuple[PolicyVersion, Callable[[], None]] | None = None
@@ -147,18 +148,31 @@ class Generation:
 
     def take(self, ref: Any) -> None:
         """Take in a generated or scored group; for `calls`."""
+        if ref in self._generating:
+            # What was generated goes to the reward actor and is not fetched here; if it failed,
+            # so does its scoring.
+            self._accept(ref, None)
+            return
+        scoring, generating, _ = self._scoring[ref]
+        try:
+            group = open_result(scoring, [])
+        except RunError:
+            open_result(generating, [])  # names the rollout actor where that is the cause
+            raise
+        self._accept(ref, group)
+
+    def _accept(self, ref: Any, result: Any) -> None:
         self._num_events += 1
         if ref in self._generating:
             call, engine, work, scoring = self._generating.pop(ref)
-            open_result(call, [])
             self._router.finish(engine, work)
-            self._scoring[scoring.ref] = scoring, call.actor, work.item
+            self._scoring[scoring.ref] = scoring, call, work.item
             self._start()
             if self._on_group:
                 self._on_group()
             return
-        call, sampler, group = self._scoring.pop(ref)
-        group.on_done(open_result(call, []), sampler)
+        _, generating, group = self._scoring.pop(ref)
+        group.on_done(result, generating.actor)
 
     def _start(self) -> None:
         """Give waiting groups to engines that have room."""
