@@ -152,17 +152,12 @@ class LocalGeneration(Generation):
 
     def wait_until(self, is_done: Callable[[], bool]) -> None:
         while not is_done():
-            self._sample_all()
-
-    def _sample_all(self) -> None:
-        branches, taken = self._branches, list(self._submitted)
-        self._submitted.clear()
-        for sampling in {s.seed: s for _, s, _ in taken}.values():
-            own = [(prompt, on_done) for prompt, s, on_done in taken if s == sampling]
-            prompts, version = [prompt for prompt, _ in own], branches.joint.version
-            groups = sample_groups(branches.policy, self._task, prompts, sampling, version)
-            for group, (_, on_done) in zip(groups, own, strict=True):
-                on_done(group, "the rig")
+            prompt, sampling, on_done = self._submitted.popleft()
+            branches = self._branches
+            (group,) = sample_groups(
+                branches.policy, self._task, [prompt], sampling, branches.joint.version
+            )
+            on_done(group, "the rig")
 
 
 @dataclass
