@@ -114,10 +114,9 @@ class SimulatedGeneration(Generation):
         rollout = Rollout((1,), (0.0,), "", False, self._version)
         rewards = tuple(Reward(float(i == self._count % 9), True) for i in range(NUM_SAMPLES))
         group = ScoredGroup(prompt, (rollout,) * NUM_SAMPLES, rewards)
-        scoring = self._generating[ref][3].ref
         self.outside_s += time.process_time() - began
         self._accept(ref, None)
-        self._accept(scoring, group)
+        self._accept(next(reversed(self._scoring)), group)
 
     def end_all(self) -> None:
         """Drain, as before a publish."""

@@ -2,9 +2,9 @@
 
 Whole runs of the demo, lag 0 and lag 1 by turns. In both, every thread of the rollout actor and of
 vLLM's processes is pinned to core 0, every thread of learners and meta-controller to core 1;
-driver, reward pool and Ray's daemons are left alone. Sizes are such that generating and training take about
-as long at lag 0, which the table shows. A run counts with the median of its steps after the first
-three; the ratio is that of the medians over runs. Writes bench/overlap.json.
+driver, reward pool and Ray's daemons are left alone. Sizes are such that generating and training
+take about as long at lag 0, which the table shows. A run counts with the median of its steps after
+the first three; the ratio is that of the medians over runs. Writes bench/overlap.json.
 """
 
 import argparse

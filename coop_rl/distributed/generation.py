@@ -59,7 +59,7 @@ class Generation:
         self._stages = stages or Stages()
         self._may_change_in_flight = config.rollout.in_flight_updates
         self._router: Router[_Group] = Router(max(1, len(members)), config.rollout.max_num_seqs)
-        self._generating: dict[Any, tuple[Call, int, Work[_Group], Call]] = {}
+        self._generating: dict[Any, tuple[Call, int, Work[_Group]]] = {}
         self._scoring: dict[Any, tuple[Call, Call, _Group]] = {}
         self._num_events = 0
         self._is_paused = False
@@ -164,8 +164,10 @@ class Generation:
     def _accept(self, ref: Any, result: Any) -> None:
         self._num_events += 1
         if ref in self._generating:
-            call, engine, work, scoring = self._generating.pop(ref)
+            call, engine, work = self._generating.pop(ref)
             self._router.finish(engine, work)
+            # Not earlier: an actor that runs calls in order would wait for the slowest group.
+            scoring = self._reward.call("score", "score", call.ref)
             self._scoring[scoring.ref] = scoring, call, work.item
             self._start()
             if self._on_group:
@@ -181,8 +183,7 @@ class Generation:
         for engine, work in self._router.start():
             member, group = self._members[engine], work.item
             call = member.call("generate", "generate_group", group.prompt, group.sampling)
-            scoring = self._reward.call("score", "score", call.ref)
-            self._generating[call.ref] = call, engine, work, scoring
+            self._generating[call.ref] = call, engine, work
             group.on_start(self._version)
 
     def _wait_until(self, is_done: Callable[[], bool]) -> None:
