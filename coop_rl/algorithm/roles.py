@@ -25,18 +25,18 @@ class Rollouts(Protocol):
     """Rollout actors and reward workers behind one window of prompts."""
 
     def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
-        """Return P groups, generated at `version` or a little before and scored, in prompt order.
+        """Return P scored groups, sampled at `version` or up to the lag before, in prompt order.
 
         Groups the estimator learns nothing from may be replaced (dynamic sampling).
         """
         ...
 
-    def restore(self, next_step: int, state: Mapping[str, Any]) -> None:
-        """Go on at a step with what `state` returned; empty: nothing was on its way."""
+    def begin(self, state: Mapping[str, Any]) -> None:
+        """Start, or go on from what `state` returned; called once, before the first step."""
         ...
 
-    def state(self) -> Mapping[str, Any]:
-        """Return which prompts are on their way, as JSON."""
+    def state(self) -> dict[str, Any]:
+        """Return, as JSON, what was begun and not trained."""
         ...
 
 
@@ -103,8 +103,11 @@ class MetaController(Protocol):
 class Weights(Protocol):
     """Weight sync: merged theta + s*B*A of `joint` to the rollout actors."""
 
-    def publish(self, version: PolicyVersion) -> PolicyVersion:
-        """Send `version`, wait until every rollout actor serves it, and return it."""
+    def publish(self, version: PolicyVersion, *, is_read: bool) -> PolicyVersion:
+        """Let every rollout actor serve `version`, and return it.
+
+        `is_read` False: the next step needs no rollouts, so it is sent once somebody samples.
+        """
         ...
 
 
@@ -127,8 +130,14 @@ class Checkpoints(Protocol):
         """Load what the run resumes from, if anything, into all roles."""
         ...
 
-    def maybe_save(self, progress: Progress) -> None:
-        """Save when it is due."""
+    def maybe_save(
+        self,
+        step: int,
+        version: PolicyVersion,
+        method: Mapping[str, Any],
+        rollouts: Mapping[str, Any],
+    ) -> None:
+        """Save after `step` when it is due, with the method's and the rollouts' state."""
         ...
 
     def keep_best(self, step: int, evaluated: Mapping[str, float]) -> None:
@@ -162,7 +171,7 @@ class StepRecord:
 
     step: int
     version: PolicyVersion
-    """The version that generated this step's rollouts."""
+    """Of the weights the step starts from; its rollouts may be older by the lag."""
     objective: Objective
     sampled: Sampled
     fresh: Sequence[ScoredGroup]

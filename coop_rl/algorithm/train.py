@@ -8,7 +8,7 @@
 
 | who | waits for |
 |---|---|
-| rollouts | publish of the version they sample with |
+| rollouts | publish of the version they sample with; with a lag they go on while learners train |
 | learners | the packed batch; between them only at a shadow re-sync |
 | meta-controller | both branches' gradients, of equal versions |
 | publish | theta's update and the push of w |
@@ -33,8 +33,9 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
     progress = roles.checkpoints.restore()
     roles.rollouts.restore(progress.next_step, progress.rollouts)
     method.begin(roles.demonstrations.num_rows, progress.method)
+    roles.rollouts.begin(progress.rollouts)
     guidance = roles.meta_controller.guidance()
-    version = roles.weights.publish(progress.version)
+    version = roles.weights.publish(progress.version, is_read=True)
     _evaluate(progress.next_step, version, method, roles)
     for step in range(progress.next_step, num_steps):
         needs = method.needs(step)
@@ -51,12 +52,10 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
         seen = StepRecord(
             step, version, lesson.objective, sampled, fresh, batches[0], joint, shadow, gain, update
         )
-        version = roles.weights.publish(version.next())
+        version = roles.weights.publish(version.next(), is_read=method.needs(step + 1).rollouts)
         roles.observer.record(seen)
         method.observe(step + 1, gain, {})
-        roles.checkpoints.maybe_save(
-            Progress(step + 1, version, method.state(), roles.rollouts.state())
-        )
+        roles.checkpoints.maybe_save(step, version, method.state(), roles.rollouts.state())
         _evaluate(step + 1, version, method, roles)
     return version
 

@@ -67,7 +67,8 @@ class DapoRl(RlSettings):
     clip_high: float = Field(0.28, gt=0.0)
     """Upper end is 1 + clip_high."""
     max_refills: int = Field(3, ge=0)
-    """Rounds in which prompts whose rewards are all equal are replaced by new ones."""
+    """Prompts whose rewards are all equal are replaced by others, at most so many times
+    prompts.per_step a step."""
     overlong_tokens: int | None = Field(None, ge=1)
     """Length before rollout.max_tokens over which the reward falls linearly by 1; null: off
     (paper: 4096 of 20480)."""

@@ -18,12 +18,12 @@ class RolloutSection(Section):
     """Upper limit of response tokens."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature during training; the learners score at the same one."""
-    max_policy_lag: int = Field(0, ge=0, le=8)
-    """How many versions old a rollout may be. 0: generation and training take turns. From 1 on
-    prompts of later steps are sampled while the learners train."""
+    max_policy_lag: int = Field(0, ge=0)
+    """How many versions old a trained rollout may be; 0: synchronous; 1 and more: that many steps'
+    prompts are sampled ahead while learners train."""
     in_flight_updates: bool = False
-    """With a lag: responses under way go on with new weights as they arrive, token by token;
-    otherwise the weights wait for them."""
+    """Give engines new weights in the middle of responses, which go on with them, instead of
+    waiting for responses to end; needs max_policy_lag >= 1."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Weight and compute type of the engine."""
     kv_cache_gib: float = Field(1.0, gt=0)

@@ -1,11 +1,11 @@
-"""Rules across sections about guidance, shadow and gain; called by `RunConfig`'s validator.
+"""Rules across sections about guidance, shadow, gain and lag; called by `RunConfig`'s validator.
 
 Each raises ValueError with what was got and what to change.
 """
 
 from typing import TYPE_CHECKING
 
-from coop_rl.config.method import BridgeMethod
+from coop_rl.config.method import AlternateMethod, BridgeMethod, ReliftMethod
 
 if TYPE_CHECKING:
     from coop_rl.config.schema import RunConfig
@@ -23,6 +23,21 @@ def check_guidance(config: "RunConfig") -> None:
         _check_adapter_gradients_exist(config, config.method)
     _check_lookahead(config, config.method)
     _check_shadow(config)
+
+
+def check_lag(config: "RunConfig") -> None:
+    """Refuse to sample ahead for steps that may not come, and to mix versions without a lag."""
+    lag = config.rollout.max_policy_lag
+    if config.rollout.in_flight_updates and lag == 0:
+        raise ValueError(
+            "rollout.in_flight_updates needs rollout.max_policy_lag >= 1, got 0; raise the lag or "
+            "set in_flight_updates false"
+        )
+    if lag > 0 and isinstance(config.method, AlternateMethod | ReliftMethod):
+        raise ValueError(
+            f"method.kind {config.method.kind} has steps without rollouts, so what is sampled "
+            f"ahead grows too old; set rollout.max_policy_lag 0, got {lag}"
+        )
 
 
 def _check_adapter_gradients_exist(config: "RunConfig", method: BridgeMethod) -> None:

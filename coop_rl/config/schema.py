@@ -23,7 +23,7 @@ from coop_rl.config.method import (
 )
 from coop_rl.config.reward import RewardSection
 from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
-from coop_rl.config.rules import check_guidance
+from coop_rl.config.rules import check_guidance, check_lag
 
 
 class RunSection(Section):
@@ -165,6 +165,7 @@ class RunConfig(ServingConfig):
         self._check_best()
         self._check_overlong()
         check_guidance(self)
+        check_lag(self)
         if self.learner.zero_stage < 2 and self.model.dtype == "bfloat16":
             raise ValueError(
                 f"model.dtype bfloat16 needs fp32 masters, which learner.zero_stage "

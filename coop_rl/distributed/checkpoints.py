@@ -107,13 +107,20 @@ class RayCheckpoints:
             )
         return self._boundary
 
-    def maybe_save(self, progress: Progress) -> None:
+    def maybe_save(
+        self,
+        step: int,
+        version: PolicyVersion,
+        method: Mapping[str, Any],
+        rollouts: Mapping[str, Any],
+    ) -> None:
         """Save when due, at the end, or when a stop was asked for.
 
         Raises:
             Interrupted: A stop was asked for; everything is saved.
         """
-        self._boundary, done = progress, progress.next_step
+        done = step + 1
+        self._boundary = Progress(done, version, dict(method), dict(rollouts))
         every = self._config.checkpoint.every
         is_due = (every > 0 and done % every == 0) or done == self._config.run.num_steps
         if is_due or self._stop.is_set:

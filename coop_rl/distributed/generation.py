@@ -1,46 +1,45 @@
-"""Groups on their way through rollout actors and the reward actor.
+"""Sampling and scoring on a set of rollout actors, in the background of whatever the driver does.
 
-    start --> Router --> rollout actor --> reward actor --> done(group)
+    submit --> router --> rollout actor --> reward actor --> on_done
+                 ^ waits while weights change, unless updates are in flight
 
-Each group goes from the rollout actor to the reward actor directly. `advance` moves everything on
-and never waits; the waits below call it, and so does every other wait of the controller
-(`calls.breaking_off`), so that engines get new work while the learners train.
+Each group goes rollout actor -> reward actor directly. `calls` serves this in every wait, so
+generation goes on while learners train. Called by `rollouts`, `evaluation` and `roles.RayWeights`.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import ray
-
 from coop_rl.config.schema import ServingConfig
-from coop_rl.distributed.calls import POLL_S, Call, break_off, result_of
+from coop_rl.distributed.calls import Call, in_background, open_result, wait_until
 from coop_rl.distributed.checkpoints import StopRequest
 from coop_rl.distributed.team import Member
-from coop_rl.errors import ActorLostError
-from coop_rl.rollout.router import Router
+from coop_rl.errors import RunError
+from coop_rl.observability.stages import Stages
+from coop_rl.rollout.router import Router, Work
 from coop_rl.types import PolicyVersion, Prompt, SamplingSettings, ScoredGroup
 
-ROOM = 1.25
-"""Sequences an engine holds, as a multiple of those it runs at once: it must not run dry before the
-controller looks again."""
+OnStart = Callable[[PolicyVersion], None]
+"""Gets the version an engine serves when it takes a group on."""
+OnDone = Callable[[ScoredGroup, str], None]
+"""Gets the scored group and the name of its sampler; may submit more, must not wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+@dataclass(slots=True, eq=False)
+class _Group:
+    """A group from its submission to its score."""
+
     prompt: Prompt
     sampling: SamplingSettings
-    done: Callable[[ScoredGroup], None]
-
-    @property
-    def num_tokens(self) -> int:
-        """At most."""
-        return len(self.prompt.token_ids) + self.sampling.num_samples * self.sampling.max_tokens
+    on_start: OnStart
+    on_done: OnDone
 
 
 class Generation:
-    """Sampling and scoring on a set of rollout actors, with limits, stoppable between steps."""
+    """Groups under way on rollout actors, with limits, stoppable between steps."""
 
     def __init__(
         self,
@@ -49,6 +48,7 @@ class Generation:
         reward: Member,
         stop: StopRequest,
         on_group: Callable[[], None] | None = None,
+        stages: Stages | None = None,
     ) -> None:
         """Sample on `members`, judge with `reward`; `on_group` is called after each sampled one."""
         self._members = members
@@ -56,78 +56,21 @@ class Generation:
         self._stop = stop
         self._timeout_s = config.placement.call_timeout_s
         self._on_group = on_group
-        self._router: Router[_Job] = Router(
-            len(members), room=int(ROOM * config.rollout.max_num_seqs)
-        )
-        self._generating: dict[Any, tuple[Call, _Job, int]] = {}
-        self._scoring: dict[Any, tuple[Call, _Job]] = {}
-        self._last_progress = time.monotonic()
+        self._stages = stages or Stages()
+        self._may_change_in_flight = config.rollout.in_flight_updates
+        self._router: Router[_Group] = Router(max(1, len(members)), config.rollout.max_num_seqs)
+        self._generating: dict[Any, tuple[Call, int, Work[_Group]]] = {}
+        self._scoring: dict[Any, tuple[Call, Call, _Group]] = {}
+        self._num_events = 0
+        self._is_paused = False
+        self._owed: tuple[PolicyVersion, Callable[[], None]] | None = None
+        self._version = PolicyVersion(0, 0)
 
-    @property
-    def num_under_way(self) -> int:
-        """Groups started and not done."""
-        return self._router.num_queued + len(self._scoring)
-
-    def start(
-        self,
-        prompt: Prompt,
-        sampling: SamplingSettings,
-        done: Callable[[ScoredGroup], None],
-        *,
-        is_urgent: bool = False,
-    ) -> None:
-        """Start a group; `done` gets it during a later `advance`.
-
-        Args:
-            prompt: What to sample for.
-            sampling: How.
-            done: Called once; may start others.
-            is_urgent: Whether it goes before those that are not.
-        """
-        if self.num_under_way == 0:
-            self._last_progress = time.monotonic()
-        job = _Job(prompt, sampling, done)
-        self._router.add(job, sampling.num_samples, job.num_tokens, is_urgent=is_urgent)
-        self._assign()
-
-    def advance(self, wait_s: float = 0.0) -> None:
-        """Take what has finished, and give engines with room their next groups.
-
-        Args:
-            wait_s: How long to wait for something to finish.
-
-        Raises:
-            ActorLostError: An actor died, or nothing finished within the limit.
-        """
-        refs = [*self._generating, *self._scoring]
-        if not refs:
-            return
-        if wait_s:
-            ray.wait(refs, num_returns=1, timeout=wait_s)
-        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0.0)
-        for ref in ready:
-            self._take(ref)
-        self._assign()
-        if ready:
-            self._last_progress = time.monotonic()
-        elif time.monotonic() - self._last_progress > self._timeout_s:
-            waiting = ", ".join(sorted({f"{c.actor} ({c.phase})" for c in self._calls()}))
-            raise ActorLostError(f"no answer within {self._timeout_s:g} s from {waiting}")
-
-    def wait(self) -> None:
-        """Wait a little for something to finish; the learners must stand at a step's boundary.
-
-        Raises:
-            StopAtBoundary: The user asked the run to stop.
-        """
-        with self._stop.at_boundary():
-            break_off()
-            self.advance(POLL_S)
-
-    def settle(self) -> None:
-        """Wait until nothing is under way, or the user asked the run to stop."""
-        while self.num_under_way and not self._stop.is_set:
-            self.advance(POLL_S)
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Let groups advance in every wait of the driver, whatever it waits for."""
+        with in_background(self):
+            yield
 
     def run(
         self, prompts: Sequence[Prompt], sampling: SamplingSettings, version: PolicyVersion
@@ -137,41 +80,116 @@ class Generation:
         Raises:
             VersionError: A rollout actor sampled with other weights.
         """
-        groups: dict[int, ScoredGroup] = {}
-        for number, prompt in enumerate(prompts):
+        done: dict[int, ScoredGroup] = {}
 
-            def keep(group: ScoredGroup, number: int = number) -> None:
-                group.require_version(version, "a rollout actor")
-                groups[number] = group
+        def accept(index: int, group: ScoredGroup, sampler: str) -> None:
+            group.require_version(version, sampler)
+            done[index] = group
 
-            self.start(prompt, sampling, keep, is_urgent=True)
-        while len(groups) < len(prompts):
-            self.wait()
-        return [groups[number] for number in range(len(prompts))]
+        self.settle()
+        for index, prompt in enumerate(prompts):
+            self.submit(prompt, sampling, lambda _version: None, partial(accept, index))
+        self.wait_until(lambda: len(done) == len(prompts))
+        return [done[index] for index in range(len(prompts))]
 
-    def _assign(self) -> None:
-        """Give jobs to engines with room."""
-        while (assigned := self._router.assign()) is not None:
-            job, engine = assigned
-            call = self._members[engine].call(
-                "generate", "generate_group", job.prompt, job.sampling
-            )
-            self._generating[call.ref] = call, job, engine
-            scoring = self._reward.call("score", "score", call.ref)
-            self._scoring[scoring.ref] = scoring, job
+    def submit(
+        self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
+    ) -> None:
+        """Sample and score a group, as soon as an engine has room."""
+        num_tokens = len(prompt.token_ids) + sampling.num_samples * sampling.max_tokens
+        group = _Group(prompt, sampling, on_start, on_done)
+        self._router.add(Work(group, sampling.num_samples, num_tokens))
+        self._start()
 
-    def _calls(self) -> list[Call]:
-        """Return what is under way on actors."""
-        generating = [call for call, _, _ in self._generating.values()]
-        return generating + [call for call, _ in self._scoring.values()]
+    def wait_until(self, is_done: Callable[[], bool]) -> None:
+        """Wait, at a step boundary, until enough groups are done.
 
-    def _take(self, ref: Any) -> None:
+        Raises:
+            ActorLostError: An actor died, or no group came on within `placement.call_timeout_s`.
+            StopAtBoundary: The user asked to stop.
+        """
+        with self._stop.at_boundary():
+            self._wait_until(is_done)
+
+    def change_weights(
+        self, version: PolicyVersion, send: Callable[[], None], *, is_read: bool
+    ) -> None:
+        """Let every group from now on be sampled at `version`.
+
+        Args:
+            version: What the engines serve after `send`.
+            send: Sends the weights, and waits for that.
+            is_read: False: nothing samples soon, so send only if something does (`settle`).
+        """
+        self._owed = version, send
+        if is_read:
+            self.settle()
+
+    def settle(self) -> None:
+        """Send the weights that were put off, if any.
+
+        Groups under way are finished first and no new ones begun, so that each has one version;
+        with `rollout.in_flight_updates` they go on with the new weights instead.
+        """
+        if self._owed is None:
+            return
+        (version, send), self._owed = self._owed, None
+        if not self._may_change_in_flight and self._generating:
+            self._is_paused = True
+            with self._stages.stage("wait_generation"):
+                self._wait_until(lambda: not self._generating)
+        send()
+        self._version, self._is_paused = version, False
+        self._start()
+
+    def refs(self) -> Sequence[Any]:
+        """Return what is under way; for `calls`."""
+        return [*self._generating, *self._scoring]
+
+    def take(self, ref: Any) -> None:
+        """Take in a generated or scored group; for `calls`."""
         if ref in self._generating:
-            sampled, job, engine = self._generating.pop(ref)
-            result_of(sampled, self._calls())
-            self._router.done(engine, job.sampling.num_samples, job.num_tokens)
+            # What was generated goes to the reward actor and is not fetched here; if it failed,
+            # so does its scoring.
+            self._accept(ref, None)
+            return
+        scoring, generating, _ = self._scoring[ref]
+        try:
+            group = open_result(scoring, [])
+        except RunError:
+            open_result(generating, [])  # names the rollout actor where that is the cause
+            raise
+        self._accept(ref, group)
+
+    def _accept(self, ref: Any, result: Any) -> None:
+        self._num_events += 1
+        if ref in self._generating:
+            call, engine, work = self._generating.pop(ref)
+            self._router.finish(engine, work)
+            # Not earlier: an actor that runs calls in order would wait for the slowest group.
+            scoring = self._reward.call("score", "score", call.ref)
+            self._scoring[scoring.ref] = scoring, call, work.item
+            self._start()
             if self._on_group:
                 self._on_group()
             return
-        call, job = self._scoring.pop(ref)
-        job.done(result_of(call, self._calls()))
+        _, generating, group = self._scoring.pop(ref)
+        group.on_done(result, generating.actor)
+
+    def _start(self) -> None:
+        """Give waiting groups to engines that have room."""
+        if self._is_paused:
+            return
+        for engine, work in self._router.start():
+            member, group = self._members[engine], work.item
+            call = member.call("generate", "generate_group", group.prompt, group.sampling)
+            self._generating[call.ref] = call, engine, work
+            group.on_start(self._version)
+
+    def _wait_until(self, is_done: Callable[[], bool]) -> None:
+        with in_background(self):
+            wait_until(is_done, self._timeout_s, self._under_way, lambda: self._num_events)
+
+    def _under_way(self) -> list[Call]:
+        generating = [entry[0] for entry in self._generating.values()]
+        return generating + [entry[0] for entry in self._scoring.values()]

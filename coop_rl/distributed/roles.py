@@ -6,6 +6,7 @@ w travel as unopened handles).
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.sizes import has_adapter
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.canary import Canary
+from coop_rl.distributed.generation import Generation
 from coop_rl.distributed.team import Member, Team
 from coop_rl.errors import WeightSyncError
 from coop_rl.observability.stages import Stages
@@ -127,11 +129,12 @@ class RayWeights:
         self,
         config: RunConfig,
         team: Team,
+        generation: Generation,
         canary: Canary,
         stages: Stages,
-        settle: Callable[[], None],
     ) -> None:
-        """`settle` is called before the engines' weights change."""
+        """Send to the actors of `generation`, which knows when nothing is sampled."""
+        self._generation = generation
         self._canary = canary
         self._settle = settle
         # One sync is several calls, each limited by sync.timeout_s on its own.
@@ -139,13 +142,16 @@ class RayWeights:
         self._team = team
         self._stages = stages
 
-    def publish(self, version: PolicyVersion) -> PolicyVersion:
-        """Send `version` to every rollout actor, let the canary check it, and return it."""
-        self._settle()
+    def publish(self, version: PolicyVersion, *, is_read: bool) -> PolicyVersion:
+        """Let every rollout actor serve `version`, now or once somebody samples; return it."""
+        self._generation.change_weights(version, partial(self._send, version), is_read=is_read)
+        return version
+
+    def _send(self, version: PolicyVersion) -> None:
+        """Send `version` to every rollout actor, and let the canary check it."""
         with self._stages.stage("publish"):
             calls = [m.call("publish", "publish", version) for m in self._team.joint]
             reports = gather(calls, self._timeout_s)
         self._stages.count("sync/bytes", reports[0].num_bytes)
         self._stages.count("sync/seconds", reports[0].seconds)
         self._canary.check_when_due(version)
-        return version

@@ -1,9 +1,11 @@
 """The loop's roles `Rollouts` and `ShadowRollouts` on Ray: prompts out, scored groups in.
 
-Called by `algorithm.train`. `rollout.window` says which prompts, `distributed.generation` samples.
+`rollout.window` decides which prompts are sampled when and which groups make a batch; `generation`
+has them sampled and scored. Called by `algorithm.train`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from coop_rl.algorithm.estimators import RlEstimator
@@ -13,11 +15,10 @@ from coop_rl.data.collection import Mixture
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.generation import Generation
 from coop_rl.distributed.team import Team
-from coop_rl.errors import VersionError
 from coop_rl.observability.stages import Stages
 from coop_rl.rewards.noise import flip_rewards
 from coop_rl.rewards.scoring import shuffle_rewards
-from coop_rl.rollout.window import Place, Window
+from coop_rl.rollout.window import Slot, Window
 from coop_rl.types import PolicyVersion, Prompt, Sampled, SamplingSettings, ScoredGroup
 
 SEED_STRIDE = 1_000_003
@@ -41,7 +42,7 @@ def step_sampling(config: RunConfig, step: int, offset: int = 0) -> SamplingSett
 
 
 class RayRollouts:
-    """The joint branch's rollouts, with dynamic sampling where the estimator wants it."""
+    """The joint branch's rollouts: a window of prompts, sampled ahead as far as the lag allows."""
 
     def __init__(
         self,
@@ -58,85 +59,86 @@ class RayRollouts:
         self._stages = stages
         seed, per_step = config.run.seed, config.prompts.per_step
         rl = rl_settings(config.method)
-        self._max_refills = rl.max_refills if isinstance(rl, DapoRl) else 0
-        self._order = prompts.order(per_step, seed)
-        self._refills = prompts.order(per_step, seed, REFILL_STREAM)
-        self._max_lag = config.rollout.max_policy_lag
-        self._window = Window(per_step, self._max_lag, self._order.batch, self._refills_of)
-        self._groups: dict[Place, ScoredGroup] = {}
+        orders = {stream: prompts.order(per_step, seed, stream) for stream in (0, REFILL_STREAM)}
+        # A step's slots are asked for one by one; those of a few steps are under way at once.
+        self._batch = lru_cache(maxsize=16)(lambda stream, part: orders[stream].batch(part))
+        self._window = Window(
+            per_step=per_step,
+            max_lag=config.rollout.max_policy_lag,
+            max_refills=rl.max_refills if isinstance(rl, DapoRl) else 0,
+            num_steps=config.run.num_steps,
+            row_of=self._row,
+        )
+        self._done: dict[Slot, tuple[ScoredGroup, PolicyVersion, str]] = {}
+        self._versions: dict[Slot, PolicyVersion] = {}
+        self._restored: list[Slot] = []
 
-    def restore(self, next_step: int, state: Mapping[str, Any]) -> None:
-        """Go on at a step; prompts that were on their way are started again."""
-        self._window.restore(next_step, state)
+    def begin(self, state: Mapping[str, Any]) -> None:
+        """Sample anew what a run that ended had begun and not trained."""
+        self._restored = self._window.restore(state) if state else []
 
-    def state(self) -> Mapping[str, Any]:
-        """Return what `restore` needs, as JSON."""
-        return self._window.state()
+    def state(self) -> dict[str, Any]:
+        """Return which prompts were begun and not trained; without a lag there are none."""
+        return self._window.state() if self._config.rollout.max_policy_lag else {}
 
     def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
-        """Return the groups of a step; with a lag, later steps' prompts go on being sampled.
+        """Wait for the groups of a step, and leave those of the following ones under way.
 
         Raises:
-            VersionError: A group is older than `rollout.max_policy_lag` allows.
+            VersionError: A group was sampled with older weights than the lag allows.
         """
+        self._generation.settle()
         with self._stages.stage("generate"):
-            for place in self._window.begin(step):
-                self._start(place)
-            while (chosen := self._window.choose()) is None:
-                self._generation.wait()
-        groups = [self._groups.pop(place) for place in chosen.places]
-        dropped = [self._groups.pop(place) for place in chosen.dropped]
-        for group in groups:
-            self._check_age(group, version)
+            for slot in (*self._restored, *self._window.begin(step)):
+                self._submit(slot)
+            self._restored = []
+            self._generation.wait_until(lambda: self._window.is_ready(step))
+            kept, vain = self._window.take(step)
+        sampled = Sampled(
+            *([self._checked(slot, version) for slot in slots] for slots in (kept, vain))
+        )
         if not self._config.reward.shuffle:
-            return Sampled(groups, dropped)
-        return Sampled(
-            shuffle_rewards(groups, seed=step_sampling(self._config, step).seed), dropped
+            return sampled
+        seed = step_sampling(self._config, step).seed
+        return Sampled(shuffle_rewards(sampled.groups, seed=seed), sampled.dropped)
+
+    def _submit(self, slot: Slot) -> None:
+        self._generation.submit(
+            self._prompts[self._row(slot)],
+            step_sampling(self._config, slot.step),
+            partial(self._note_start, slot),
+            partial(self._accept, slot),
         )
 
-    def settle(self) -> None:
-        """Before the weights change: wait for what is on its way, unless it may go on with them."""
-        if self._config.rollout.in_flight_updates or self._generation.num_under_way == 0:
-            return
-        with self._stages.stage("generate_rest"):
-            self._generation.settle()
+    def _note_start(self, slot: Slot, version: PolicyVersion) -> None:
+        self._versions[slot] = version
+        self._window.started(slot, version.theta)
 
-    def _start(self, place: Place) -> None:
-        sampling = step_sampling(self._config, place.batch)
-
-        def keep(group: ScoredGroup) -> None:
-            self._keep(place, self._with_noise(group, sampling.seed))
-
-        self._generation.start(self._prompts[place.row], sampling, keep)
-
-    def _keep(self, place: Place, group: ScoredGroup) -> None:
-        self._groups[place] = group
-        is_informative = self._max_refills == 0 or self._estimator.is_informative(group)
-        instead = self._window.finish(place, is_informative=is_informative)
-        if instead is not None:
-            self._start(instead)
-
-    def _with_noise(self, group: ScoredGroup, seed: int) -> ScoredGroup:
+    def _accept(self, slot: Slot, group: ScoredGroup, sampler: str) -> None:
+        """Keep a scored group, and put a refill in its place where it says nothing."""
         section = self._config.reward
-        if section.flip_probability == 0.0:
-            return group
-        (flipped,) = flip_rewards([group], section.flip_probability, section.weight, seed)
-        return flipped
+        if section.flip_probability > 0.0:
+            seed = step_sampling(self._config, slot.step).seed
+            (group,) = flip_rewards([group], section.flip_probability, section.weight, seed)
+        self._done[slot] = group, self._versions.pop(slot), sampler
+        is_informative = self._estimator.is_informative(group)
+        refill = self._window.finished(slot, is_informative=is_informative)
+        if refill is not None:
+            self._submit(refill)
 
-    def _check_age(self, group: ScoredGroup, version: PolicyVersion) -> None:
-        if self._max_lag == 0:
-            group.require_version(version, "a rollout actor")
-            return
-        oldest = min(rollout.version for rollout in group.rollouts)
-        if not version.theta - self._max_lag <= oldest.theta <= version.theta:
-            raise VersionError(
-                f"prompt {group.prompt.id} was sampled with {oldest}, the policy is at {version} "
-                f"and rollout.max_policy_lag is {self._max_lag}"
-            )
+    def _checked(self, slot: Slot, version: PolicyVersion) -> ScoredGroup:
+        """Hand a group over, if it was sampled with weights it may have been sampled with."""
+        group, started, sampler = self._done.pop(slot)
+        section = self._config.rollout
+        if not section.in_flight_updates:
+            group.require_version(started, sampler)
+        group.require_lag(version, section.max_policy_lag, sampler)
+        return group
 
-    def _refills_of(self, step: int) -> Iterator[int]:
-        for number in range(step * self._max_refills, (step + 1) * self._max_refills):
-            yield from self._refills.batch(number)
+    def _row(self, slot: Slot) -> int:
+        per_step = self._config.prompts.per_step
+        part, index = divmod(slot.position, per_step)
+        return self._batch(REFILL_STREAM if slot.is_refill else 0, part)[index]
 
 
 class RayShadowRollouts:

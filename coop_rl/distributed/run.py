@@ -99,10 +99,9 @@ def _run(
                 config, data, sets, directory, store, resume_from, console, team, stop, method
             )
             try:
-                with breaking_off(session.generation.advance):
-                    train(
-                        config.run.num_steps, method, PackShape.from_config(config), session.roles
-                    )
+                with session.generation.serving():
+                    shape = PackShape.from_config(config)
+                    train(config.run.num_steps, method, shape, session.roles)
             except StopAtBoundary:
                 session.checkpoints.save_and_stop()
             finally:
@@ -139,7 +138,7 @@ class _Session:
     ) -> "_Session":
         """Put the roles on top of a started team."""
         stages = Stages()
-        joint = Generation(config, team.rollouts, team.reward, stop)
+        joint = Generation(config, team.rollouts, team.reward, stop, stages=stages)
         shadow = Generation(config, team.shadow_rollouts, team.reward, stop)
         shadow_rollouts = RayShadowRollouts(config, team, shadow, stages)
         checkpoints = RayCheckpoints(config, team, store, resume_from, stop, stages)
@@ -157,7 +156,7 @@ class _Session:
             demonstrations=Demonstrations(config, data.demonstrations),
             learners=RayLearners(config, team, stages),
             meta_controller=RayMetaController(config, team, stages),
-            weights=RayWeights(config, team, canary, stages, rollouts.settle),
+            weights=RayWeights(config, team, joint, canary, stages),
             checkpoints=checkpoints,
             evaluation=Measurements((evaluation, validation)),
             observer=observer,

@@ -37,7 +37,9 @@ METRICS: dict[str, Metric] = {
     "step": Metric(
         "", "meta-step k, from 0; in rows of eval/: steps trained before the evaluation"
     ),
-    "version": Metric("", "theta updates of the policy that generated the step's rollouts"),
+    "version": Metric(
+        "", "theta updates before the step; its rollouts may be policy/lag updates older"
+    ),
     "time/step_s": Metric("s", "from the last row to this one, evaluations left out"),
     "time/<stage>_s": Metric("s", "spent in a stage; save: the checkpoint after the previous step"),
     "tokens/generated": Metric("tokens", "response tokens sampled for training"),
@@ -65,8 +67,9 @@ METRICS: dict[str, Metric] = {
     "policy/mismatch_kl": Metric("nats", "mean of log pi_b - log pi at the sampled tokens"),
     "policy/kl_ref": Metric("nats", "mean KL estimate of a token to the start; null without a KL"),
     "policy/clip_fraction": Metric("share", "tokens whose ratio the estimator's clip cut off"),
-    "policy/lag": Metric("updates", "most theta updates any rollout is behind `version`"),
-    "policy/lag_mean": Metric("updates", "mean over the rollouts' tokens"),
+    "policy/lag": Metric("updates", "most theta updates a rollout's oldest token is behind"),
+    "policy/lag_mean": Metric("updates", "mean over rollouts of their oldest token's lag"),
+    "policy/mixed": Metric("share", "rollouts whose weights changed in between"),
     "loss/rl": Metric("reward", "RL loss of joint (surrogate)"),
     "loss/sft": Metric("nats", "mean negative log-likelihood of demonstration tokens under joint"),
     "loss/shadow_rl": Metric("reward", "RL loss of rl_only (surrogate)"),
@@ -218,12 +221,8 @@ def _rollout_metrics(groups: Sequence[ScoredGroup], version: int) -> Metrics:
         "response/length_mean": sum(len(r.token_ids) for r in rollouts) / len(rollouts),
         "response/truncated": sum(r.is_truncated for r in rollouts) / len(rollouts),
         "policy/lag": max(version - rollout.version.theta for rollout in rollouts),
-        "policy/lag_mean": sum(
-            (version - sampled_by.theta) * count
-            for rollout in rollouts
-            for sampled_by, count in rollout.versions
-        )
-        / count_tokens(groups),
+        "policy/lag_mean": version - sum(r.version.theta for r in rollouts) / len(rollouts),
+        "policy/mixed": sum(bool(r.version_spans) for r in rollouts) / len(rollouts),
     }
 
 

@@ -139,7 +139,7 @@ def _sample_row(step: int, group: ScoredGroup, rollout: Rollout, reward: Reward)
     return {
         "step": step,
         "version": str(rollout.version),
-        "versions": [[version.theta, count] for version, count in rollout.versions],
+        "version_spans": [[str(version), length] for version, length in rollout.version_spans],
         "prompt_id": group.prompt.id,
         "prompt": group.prompt.text,
         "response": rollout.text,

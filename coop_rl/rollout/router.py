@@ -1,66 +1,100 @@
-"""Which engine gets which group: the one that owes the fewest tokens, as late as possible.
+"""Which engine a group goes to: the one that owes the fewest tokens, decided as late as possible.
 
-Groups wait here and not in front of an engine, because nobody knows how long responses get: an
-engine that is done early takes the next one. A prompt's samples stay together, so that they share
-its key-value cache.
+Groups wait here, first come first served, until an engine has room; so a long response holds up its
+own engine only, and a queue is never behind the wrong one. Plain Python: no Ray, no clock.
 """
 
 import heapq
-import itertools
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-Job = TypeVar("Job")
+T = TypeVar("T")
+
+SPARE_SHARE = 0.5
+"""What an engine holds beyond the sequences it runs at once, as a share of them. A group counts
+until its longest response has ended, so without spare groups places would lie idle."""
 
 
-class Router(Generic[Job]):
-    """Jobs on engines and in the queue; O(log n) for each."""
+@dataclass(slots=True)
+class _Load:
+    sequences: int = 0
+    tokens: int = 0
+    stamp: int = 0
+    """Entries of the heap with another stamp are out of date."""
 
-    def __init__(self, num_engines: int, room: int) -> None:
-        """Give each engine jobs until its sequences fill `room`; at least one job."""
-        self._room = room
-        self._numbers = itertools.count()
-        self._queue: list[tuple[int, int, int, int, Job]] = []
-        self._tokens = [0] * num_engines
-        self._sequences = [0] * num_engines
-        self._idlest = [(0, engine) for engine in range(num_engines)]
 
-    @property
-    def num_queued(self) -> int:
-        """Jobs no engine has yet."""
-        return len(self._queue)
+@dataclass(frozen=True, slots=True)
+class Work(Generic[T]):
+    """A group and what it costs at most."""
 
-    def add(self, job: Job, num_sequences: int, num_tokens: int, *, is_urgent: bool) -> None:
-        """Queue a job; urgent ones go first, else first come, first served.
+    item: T
+    sequences: int
+    """Responses."""
+    tokens: int
+    """Prompt tokens, once, and the most response tokens of all samples."""
+
+
+class Router(Generic[T]):
+    """Engines with their outstanding tokens, and groups that wait; O(log engines) a group.
+
+    A group is never split: its samples share the prompt's key-value cache.
+    """
+
+    def __init__(self, num_engines: int, max_sequences: int) -> None:
+        """Route over engines 0, 1, ...
 
         Args:
-            job: Whatever the caller calls it.
-            num_sequences: Samples.
-            num_tokens: At most, with the prompt.
-            is_urgent: Whether somebody waits for it.
+            num_engines: At least 1.
+            max_sequences: What an engine runs at once. It holds half as many more; the last group
+                it takes may exceed this.
         """
-        number = next(self._numbers)
-        heapq.heappush(self._queue, (not is_urgent, number, num_sequences, num_tokens, job))
+        self._limit = max_sequences + max(1, int(SPARE_SHARE * max_sequences))
+        self._loads = [_Load() for _ in range(num_engines)]
+        self._waiting: deque[Work[T]] = deque()
+        self._free = [(0, engine, 0) for engine in range(num_engines)]
+        """Heap of (outstanding tokens, engine, stamp) of engines with room."""
 
-    def assign(self) -> tuple[Job, int] | None:
-        """Return the next job and its engine; None: the queue is empty, or all engines are full."""
-        if not self._queue:
-            return None
-        # Entries of the heap that a later change has made stale are skipped.
-        while self._idlest[0][0] != self._tokens[self._idlest[0][1]]:
-            heapq.heappop(self._idlest)
-        engine = self._idlest[0][1]
-        _, _, num_sequences, num_tokens, job = self._queue[0]
-        if self._sequences[engine] and self._sequences[engine] + num_sequences > self._room:
-            return None
-        heapq.heappop(self._queue)
-        self._change(engine, num_sequences, num_tokens)
-        return job, engine
+    @property
+    def num_waiting(self) -> int:
+        """Groups that no engine has yet."""
+        return len(self._waiting)
 
-    def done(self, engine: int, num_sequences: int, num_tokens: int) -> None:
-        """Note that an engine has finished a job of that size."""
-        self._change(engine, -num_sequences, -num_tokens)
+    def outstanding(self, engine: int) -> int:
+        """Return the tokens an engine still owes."""
+        return self._loads[engine].tokens
 
-    def _change(self, engine: int, num_sequences: int, num_tokens: int) -> None:
-        self._sequences[engine] += num_sequences
-        self._tokens[engine] += num_tokens
-        heapq.heappush(self._idlest, (self._tokens[engine], engine))
+    def sequences(self, engine: int) -> int:
+        """Return the responses an engine holds."""
+        return self._loads[engine].sequences
+
+    def add(self, work: Work[T]) -> None:
+        """Let a group wait for an engine."""
+        self._waiting.append(work)
+
+    def start(self) -> Iterator[tuple[int, Work[T]]]:
+        """Yield (engine, group) for groups that can begin now, until none can."""
+        while self._waiting and self._free:
+            _, engine, stamp = heapq.heappop(self._free)
+            load = self._loads[engine]
+            if stamp != load.stamp:
+                continue
+            work = self._waiting.popleft()
+            load.sequences += work.sequences
+            load.tokens += work.tokens
+            self._note(engine)
+            yield engine, work
+
+    def finish(self, engine: int, work: Work[T]) -> None:
+        """Take a generated group off its engine."""
+        load = self._loads[engine]
+        load.sequences -= work.sequences
+        load.tokens -= work.tokens
+        self._note(engine)
+
+    def _note(self, engine: int) -> None:
+        load = self._loads[engine]
+        load.stamp += 1
+        if load.sequences < self._limit:
+            heapq.heappush(self._free, (load.tokens, engine, load.stamp))

@@ -213,7 +213,7 @@ def _to_rollout(completion: "CompletionOutput") -> Rollout:
     if not spans or log_probs is None:
         raise RunError("vLLM returned a response without weight versions or log-probs")
     token_ids = tuple(completion.token_ids)
-    versions = tuple((PolicyVersion.parse(s.version), s.end - s.start) for s in spans)
+    versions = [(PolicyVersion.parse(span.version), span.end - span.start) for span in spans]
     return Rollout(
         token_ids=token_ids,
         behaviour_log_probs=tuple(
@@ -222,7 +222,7 @@ def _to_rollout(completion: "CompletionOutput") -> Rollout:
         text=completion.text,
         is_truncated=completion.finish_reason == "length",
         version=min(version for version, _ in versions),
-        version_spans=versions if len(versions) > 1 else (),
+        version_spans=tuple(versions) if len(versions) > 1 else (),
     )
 
 

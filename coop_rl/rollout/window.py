@@ -1,164 +1,195 @@
-"""Which prompts are on their way, and which finished groups make a step's batch.
+"""Which prompts are sampled ahead and which groups make a step's batch: the window of lag L.
 
-With lag L a group may be trained on up to L versions after the one it was started with. So prompts
-of later steps are started while the learners train:
+    order of prompts --begin--> waiting --started(v)--> running --finished--> batch of step k
+                                               says nothing: a refill in its place
 
-    begin(k)     start prompts until P for step k and `ahead` more are on their way or done
-    finish       a group came in; one that teaches nothing is replaced at once (dynamic sampling)
-    choose(k)    P finished groups, in the prompts' order; None: wait for more
+With P prompts a step, at most (L + 1) P groups are under way or wait to be trained. A group whose
+oldest token may be of version v must be trained at step v + L or before. So step k needs, of the
+groups with v <= k - L + j, all but j P, for j = 0 .. L - 1 (earliest deadline first); what is then
+missing from the P is whatever finished first. No prompt is lost, none repeated, none starves.
 
-Groups are taken as they finish, but none may become too old: every place has a step by which it is
-due, and a choice stands only if all that are left can still be trained in time. With L = 0 the
-batch is that of the step's own prompts, whatever finishes first. Pure bookkeeping of places;
-`distributed.rollouts` holds the groups.
+At L = 0 the batch is the step's own P prompts, whatever the order in which they finish: with
+dynamic sampling every group that says nothing is replaced by the next prompt of the refills' order,
+so how many are drawn is a fixed point. Plain Python: no Ray, no clock, no random numbers.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """A prompt's place in the run's order."""
+class Slot:
+    """One place in the order of the prompts; sorting puts a batch into prompt order."""
 
-    batch: int
-    """The step in whose order it stands; decides the sampling seed."""
-    index: int
-    """Below P: in the seeded order; from P on: put in by dynamic sampling."""
-    row: int
-    """Of the prompts."""
+    step: int
+    """Its part of the order, which also gives the sampling seed."""
+    is_refill: bool
+    """From the refills' order instead of the prompts'."""
+    position: int
+    """In that order, from 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A step's batch."""
-
-    places: Sequence[Place]
-    dropped: Sequence[Place]
-    """Sampled in vain since the last choice."""
+RowOf = Callable[[Slot], int]
+"""The data's row at a slot."""
 
 
 class Window:
-    """Places on their way or finished, until they are trained on."""
+    """Slots under way and finished; all versions are theta's counts, all calls O(L) or amortised.
+
+    P = `per_step`, L = `max_lag` of the constructor.
+    """
 
     def __init__(
-        self,
-        per_step: int,
-        max_lag: int,
-        rows_of: Callable[[int], Sequence[int]],
-        refills_of: Callable[[int], Iterator[int]] = lambda _: iter(()),
+        self, per_step: int, max_lag: int, max_refills: int, num_steps: int, row_of: RowOf
     ) -> None:
-        """Start with nothing on its way.
+        """Start empty.
 
         Args:
-            per_step: P.
-            max_lag: L.
-            rows_of: A step's prompts, P rows, in order.
-            refills_of: Rows that a step may put in for groups that teach nothing.
+            per_step: P, groups of a batch.
+            max_lag: L, most versions a trained group may be old.
+            max_refills: Batches of the refills' order a step may use up; 0: no dynamic sampling.
+            num_steps: Nothing is sampled for later steps.
+            row_of: Tells which prompt a slot is; refills skip prompts that are in the window.
         """
-        self._per_step = per_step
-        self._max_lag = max_lag
-        self._rows_of = rows_of
-        self._refills_of = refills_of
-        self._step = 0
-        self._next = 0
-        self._owed: deque[Place] = deque()
-        self._due: dict[Place, int] = {}
-        self._kept: set[Place] = set()
-        self._dropped: list[Place] = []
-        self._used: set[int] = set()
-        self._refills: Iterator[int] = iter(())
-        self._num_refills = 0
+        self._per_step, self._max_lag, self._num_steps = per_step, max_lag, num_steps
+        self._refills_per_step = max_refills * per_step
+        self._row_of = row_of
+        self._next, self._refill = 0, 0
+        self._waiting: set[Slot] = set()
+        self._running: dict[Slot, int] = {}
+        self._num_running: Counter[int] = Counter()
+        self._finished: dict[int, deque[tuple[int, Slot]]] = {}
+        self._num_finished, self._num_ends = 0, 0
+        self._dull: list[Slot] = []
+        """Say nothing; since the last batch."""
+        self._num_unreplaced = 0
+        """How many of them had no refill left; so many may fill the batch."""
+        self._rows: Counter[int] = Counter()
+        """Of everything in the window."""
+        self._refill_end = self._refills_per_step
 
     @property
-    def num_ahead(self) -> int:
-        """Groups beyond a step's own that may be on their way.
+    def size(self) -> int:
+        """Groups under way or finished, without those that say nothing."""
+        return len(self._waiting) + len(self._running) + self._num_finished
 
-        Less than the L P that would just not be too old: the difference is what lets short
-        responses overtake long ones.
-        """
-        return self._per_step * (self._max_lag + 1) // 2 if self._max_lag else 0
+    def begin(self, step: int) -> list[Slot]:
+        """Return the slots to sample from now on, so that the window is full for `step`."""
+        self._aim(step)
+        if self._max_lag == 0:
+            self._next = step * self._per_step
+        ahead = min(self._max_lag + 1, self._num_steps - step)
+        new = []
+        for _ in range(ahead * self._per_step - self.size - self._num_unreplaced):
+            new.append(Slot(self._next // self._per_step, False, self._next))
+            self._next += 1
+        for slot in new:
+            self._enter(slot)
+        return new
 
-    def begin(self, step: int) -> list[Place]:
-        """Return the places to start at the beginning of a step."""
-        self._step = step
-        # Steps without rollouts leave their prompts out, as if each step had its own.
-        self._next = max(self._next, step * self._per_step)
-        self._refills, self._num_refills = self._refills_of(step), 0
-        self._used = {place.row for place in self._due}
-        started = []
-        while len(self._due) < self._per_step + self.num_ahead:
-            place = self._owed.popleft() if self._owed else self._next_place()
-            # A lag of 1 leaves no choice, so that its runs can be repeated; one of 2 leaves a step.
-            turn = place.batch + max(self._max_lag - 1, 0)
-            self._start(place, max(step, min(step + self._max_lag, turn)))
-            started.append(place)
-        return started
+    def started(self, slot: Slot, version: int) -> None:
+        """Note that an engine has a slot, with weights of `version` or later."""
+        self._waiting.remove(slot)
+        self._running[slot] = version
+        self._num_running[version] += 1
 
-    def _next_place(self) -> Place:
-        batch, index = divmod(self._next, self._per_step)
-        self._next += 1
-        return Place(batch, index, self._rows_of(batch)[index])
-
-    def _start(self, place: Place, due: int) -> None:
-        self._due[place] = due
-        self._used.add(place.row)
-
-    def finish(self, place: Place, *, is_informative: bool) -> Place | None:
-        """Note that a group came in; return the place to start in its stead, if any."""
-        if is_informative:
-            self._kept.add(place)
+    def finished(self, slot: Slot, *, is_informative: bool) -> Slot | None:
+        """Note that a slot is scored; return the slot to sample in its place, if any."""
+        version = self._running.pop(slot)
+        self._num_running[version] -= 1
+        if is_informative or self._refills_per_step == 0:
+            self._num_ends += 1
+            self._num_finished += 1
+            self._finished.setdefault(version, deque()).append((self._num_ends, slot))
             return None
-        del self._due[place]
-        self._dropped.append(place)
-        # Prompts the step has not had; which ones does not depend on what came in first.
-        for row in self._refills:
-            if row not in self._used:
-                refill = Place(self._step, self._per_step + self._num_refills, row)
-                self._num_refills += 1
-                self._start(refill, self._step + self._max_lag)
-                return refill
+        self._dull.append(slot)
+        refill = self._next_refill()
+        self._num_unreplaced += refill is None
+        return refill
+
+    def is_ready(self, step: int) -> bool:
+        """Whether the batch of `step` can be taken."""
+        for limit, needed in self._needs(step):
+            if self._count_finished(limit) < needed:
+                return False
+        return self._num_finished + self._num_unreplaced >= self._per_step
+
+    def take(self, step: int) -> tuple[list[Slot], list[Slot]]:
+        """Return the batch of `step` and the slots sampled in vain, both in prompt order."""
+        batch: list[Slot] = []
+        taken: Counter[int] = Counter()
+        for limit, needed in [*self._needs(step), (step, self._per_step)]:
+            missing = needed - sum(n for version, n in taken.items() if version <= limit)
+            for _ in range(min(missing, self._count_finished(limit))):
+                version, slot = self._pop_earliest(limit)
+                taken[version] += 1
+                batch.append(slot)
+        self._dull.sort()
+        num_fillers = self._per_step - len(batch)
+        batch += self._dull[:num_fillers]
+        dropped, self._dull, self._num_unreplaced = self._dull[num_fillers:], [], 0
+        for slot in (*batch, *dropped):
+            self._rows.subtract([self._row_of(slot)])
+        self._rows = +self._rows
+        self._aim(step + 1)
+        return sorted(batch), dropped
+
+    def state(self) -> dict[str, Any]:
+        """Return, as JSON, where the orders stand and what was begun and not trained."""
+        ends = (slot for ends in self._finished.values() for _, slot in ends)
+        begun = sorted([*self._waiting, *self._running, *ends])
+        slots = [[slot.step, slot.is_refill, slot.position] for slot in begun]
+        return {"next": self._next, "refill": self._refill, "slots": slots}
+
+    def restore(self, state: Mapping[str, Any]) -> list[Slot]:
+        """Go on from `state`; returns the slots to sample anew, for their responses are gone."""
+        self._next, self._refill = state["next"], state["refill"]
+        slots = [Slot(*values) for values in state["slots"]]
+        for slot in slots:
+            self._enter(slot)
+        return slots
+
+    def _aim(self, step: int) -> None:
+        """Let refills come from the part of their order that belongs to `step`."""
+        self._num_running = +self._num_running
+        self._finished = {version: ends for version, ends in self._finished.items() if ends}
+        start = step * self._refills_per_step
+        self._refill_end = start + self._refills_per_step
+        if not start <= self._refill <= self._refill_end:
+            self._refill = start
+
+    def _enter(self, slot: Slot) -> None:
+        self._waiting.add(slot)
+        self._rows[self._row_of(slot)] += 1
+
+    def _next_refill(self) -> Slot | None:
+        while self._refill < self._refill_end:
+            slot = Slot(self._refill // self._refills_per_step, True, self._refill)
+            self._refill += 1
+            if self._row_of(slot) not in self._rows:
+                self._enter(slot)
+                return slot
         return None
 
-    def choose(self) -> Chosen | None:
-        """Return the batch of the step that was begun last, and forget it; None: not enough yet."""
-        # Those that are due first, so that the others have as much time as possible.
-        kept = sorted(self._kept, key=lambda place: (self._due[place], place))
-        num_missing = self._per_step - len(kept)
-        is_all_in = len(kept) == len(self._due)
-        if num_missing > 0 and not is_all_in:
-            return None
-        # Too few: the groups that say nothing fill up, so that a step always has its size.
-        filling = sorted(self._dropped)[: max(num_missing, 0)]
-        chosen = kept[: self._per_step]
-        if not is_all_in and not self._leaves_time(set(chosen)):
-            return None
-        for place in chosen:
-            del self._due[place]
-            self._kept.remove(place)
-        dropped = sorted(set(self._dropped).difference(filling))
-        self._dropped = []
-        return Chosen(sorted([*chosen, *filling]), dropped)
+    def _needs(self, step: int) -> list[tuple[int, int]]:
+        """Return (v, n): of the groups of version v or older at least n must be in this batch."""
+        needs = []
+        for ahead in range(self._max_lag):
+            limit = step - self._max_lag + ahead
+            running = sum(n for version, n in self._num_running.items() if version <= limit)
+            total = running + self._count_finished(limit)
+            needs.append((limit, max(0, total - ahead * self._per_step)))
+        return needs
 
-    def _leaves_time(self, chosen: set[Place]) -> bool:
-        """Return whether all places but the chosen ones can still be trained when they are due."""
-        dues = sorted(due for place, due in self._due.items() if place not in chosen)
-        return all(
-            number <= (due - self._step) * self._per_step
-            for number, due in enumerate(dues, start=1)
+    def _count_finished(self, limit: int) -> int:
+        return sum(len(ends) for version, ends in self._finished.items() if version <= limit)
+
+    def _pop_earliest(self, limit: int) -> tuple[int, Slot]:
+        version = min(
+            (version for version, ends in self._finished.items() if ends and version <= limit),
+            key=lambda version: self._finished[version][0],
         )
-
-    def state(self) -> Mapping[str, Any]:
-        """Return what a resumed run has to start first; empty where that follows from the step."""
-        if self._max_lag == 0:
-            return {}
-        waiting = sorted([*self._due, *self._owed])
-        return {"next": self._next, "waiting": [[p.batch, p.index, p.row] for p in waiting]}
-
-    def restore(self, next_step: int, state: Mapping[str, Any]) -> Self:
-        """Go on at a step with what `state` returned; what was on its way is started again."""
-        self._next = state.get("next", next_step * self._per_step)
-        self._owed = deque(Place(*parts) for parts in state.get("waiting", ()))
-        return self
+        self._num_finished -= 1
+        return version, self._finished[version].popleft()[1]

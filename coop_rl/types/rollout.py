@@ -60,13 +60,8 @@ class Rollout:
     version: PolicyVersion
     """The oldest policy version that sampled a token of it."""
     version_spans: tuple[tuple[PolicyVersion, int], ...] = ()
-    """(version, number of tokens) in order, where weights changed on the way; empty: `version`
+    """(version, tokens it sampled) in order, where weights changed in between; empty: `version`
     sampled all."""
-
-    @property
-    def versions(self) -> tuple[tuple[PolicyVersion, int], ...]:
-        """(version, number of tokens) in order."""
-        return self.version_spans or ((self.version, len(self.token_ids)),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +82,19 @@ class RolloutGroup:
                 raise VersionError(
                     f"{sampler} sampled prompt {self.prompt.id} with {rollout.version}, "
                     f"the published version is {version}"
+                )
+
+    def require_lag(self, version: PolicyVersion, max_lag: int, sampler: str) -> None:
+        """Refuse rollouts of weights that are too old, or from the future.
+
+        Raises:
+            VersionError: A token was sampled more than `max_lag` theta updates before `version`.
+        """
+        for rollout in self.rollouts:
+            if not 0 <= version.theta - rollout.version.theta <= max_lag:
+                raise VersionError(
+                    f"{sampler} sampled prompt {self.prompt.id} with {rollout.version}, which may "
+                    f"be at most {max_lag} updates before {version} (rollout.max_policy_lag)"
                 )
 
 

@@ -87,7 +87,7 @@ def test_samples_are_written_and_one_is_shown(tmp_path: Path) -> None:
     assert samples[0] | {"version": ""} == {
         "step": 0,
         "version": "",
-        "versions": [[3, 1]],
+        "version_spans": [],
         "prompt_id": "a",
         "prompt": "2+2=?\n",
         "response": "#4",

@@ -1,179 +1,208 @@
-"""The window: each prompt once, none too old, in order; the router: the engine that owes least."""
+"""The window of lag L under random durations: what a step is trained on, and what never happens."""
 
+import json
 import random
-from itertools import islice
+from collections import Counter
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coop_rl.rollout.router import Router
-from coop_rl.rollout.window import Place, Window
+from coop_rl.rollout.router import Router, Work
+from coop_rl.rollout.window import Slot, Window
+
+NUM_ROWS = 1000
 
 
-def rows_of(per_step: int):
-    return lambda step: range(step * per_step, (step + 1) * per_step)
+@dataclass
+class Scene:
+    """Engines of bounded room, durations from a seed, publishes with or without a drain."""
+
+    per_step: int
+    max_lag: int
+    num_steps: int
+    seed: int = 0
+    num_engines: int = 2
+    max_refills: int = 0
+    dull_share: float = 0.0
+    drains: bool = True
+    largest: int = 0
+    batches: list[list[Slot]] = field(default_factory=list)
+    dropped: list[list[Slot]] = field(default_factory=list)
+    ages: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.window = self.new_window()
+        self.reset()
+
+    def new_window(self) -> Window:
+        return Window(self.per_step, self.max_lag, self.max_refills, self.num_steps, self.row_of)
+
+    def reset(self) -> None:
+        self.router: Router[Slot] = Router(self.num_engines, max_sequences=3)
+        self.running: dict[Slot, tuple[int, Work[Slot]]] = {}
+        self.started: dict[Slot, int] = {}
+        self.version = 0
+
+    def row_of(self, slot: Slot) -> int:
+        return slot.position % NUM_ROWS if not slot.is_refill else (slot.position * 7) % NUM_ROWS
+
+    def is_dull(self, slot: Slot) -> bool:
+        return random.Random(self.row_of(slot)).random() < self.dull_share
+
+    def submit(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            self.router.add(Work(slot, 1, self.random.randint(1, 100)))
+        self.start()
+
+    def start(self) -> None:
+        for engine, work in self.router.start():
+            self.running[work.item] = engine, work
+            self.started[work.item] = self.version
+            self.window.started(work.item, self.version)
+        self.largest = max(self.largest, self.window.size)
+
+    def end_one(self, *, starts: bool = True) -> None:
+        slot = self.random.choice(sorted(self.running))
+        self.router.finish(*self.running.pop(slot))
+        refill = self.window.finished(slot, is_informative=not self.is_dull(slot))
+        if refill:
+            self.router.add(Work(refill, 1, self.random.randint(1, 100)))
+        if starts:
+            self.start()
+
+    def step(self, step: int) -> None:
+        self.version = step
+        self.start()
+        self.submit(self.window.begin(step))
+        while not self.window.is_ready(step):
+            self.end_one()
+        batch, dropped = self.window.take(step)
+        self.batches.append(batch)
+        self.dropped.append(dropped)
+        self.ages += [step - self.started[slot] for slot in batch]
+        for _ in range(self.random.randint(0, 2 * self.per_step)):  # while learners train
+            if self.running:
+                self.end_one()
+        while self.drains and self.running:
+            self.end_one(starts=False)
+
+    def play(self) -> "Scene":
+        for step in range(self.num_steps):
+            self.step(step)
+        return self
 
 
-class Simulation:
-    """Steps of a window whose groups finish in random order."""
-
-    def __init__(self, window: Window, per_step: int, max_lag: int, seed: int) -> None:
-        self.window, self.per_step, self.max_lag = window, per_step, max_lag
-        self.random = random.Random(seed)
-        self.started_at: dict[Place, int] = {}
-        self.under_way: list[Place] = []
-        self.dull: set[int] = set()
-        self.dropped: list[Place] = []
-
-    def start(self, places: list[Place], step: int) -> None:
-        for place in places:
-            assert place not in self.started_at
-            self.started_at[place] = step
-            self.under_way.append(place)
-
-    def finish_one(self, step: int) -> None:
-        place = self.under_way.pop(self.random.randrange(len(self.under_way)))
-        instead = self.window.finish(place, is_informative=place.row not in self.dull)
-        if instead is not None:
-            self.start([instead], step)
-
-    def step(self, step: int) -> list[Place]:
-        self.start(self.window.begin(step), step)
-        assert len(self.under_way) <= self.per_step * (self.max_lag + 1)
-        while (chosen := self.window.choose()) is None:
-            self.finish_one(step)
-        for _ in range(self.random.randint(0, len(self.under_way))):  # while the learners train
-            self.finish_one(step)
-        self.dropped += chosen.dropped
-        assert list(chosen.places) == sorted(chosen.places)
-        assert len(chosen.places) == self.per_step
-        for place in chosen.places:
-            assert step - self.started_at[place] <= self.max_lag
-        return list(chosen.places)
+scenes = st.builds(
+    Scene,
+    per_step=st.integers(1, 6),
+    max_lag=st.integers(0, 3),
+    num_steps=st.integers(1, 12),
+    seed=st.integers(0, 2**32),
+    num_engines=st.integers(1, 5),
+    drains=st.booleans(),
+)
+dynamic = st.builds(
+    Scene,
+    per_step=st.integers(1, 6),
+    max_lag=st.integers(0, 3),
+    num_steps=st.integers(1, 8),
+    seed=st.integers(0, 2**32),
+    num_engines=st.integers(1, 5),
+    max_refills=st.integers(1, 3),
+    dull_share=st.sampled_from((0.2, 0.6, 1.0)),
+    drains=st.booleans(),
+)
 
 
+@given(scenes)
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 7), st.integers(0, 4), st.integers(0, 10**6))
-def test_every_prompt_is_trained_once_and_in_time(per_step: int, max_lag: int, seed: int) -> None:
-    simulation = Simulation(Window(per_step, max_lag, rows_of(per_step)), per_step, max_lag, seed)
-    trained = [place for step in range(12) for place in simulation.step(step)]
-    rows = [place.row for place in trained]
-    assert len(set(rows)) == len(rows)
-    # None starves: what the first steps began with is trained by the time it is due.
-    assert set(range(per_step * (12 - max_lag))) <= set(rows)
+def test_every_prompt_is_trained_once_and_none_is_too_old(scene: Scene) -> None:
+    scene.play()
+    trained = [slot.position for batch in scene.batches for slot in batch]
+    assert sorted(trained) == list(range(scene.per_step * scene.num_steps))
+    assert all(len(batch) == scene.per_step for batch in scene.batches)
+    assert all(batch == sorted(batch) for batch in scene.batches)
+    assert 0 <= min(scene.ages) <= max(scene.ages) <= scene.max_lag
+    assert scene.largest <= (scene.max_lag + 1) * scene.per_step
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 6), st.integers(0, 1), st.integers(0, 10**6))
-def test_lags_of_0_and_1_do_not_depend_on_what_finishes_first(
-    per_step: int, max_lag: int, seed: int
+@given(dynamic)
+@settings(max_examples=200, deadline=None)
+def test_dynamic_sampling_keeps_sizes_ages_and_never_wastes_a_group_that_says_something(
+    scene: Scene,
 ) -> None:
-    simulation = Simulation(Window(per_step, max_lag, rows_of(per_step)), per_step, max_lag, seed)
-    for step in range(6):
-        rows = [place.row for place in simulation.step(step)]
-        assert rows == list(rows_of(per_step)(step))
+    scene.play()
+    assert all(len(batch) == scene.per_step for batch in scene.batches)
+    assert max(scene.ages) <= scene.max_lag
+    assert scene.largest <= (scene.max_lag + 1) * scene.per_step
+    dropped = [slot for slots in scene.dropped for slot in slots]
+    assert all(scene.is_dull(slot) for slot in dropped)
+    used = Counter(slot for batch in scene.batches for slot in batch) + Counter(dropped)
+    assert set(used.values()) == {1}
+    for step, (batch, vain) in enumerate(zip(scene.batches, scene.dropped, strict=True)):
+        rows = [scene.row_of(slot) for slot in (*batch, *vain)]
+        if scene.max_lag == 0:
+            assert len(set(rows)) == len(rows)
+            main = [s.position for s in sorted((*batch, *vain)) if not s.is_refill]
+            assert main == list(range(step * scene.per_step, (step + 1) * scene.per_step))
 
 
-def test_a_longer_lag_lets_short_responses_overtake() -> None:
-    window = Window(4, 3, rows_of(4))
-    places = window.begin(0)
-    assert len(places) == 4 + window.num_ahead == 12
-    for place in places[3:7]:
-        window.finish(place, is_informative=True)
-    chosen = window.choose()
-    assert chosen is not None
-    assert [place.row for place in chosen.places] == [3, 4, 5, 6]
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 6), st.integers(0, 10**6), st.sets(st.integers(0, 200)))
-def test_dynamic_sampling_does_not_depend_on_what_finishes_first(
-    per_step: int, seed: int, dull: set[int]
+@given(
+    st.integers(1, 6),
+    st.sampled_from((0.0, 0.3, 0.7, 1.0)),
+    st.lists(st.integers(0, 2**32), min_size=2, max_size=4),
+)
+@settings(deadline=None)
+def test_without_a_lag_the_order_of_ends_is_no_matter(
+    per_step: int, dull_share: float, seeds: list[int]
 ) -> None:
-    def refills(step: int):
-        return iter([(step * 31 + 7 * i) % 200 for i in range(3 * per_step)])
-
-    def batches(order: int) -> list[list[Place]]:
-        window = Window(per_step, 0, rows_of(per_step), refills)
-        simulation = Simulation(window, per_step, 0, order)
-        simulation.dull = dull
-        found = [simulation.step(step) for step in range(4)]
-        return [*found, simulation.dropped]
-
-    assert batches(seed) == batches(seed + 1)
+    played = [
+        Scene(per_step, 0, 4, seed, num_engines=1 + i, max_refills=2, dull_share=dull_share).play()
+        for i, seed in enumerate(seeds)
+    ]
+    assert all(scene.batches == played[0].batches for scene in played)
+    assert all(scene.dropped == played[0].dropped for scene in played)
+    assert set(played[0].ages) == {0}
 
 
+@pytest.mark.parametrize("max_lag", [1, 2])
+def test_a_slow_group_is_waited_for_only_when_it_must_be(max_lag: int) -> None:
+    window = Window(2, max_lag, 0, 10, lambda slot: slot.position)
+    slots = window.begin(0)
+    assert len(slots) == 2 * (max_lag + 1)
+    slow = slots[0]
+    for step in range(max_lag + 1):
+        for slot in slots:
+            window.started(slot, step)
+            if slot != slow:
+                window.finished(slot, is_informative=True)
+        if step == max_lag:
+            assert not window.is_ready(step)
+            window.finished(slow, is_informative=True)
+        assert window.is_ready(step)
+        batch, _ = window.take(step)
+        assert (slow in batch) == (step == max_lag)
+        slots = window.begin(step + 1)
+
+
+@given(scenes, st.integers(1, 11))
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 10**6), st.sets(st.integers(0, 60)))
-def test_dynamic_sampling_with_a_lag_keeps_what_teaches(
-    per_step: int, max_lag: int, seed: int, dull: set[int]
-) -> None:
-    window = Window(
-        per_step, max_lag, rows_of(per_step), lambda k: iter(range(1000 + 9 * k, 1009 + 9 * k))
-    )
-    simulation = Simulation(window, per_step, max_lag, seed)
-    simulation.dull = dull
-    trained = [place for step in range(8) for place in simulation.step(step)]
-    assert len(set(trained)) == len(trained)
-    rows = {place.row for place in trained}
-    informative = set(range(per_step * (8 - max_lag))) - dull
-    # Refills can push a prompt back only as far as it is due.
-    assert informative <= rows | {place.row for place in window._due}
-
-
-def test_when_refills_are_used_up_dull_groups_fill_the_batch() -> None:
-    window = Window(3, 0, rows_of(3), lambda _: islice(iter([100, 0, 101]), 3))
-    started = window.begin(0)
-    found = [window.finish(place, is_informative=False) for place in started]
-    assert [place.row for place in found if place] == [100, 101]  # 0 was had already
-    for place in found:
-        if place:
-            window.finish(place, is_informative=place.row == 101)
-    chosen = window.choose()
-    assert chosen is not None
-    assert [place.row for place in chosen.places] == [0, 1, 101]
-    assert [place.row for place in chosen.dropped] == [2, 100]
-
-
-@pytest.mark.parametrize("new_lag", [0, 1, 2])
-def test_a_resumed_run_starts_what_was_on_its_way_first(new_lag: int) -> None:
-    window = Window(4, 2, rows_of(4))
-    simulation = Simulation(window, 4, 2, seed=5)
-    trained = [place for step in range(3) for place in simulation.step(step)]
-    state = window.state()
-    again = Window(4, new_lag, rows_of(4)).restore(3, state)
-    simulation = Simulation(again, 4, new_lag, seed=6)
-    trained += [place for step in range(3, 9) for place in simulation.step(step)]
-    rows = [place.row for place in trained]
-    assert len(set(rows)) == len(rows) == 36
-    assert set(range(28)) <= set(rows)
-
-
-def test_without_a_lag_there_is_nothing_to_keep() -> None:
-    window = Window(4, 0, rows_of(4))
-    assert window.state() == {}
-    assert [p.row for p in window.restore(5, {}).begin(5)] == [20, 21, 22, 23]
-
-
-def test_the_engine_that_owes_least_is_next_and_none_gets_more_than_it_has_room_for() -> None:
-    router: Router[str] = Router(2, room=8)
-    for name, tokens in (("a", 100), ("b", 10), ("c", 10), ("d", 10), ("e", 1)):
-        router.add(name, 4, tokens, is_urgent=False)
-    assert [router.assign() for _ in range(4)] == [("a", 0), ("b", 1), ("c", 1), None]
-    assert router.num_queued == 2
-    router.done(1, 4, 10)
-    router.add("urgent", 4, 10, is_urgent=True)
-    assert router.assign() == ("urgent", 1)
-    router.done(0, 4, 100)
-    assert [router.assign(), router.assign(), router.assign()] == [("d", 0), ("e", 0), None]
-
-
-def test_a_group_larger_than_the_room_has_an_engine_for_itself() -> None:
-    router: Router[str] = Router(1, room=8)
-    router.add("large", 20, 5, is_urgent=False)
-    router.add("small", 1, 5, is_urgent=False)
-    assert router.assign() == ("large", 0)
-    assert router.assign() is None
-    router.done(0, 20, 5)
-    assert router.assign() == ("small", 0)
+def test_a_resumed_window_loses_and_repeats_nothing(scene: Scene, stop: int) -> None:
+    stop = min(stop, scene.num_steps)
+    for step in range(stop):
+        scene.step(step)
+    if scene.max_lag == 0:
+        return
+    state = json.loads(json.dumps(scene.window.state()))
+    scene.window = scene.new_window()
+    scene.reset()
+    scene.version = stop
+    scene.submit(scene.window.restore(state))
+    for step in range(stop, scene.num_steps):
+        scene.step(step)
+    trained = [slot.position for batch in scene.batches for slot in batch]
+    assert sorted(trained) == list(range(scene.per_step * scene.num_steps))
+    assert max(scene.ages) <= scene.max_lag

@@ -5,6 +5,7 @@ weight sync, collectives between roles (by `Pipe`), and actors (by calls). Dynam
 order of data, checkpoints, rows and the ledger are the product's own.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from coop_rl.config.method import ColdStartMethod, rl_settings
 from coop_rl.config.sizes import has_adapter, has_shadow
 from coop_rl.data.collection import Mixture
 from coop_rl.data.load import Demonstrations
-from coop_rl.distributed.generation import Generation
+from coop_rl.distributed.generation import Generation, OnDone, OnStart
 from coop_rl.distributed.roles import SHADOW_OBJECTIVE
 from coop_rl.distributed.rollouts import SHADOW_SEED, RayRollouts, step_sampling
 from coop_rl.learner.checkpoint import CheckpointStore, read_progress
@@ -133,37 +134,30 @@ def build_learner(config: RunConfig, branch: Branch) -> tuple[Learner, PolicyMod
 
 
 class LocalGeneration(Generation):
-    """Samples from the joint learner's policy as soon as a group is started."""
+    """Samples from the joint learner's policy, when somebody waits."""
 
     def __init__(self, branches: Branches, task: Task) -> None:
         self._branches = branches
         self._task = task
-        self._sampled: list[tuple[Callable[[ScoredGroup], None], ScoredGroup]] = []
-
-    @property
-    def num_under_way(self) -> int:
-        return len(self._sampled)
-
-    def start(
-        self,
-        prompt: Prompt,
-        sampling: SamplingSettings,
-        done: Callable[[ScoredGroup], None],
-        *,
-        is_urgent: bool = False,
-    ) -> None:
-        branches = self._branches
-        own = branches.joint.version
-        (group,) = sample_groups(branches.policy, self._task, [prompt], sampling, own)
-        self._sampled.append((done, group))
-
-    def wait(self) -> None:
-        done, group = self._sampled.pop(0)
-        done(group)
+        self._submitted: deque[tuple[Prompt, SamplingSettings, OnDone]] = deque()
 
     def settle(self) -> None:
-        while self._sampled:
-            self.wait()
+        """Nothing is ever put off here."""
+
+    def submit(
+        self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
+    ) -> None:
+        on_start(self._branches.joint.version)
+        self._submitted.append((prompt, sampling, on_done))
+
+    def wait_until(self, is_done: Callable[[], bool]) -> None:
+        while not is_done():
+            prompt, sampling, on_done = self._submitted.popleft()
+            branches = self._branches
+            (group,) = sample_groups(
+                branches.policy, self._task, [prompt], sampling, branches.joint.version
+            )
+            on_done(group, "the rig")
 
 
 @dataclass
@@ -234,8 +228,7 @@ class LocalWeights:
     branches: Branches
     settle: Callable[[], None]
 
-    def publish(self, version: PolicyVersion) -> PolicyVersion:
-        self.settle()
+    def publish(self, version: PolicyVersion, *, is_read: bool) -> PolicyVersion:
         for learner in self.branches.learners:
             learner.check_version(version)
         return version
@@ -262,8 +255,14 @@ class LocalCheckpoints:
             self.branches.meta.load_state(folder)
         return read_progress(folder)
 
-    def maybe_save(self, progress: Progress) -> None:
-        done = progress.next_step
+    def maybe_save(
+        self,
+        step: int,
+        version: PolicyVersion,
+        method: Mapping[str, Any],
+        rollouts: Mapping[str, Any],
+    ) -> None:
+        done = step + 1
         if done not in (self.stop_after, self.config.run.num_steps):
             return
         folder = self.store.begin(done)
@@ -271,7 +270,7 @@ class LocalCheckpoints:
             learner.save_state(folder)
         if self.branches.meta:
             self.branches.meta.save_state(folder)
-        self.store.commit(folder, progress)
+        self.store.commit(folder, Progress(done, version, dict(method), dict(rollouts)))
         if done == self.stop_after:
             raise Stopped
 
