@@ -21,7 +21,7 @@ from coop_rl.config import RunConfig, load_config
 from coop_rl.data.load import Demonstrations, load_run_data
 from coop_rl.distributed import run
 from coop_rl.observability.observer import RunObserver
-from coop_rl.types import AdapterGradients
+from coop_rl.types import AdapterGradients, TokenGrid
 
 OVERRIDES = (
     "run.num_steps=2",
@@ -81,6 +81,8 @@ def show(value: Any) -> str:
     if isinstance(value, dict):
         name, tensor = next(iter(value.items()), ("", None))
         return f"{len(value)} tensors, the first `{name}`: {show(tensor)}" if value else "{}"
+    if isinstance(value, TokenGrid):
+        return "TokenGrid"
     if isinstance(value, tuple) and not dataclasses.is_dataclass(value):
         if value and (dataclasses.is_dataclass(value[0]) or isinstance(value[0], tuple)):
             inner = type(value[0]).__name__
@@ -100,11 +102,16 @@ def nested(ranks: tuple[tuple[Any, ...], ...]) -> str:
 def table(value: Any, says: str) -> list[str]:
     """Return one dataclass as a section."""
     lines = [f"\n## {type(value).__name__}\n", says, "", "| field | value |", "|---|---|"]
-    for field in dataclasses.fields(value):
-        shown = show(getattr(value, field.name))
-        if isinstance(getattr(value, field.name), str | int | float | bool):
+    names = (
+        value._fields
+        if isinstance(value, TokenGrid)
+        else [field.name for field in dataclasses.fields(value)]
+    )
+    for name in names:
+        shown = show(getattr(value, name))
+        if isinstance(getattr(value, name), str | int | float | bool):
             shown = f"`{shown}`"
-        lines.append(f"| `{field.name}` | {shown} |")
+        lines.append(f"| `{name}` | {shown} |")
     return lines
 
 

@@ -20,7 +20,7 @@ from coop_rl.algorithm.gain import estimate_gain
 from coop_rl.algorithm.methods import Method
 from coop_rl.algorithm.methods.base import to_token_samples
 from coop_rl.algorithm.packing import PackShape, first_minibatch, pack_branches
-from coop_rl.algorithm.roles import Progress, Roles, StepRecord
+from coop_rl.algorithm.roles import Roles, StepRecord
 from coop_rl.types import CooperativeGain, PolicyVersion, Sampled, ScoredGroup, StepResult
 
 
@@ -31,7 +31,6 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
     Gauss-Seidel.
     """
     progress = roles.checkpoints.restore()
-    roles.rollouts.restore(progress.next_step, progress.rollouts)
     method.begin(roles.demonstrations.num_rows, progress.method)
     roles.rollouts.begin(progress.rollouts)
     guidance = roles.meta_controller.guidance()

@@ -152,16 +152,6 @@ class RunConfig(ServingConfig):
                 "evaluation needs data (held-out prompts) or benchmarks to measure anything, got "
                 "neither; add one to the config"
             )
-        if self.rollout.in_flight_updates and self.rollout.max_policy_lag == 0:
-            raise ValueError(
-                "rollout.in_flight_updates needs rollout.max_policy_lag >= 1, got 0: a response "
-                "that outlives an update is a version old"
-            )
-        if self.rollout.max_policy_lag > 0 and self.method.kind == "relift":
-            raise ValueError(
-                "rollout.max_policy_lag must be 0 with method.kind relift, got "
-                f"{self.rollout.max_policy_lag}: rollouts would age in its steps without RL"
-            )
         self._check_best()
         self._check_overlong()
         check_guidance(self)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from coop_rl.algorithm.roles import Progress
 from coop_rl.config import RunConfig

@@ -4,7 +4,6 @@ Rollouts are in `distributed.rollouts`. Called by `algorithm.train`; holds no te
 w travel as unopened handles).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -136,7 +135,6 @@ class RayWeights:
         """Send to the actors of `generation`, which knows when nothing is sampled."""
         self._generation = generation
         self._canary = canary
-        self._settle = settle
         # One sync is several calls, each limited by sync.timeout_s on its own.
         self._timeout_s = 4 * config.sync.timeout_s
         self._team = team

@@ -15,7 +15,6 @@ from coop_rl.algorithm.train import train
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.data.load import Demonstrations, RunData, load_run_data
 from coop_rl.distributed.build import team_of
-from coop_rl.distributed.calls import breaking_off
 from coop_rl.distributed.canary import Canary
 from coop_rl.distributed.checkpoints import RayCheckpoints, StopAtBoundary, StopRequest
 from coop_rl.distributed.cluster import preflight_local, ray_session
@@ -149,9 +148,8 @@ class _Session:
             config, team, data.validation, held_out, joint.run, shadow_rollouts, stages
         )
         canary = Canary(config, team, held_out, stages, console.milestone)
-        rollouts = RayRollouts(config, joint, data.prompts, method.estimator, stages)
         roles = Roles(
-            rollouts=rollouts,
+            rollouts=RayRollouts(config, joint, data.prompts, method.estimator, stages),
             shadow_rollouts=shadow_rollouts,
             demonstrations=Demonstrations(config, data.demonstrations),
             learners=RayLearners(config, team, stages),

@@ -33,7 +33,6 @@ def test_figures_of_a_step() -> None:
         "policy/entropy": 0.5,
         "policy/mismatch_kl": 1e-6,
         "policy/lag": 1,
-        "policy/lag_mean": 1 / 3,
         "loss/rl": -0.1,
         "loss/sft": 0.7,
         "gain/value": 0.012,

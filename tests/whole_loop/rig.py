@@ -226,7 +226,6 @@ class LocalWeights:
     """Nothing to send: the rollouts read the learner's own module."""
 
     branches: Branches
-    settle: Callable[[], None]
 
     def publish(self, version: PolicyVersion, *, is_read: bool) -> PolicyVersion:
         for learner in self.branches.learners:
@@ -375,15 +374,19 @@ def start(
     if resumes:
         observer.ledger.go_on([row for row in resumes.rows if "grad/norm" in row][-1])
     method = build_method(config)
-    generation, prompts = LocalGeneration(branches, task), Mixture.of(task.prompts)
-    rollouts = RayRollouts(config, generation, prompts, method.estimator, Stages())
     roles = Roles(
-        rollouts=rollouts,
+        rollouts=RayRollouts(
+            config,
+            LocalGeneration(branches, task),
+            Mixture.of(task.prompts),
+            method.estimator,
+            Stages(),
+        ),
         shadow_rollouts=LocalShadowRollouts(config, branches, task),
         demonstrations=Demonstrations(config, Mixture.of(task.demonstrations)),
         learners=LocalLearners(branches),
         meta_controller=LocalMetaController(branches),
-        weights=LocalWeights(branches, rollouts.settle),
+        weights=LocalWeights(branches),
         checkpoints=LocalCheckpoints(config, branches, store, resumes is not None, stop_after),
         evaluation=LocalEvaluation(config, branches, task),
         observer=observer,
