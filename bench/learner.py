@@ -129,7 +129,7 @@ def timed(
 def measure(model: str, dtype: str, rounds: int) -> dict[str, float | str]:
     """Compare both in one type."""
     config = configure(model, dtype)
-    shape = replace(PackShape.from_config(config), num_ranks=1)
+    shape = replace(PackShape.from_config(config, hidden_size=576), num_ranks=1)
     batches = [pack(samples(seed), [], shape) for seed in range(rounds + 1)]
     steps = {
         "learner": our_steps(config),

@@ -2,9 +2,9 @@
 
     rows --share prompts--> trees --fill lanes--> [[tree, ...], ...] --lay out--> MicroBatch
 
-A tree is a prompt with one response or several. Padding, repeated prompts and dense attention all
-cost time, so lanes are as short as lets 95 % of the places hold a token: one tree in each where the
-lengths are alike, else several behind each other. Called by `packing`.
+A tree is a prompt with one response or several. Padding and repeated prompts cost places, long
+lanes cost attention, which is dense over a lane whose sequences must not see each other. `cost`
+weighs them, and the cheapest of a few ways to fill lanes is taken. Called by `packing`.
 """
 
 from bisect import bisect_left, insort
@@ -22,14 +22,13 @@ length attention); padded: a lane for each sequence."""
 
 ANCHOR_LENGTH = 2
 """Smallest lane the model can score a next token in."""
-USEFUL_SHARE = 0.95
-"""Share of places that shall hold a token."""
-MOST_BEHIND = 8
-"""Lanes at most this many times as long as the longest sequence: dense attention grows with it."""
-LONGEST_SHARED = 1024
-"""Tokens of a tree with several responses, at most: dense attention, again."""
-LEAST_SAVED = 0.1
-"""Share of the tokens that sharing prompts has to save."""
+MOST_BEHIND = 4
+"""Lanes are at most so many times as long as the longest sequence."""
+SHARED_LENGTHS = (0, 256, 512, 1024)
+"""Tokens that trees with several responses may have: what is tried; 0: no prompt is shared."""
+PER_HIDDEN = 4
+"""Attention to one more token costs what 1 / (PER_HIDDEN H) of the rest of a place does; measured on
+models of 0.8 M and 135 M parameters (bench/layouts.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,62 +63,74 @@ class Tree:
 Lanes = list[list[Tree]]
 
 
-def grow_trees(rows: Sequence[Row], layout: Layout) -> list[Tree]:
-    """Return the rows as trees, those of one prompt together where that saves enough."""
-    singles = [Tree((row,)) for row in rows]
-    if layout != "trees":
-        return singles
+def grow_trees(rows: Sequence[Row], longest: int) -> list[Tree]:
+    """Return the rows as trees: those of one prompt together, up to `longest` tokens."""
+    if longest == 0:
+        return [Tree((row,)) for row in rows]
     by_prompt: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt_ids, []).append(row)
-    shared = [Tree(part) for members in by_prompt.values() for part in _split(members)]
-    saved = sum(tree.length for tree in singles) - sum(tree.length for tree in shared)
-    return shared if saved > LEAST_SAVED * sum(tree.length for tree in singles) else singles
+    return [Tree(part) for members in by_prompt.values() for part in _split(members, longest)]
 
 
-def _split(members: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
+def _split(members: Sequence[Row], longest: int) -> Iterator[tuple[Row, ...]]:
     """Cut the responses to a prompt so that no tree is too long."""
     part: list[Row] = []
+    length = 0
     for row in members:
-        if part and Tree((*part, row)).length > LONGEST_SHARED:
+        if part and length + len(row.response_ids) > longest:
             yield tuple(part)
             part = []
+        length = length + len(row.response_ids) if part else row.length
         part.append(row)
     yield tuple(part)
 
 
-def cut(trees: Sequence[Tree], micro_batch_tokens: int, layout: Layout) -> list[Lanes]:
+def cost(lanes: Lanes, hidden_size: int) -> int:
+    """Return what a micro-batch costs, in attentions to one token."""
+    length = max(sum(tree.length for tree in lane) for lane in lanes)
+    return len(lanes) * length * (PER_HIDDEN * hidden_size + length)
+
+
+def cut(
+    trees: Sequence[Tree], micro_batch_tokens: int, layout: Layout, hidden_size: int
+) -> list[Lanes]:
     """Cut one rank's trees into micro-batches, longest first.
 
     Args:
         trees: Of one rank.
         micro_batch_tokens: Limit of lanes x longest lane; a longer tree is one by itself.
         layout: How lanes are filled.
+        hidden_size: H of the model.
     """
     left = sorted(trees, key=lambda tree: (-tree.length, tree.rows[0].index))
     micros: list[Lanes] = []
     while left:
-        lanes, left = _next_micro_batch(left, micro_batch_tokens, layout)
+        lanes, left = _next_micro_batch(left, micro_batch_tokens, layout, hidden_size)
         micros.append(lanes)
     return micros
 
 
-def _next_micro_batch(trees: list[Tree], limit: int, layout: Layout) -> tuple[Lanes, list[Tree]]:
-    """Fill the shortest lanes of which enough is useful; return them and the trees left over."""
+def _next_micro_batch(
+    trees: list[Tree], limit: int, layout: Layout, hidden_size: int
+) -> tuple[Lanes, list[Tree]]:
+    """Fill lanes in the way that is cheapest a token; return them and the trees left over."""
     longest = trees[0].length
     if layout == "flat":
         return _fill(trees, max(limit, longest), 1)
     alone = max(1, limit // longest)
-    best = [[tree] for tree in trees[:alone]], trees[alone:]
-    if layout == "padded":
-        return best
-    for factor in range(1, MOST_BEHIND + 1):
-        if _useful_share(best[0]) >= USEFUL_SHARE or (factor > 1 and factor * longest > limit):
-            break
-        lanes = _fill(trees, factor * longest, max(1, limit // (factor * longest)))
-        if _useful_share(lanes[0]) > _useful_share(best[0]):
-            best = lanes
-    return best
+    ways = [([[tree] for tree in trees[:alone]], trees[alone:])]
+    if layout != "padded":
+        lengths = [
+            longest,
+            *(n * longest for n in range(2, MOST_BEHIND + 1) if n * longest <= limit),
+        ]
+        ways += [_fill(trees, length, max(1, limit // length)) for length in lengths]
+
+    def per_token(way: tuple[Lanes, list[Tree]]) -> float:
+        return cost(way[0], hidden_size) / sum(tree.length for lane in way[0] for tree in lane)
+
+    return min(ways, key=per_token)
 
 
 def _fill(trees: Sequence[Tree], length: int, num_lanes: int) -> tuple[Lanes, list[Tree]]:
@@ -140,11 +151,6 @@ def _fill(trees: Sequence[Tree], length: int, num_lanes: int) -> tuple[Lanes, li
         lanes[lane].append(tree)
         insort(room, (free - tree.length, lane))
     return lanes, left
-
-
-def _useful_share(lanes: Lanes) -> float:
-    lengths = [sum(tree.length for tree in lane) for lane in lanes]
-    return sum(lengths) / (len(lengths) * max(lengths))
 
 
 def lay_out(lanes: Lanes) -> MicroBatch:

@@ -11,7 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from coop_rl.algorithm.lanes import Layout, Row, Tree, cut, grow_trees, lay_out
+from coop_rl.algorithm.lanes import (
+    SHARED_LENGTHS,
+    Lanes,
+    Layout,
+    Row,
+    Tree,
+    cost,
+    cut,
+    grow_trees,
+    lay_out,
+)
 from coop_rl.config import RunConfig
 from coop_rl.types import (
     BranchBatch,
@@ -40,10 +50,12 @@ class PackShape:
     """Samples per prompt."""
     layout: Layout = "trees"
     """How sequences lie in lanes."""
+    hidden_size: int = 1024
+    """H of the model: what attention costs beside the rest."""
 
     @classmethod
-    def from_config(cls, config: RunConfig) -> Self:
-        """Take the sections `learner` and `rollout`."""
+    def from_config(cls, config: RunConfig, hidden_size: int) -> Self:
+        """Take the sections `learner` and `rollout`, and the model's H."""
         section = config.learner
         return cls(
             num_ranks=section.num_ranks,
@@ -51,8 +63,15 @@ class PackShape:
             num_minibatches=section.num_minibatches,
             num_epochs=section.num_epochs,
             group_size=config.rollout.samples_per_prompt,
-            layout="flat" if section.attention == "flash_attention_2" else section.packing,
+            hidden_size=hidden_size,
+            layout=layout_of(config),
         )
+
+
+def layout_of(config: RunConfig) -> Layout:
+    """Return how sequences lie in lanes."""
+    is_flat = config.learner.attention == "flash_attention_2"
+    return "flat" if is_flat else config.learner.packing
 
 
 def pack(
@@ -154,13 +173,26 @@ def _cut(rows: Sequence[Row], shape: PackShape) -> MicroBatches:
     """Return [rank][micro-batch], the same number of micro-batches on every rank."""
     if not rows:
         return ((),) * shape.num_ranks
-    shares = _deal(grow_trees(rows, shape.layout), shape.num_ranks)
-    micros = [cut(share, shape.micro_batch_tokens, shape.layout) for share in shares]
+    lengths = SHARED_LENGTHS if shape.layout == "trees" else (0,)
+    plans = [_plan(grow_trees(rows, longest), shape) for longest in lengths]
+    micros = min(plans, key=lambda plan: _cost(plan, shape.hidden_size))
     most = max(len(of_rank) for of_rank in micros)
     return tuple(
         tuple(lay_out(lanes) for lanes in of_rank + [[]] * (most - len(of_rank)))
         for of_rank in micros
     )
+
+
+def _plan(trees: Sequence[Tree], shape: PackShape) -> list[list[Lanes]]:
+    """Return each rank's micro-batches."""
+    shares = _deal(trees, shape.num_ranks)
+    limit, layout, hidden_size = shape.micro_batch_tokens, shape.layout, shape.hidden_size
+    return [cut(share, limit, layout, hidden_size) for share in shares]
+
+
+def _cost(plan: Sequence[Sequence[Lanes]], hidden_size: int) -> int:
+    """Return what the rank with the most to do has to do."""
+    return max(sum(cost(lanes, hidden_size) for lanes in of_rank) for of_rank in plan)
 
 
 def _deal(trees: Sequence[Tree], num_ranks: int) -> list[list[Tree]]:

@@ -68,8 +68,8 @@ class LearnerSection(Section):
     micro_batch_tokens: int = Field(16384, ge=1)
     """Upper limit of a micro-batch's tokens, padding included (a longer sequence makes its own)."""
     packing: Literal["trees", "lanes", "padded"] = "trees"
-    """`trees`: the responses to a prompt share its computation where that saves a tenth, and short
-    sequences lie behind each other; `lanes`: only the latter; `padded`: each has a row for itself.
+    """`trees`: the responses to a prompt share its computation, and short sequences lie behind each
+    other, where that saves time; `lanes`: only the latter; `padded`: each has a lane for itself.
     None of them changes a log-prob, which every learner checks when it starts."""
     attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
     """`flash_attention_2` needs GPUs and the package flash-attn; sequences then lie one behind the

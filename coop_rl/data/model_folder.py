@@ -10,16 +10,20 @@ from coop_rl.errors import ModelError
 
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """Names of the context length in config.json, most usual first."""
+HIDDEN_FIELDS = ("hidden_size", "n_embd", "d_model")
+USUAL_HIDDEN = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Sizes that rendered data must fit."""
+    """Sizes that data and batches are fitted to."""
 
     max_length: int
     """Context in tokens: prompt and response together."""
     vocab_size: int | None
     """Rows of the embedding; None where the config does not say."""
+    hidden_size: int
+    """Width of the residual stream; a usual one where the config does not say."""
 
 
 def local_folder(model: str) -> Path | None:
@@ -77,7 +81,10 @@ def read_model_facts(section: ModelSection) -> ModelFacts:
     vocab_size = values.get("vocab_size")
     max_length = section.max_length or context
     assert max_length is not None
-    return ModelFacts(max_length, vocab_size if isinstance(vocab_size, int) else None)
+    hidden_size = next(
+        (values[name] for name in HIDDEN_FIELDS if isinstance(values.get(name), int)), USUAL_HIDDEN
+    )
+    return ModelFacts(max_length, vocab_size if isinstance(vocab_size, int) else None, hidden_size)
 
 
 def _folder_config(folder: Path) -> dict[str, Any]:

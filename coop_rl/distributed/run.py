@@ -14,6 +14,7 @@ from coop_rl.algorithm.roles import Roles
 from coop_rl.algorithm.train import train
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.data.load import Demonstrations, RunData, load_run_data
+from coop_rl.data.model_folder import read_model_facts
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.canary import Canary
 from coop_rl.distributed.checkpoints import RayCheckpoints, StopAtBoundary, StopRequest
@@ -99,7 +100,9 @@ def _run(
             )
             try:
                 with session.generation.serving():
-                    shape = PackShape.from_config(config)
+                    shape = PackShape.from_config(
+                        config, read_model_facts(config.model).hidden_size
+                    )
                     train(config.run.num_steps, method, shape, session.roles)
             except StopAtBoundary:
                 session.checkpoints.save_and_stop()

@@ -6,7 +6,7 @@ import torch
 from torch._C._distributed_c10d import Store
 from transformers import PreTrainedModel
 
-from coop_rl.algorithm.packing import PackShape
+from coop_rl.algorithm.packing import layout_of
 from coop_rl.config import RunConfig
 from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_adapter
@@ -131,7 +131,7 @@ class LearnerRank:
             name=name,
         )
         engine = DeepSpeedEngine(policy, EngineSettings.from_config(config), timeout_s)
-        check_packing(engine, PackShape.from_config(config).layout, DTYPES[config.model.dtype])
+        check_packing(engine, layout_of(config), DTYPES[config.model.dtype])
         learner = PublishingLearner(
             LearnerSettings.from_config(config), self._branch, engine, adapter, reference
         )
@@ -149,7 +149,7 @@ def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
         attention=_attention(config),
     )
     section = config.learner
-    check_window(causal_lm, PackShape.from_config(config).layout, section.micro_batch_tokens)
+    check_window(causal_lm, layout_of(config), section.micro_batch_tokens)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = None
     if has_adapter(config):

@@ -86,22 +86,25 @@ def long_tailed(num_prompts: int, num_samples: int, seed: int = 0) -> list[Token
 @pytest.mark.parametrize("layout", ["trees", "lanes", "flat"])
 def test_places_are_used_and_ranks_are_balanced(layout: Layout, num_ranks: int) -> None:
     batch = pack(long_tailed(64, 8), [], PackShape(num_ranks, 8192, layout=layout))
-    assert useful_share([batch]) >= 0.95
+    # Few trees for a rank leave its last micro-batch part empty, where sharing prompts saves more.
+    assert useful_share([batch]) >= (0.95 if num_ranks == 1 else 0.9)
     tokens = [sum(micro.num_tokens for micro in rank) for rank in batch.rl]
     assert max(tokens) / (sum(tokens) / num_ranks) <= 1.05
 
 
-def test_a_prompt_is_computed_once_where_that_saves_a_tenth() -> None:
-    def num_computed(prompt: int, response: int) -> int:
-        samples = samples_of([(prompt, response)] * 8)
-        samples = [replace(s, prompt_ids=samples[0].prompt_ids) for s in samples]
-        (rank,) = pack(samples, [], PackShape(1, 10_000)).rl
-        return sum(micro.num_tokens for micro in rank)
+def num_computed(prompt: int, response: int, hidden_size: int, num_samples: int = 8) -> int:
+    samples = samples_of([(prompt, response)] * num_samples)
+    samples = [replace(s, prompt_ids=samples[0].prompt_ids) for s in samples]
+    (rank,) = pack(samples, [], PackShape(1, 10_000, hidden_size=hidden_size)).rl
+    return sum(micro.num_tokens for micro in rank)
 
-    assert num_computed(20, 10) == 20 + 8 * 10
-    assert num_computed(1, 100) == 8 * 101
+
+def test_a_prompt_is_computed_once_where_that_is_cheaper() -> None:
+    assert num_computed(20, 10, hidden_size=1024) == 20 + 8 * 10
     # Trees are at most 1,024 tokens long, for dense attention's sake.
-    assert num_computed(100, 300) == 3 * 100 + 8 * 300
+    assert num_computed(400, 300, hidden_size=4096) == 4 * 400 + 8 * 300
+    # Attention over a long tree costs a small model more than short prompts do.
+    assert num_computed(4, 100, hidden_size=64) == 8 * 104
 
 
 def test_no_rollouts_means_no_micro_batches() -> None:

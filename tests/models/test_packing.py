@@ -40,7 +40,8 @@ def scored(model, layout: Layout, limit: int) -> tuple[dict[int, list[float]], l
     policy = PolicyModel(model, logits_chunk=7, num_kept_chunks=1)
     policy.zero_grad()
     got: dict[int, list[float]] = {}
-    for lanes in cut(grow_trees(rows(), layout), limit, layout):
+    longest = limit if layout == "trees" else 0
+    for lanes in cut(grow_trees(rows(), longest), limit, layout, hidden_size=10_000):
         micro = lay_out(lanes)
         log_prob_T = policy(*micro.grid).log_prob_T
         row_T = micro.row_B[micro.row_T]
@@ -71,7 +72,7 @@ def test_no_log_prob_and_no_gradient_depends_on_the_layout(
 def test_flat_lanes_restart_their_positions() -> None:
     """Variable-length attention reads the sequences off them; here SDPA does, by its mask."""
     model = tiny_model().double()
-    (lanes,) = cut(grow_trees(rows(), "flat"), 10_000, "flat")
+    (lanes,) = cut(grow_trees(rows(), 0), 10_000, "flat", hidden_size=16)
     micro = lay_out(lanes)
     assert micro.num_places == micro.num_tokens == sum(row.length for row in rows())
     assert micro.grid.position_ids_KL is not None

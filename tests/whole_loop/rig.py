@@ -392,7 +392,7 @@ def start(
         observer=observer,
     )
     try:
-        train(config.run.num_steps, method, PackShape.from_config(config), roles)
+        train(config.run.num_steps, method, PackShape.from_config(config, hidden_size=16), roles)
     except Stopped:
         assert stop_after is not None
     return Run(config, branches, observer, store)
