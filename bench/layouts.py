@@ -83,7 +83,8 @@ def main() -> None:
         places, tokens = (sum(getattr(m, f"num_{x}") for m in micros) for x in ("places", "tokens"))
         shape = tuple(micros[0].grid.token_ids_KL.shape)
         sys.stdout.write(
-            f"{name:18} {seconds(policy, micros):7.3f} s, {places} places, {tokens} tokens, {shape}\n"
+            f"{name:18} {seconds(policy, micros):7.3f} s, "
+            f"{places} places, {tokens} tokens, {shape}\n"
         )
 
 
