@@ -80,9 +80,9 @@ def test_bfloat16_needs_a_stage_with_fp32_masters(minimal: Path, stage: int) -> 
 
 def test_a_lag_needs_rollouts_at_every_step_and_in_flight_updates_a_lag(minimal: Path) -> None:
     for kind in ("alternate", "relift"):
-        with pytest.raises(ConfigError, match="set rollout.max_policy_lag 0, got 1"):
+        with pytest.raises(ConfigError, match=r"set rollout\.max_policy_lag 0, got 1"):
             load_config(minimal, [f"method.kind={kind}", "rollout.max_policy_lag=1"])
-    with pytest.raises(ConfigError, match="needs rollout.max_policy_lag >= 1, got 0"):
+    with pytest.raises(ConfigError, match=r"needs rollout\.max_policy_lag >= 1, got 0"):
         load_config(minimal, ["rollout.in_flight_updates=true"])
     load_config(minimal, ["rollout.max_policy_lag=1", "rollout.in_flight_updates=true"])
 
