@@ -78,6 +78,15 @@ def test_bfloat16_needs_a_stage_with_fp32_masters(minimal: Path, stage: int) -> 
         load_config(minimal, ["model.dtype=bfloat16", f"learner.zero_stage={stage}"])
 
 
+def test_a_lag_needs_rollouts_at_every_step_and_in_flight_updates_a_lag(minimal: Path) -> None:
+    for kind in ("alternate", "relift"):
+        with pytest.raises(ConfigError, match=r"set rollout\.max_policy_lag 0, got 1"):
+            load_config(minimal, [f"method.kind={kind}", "rollout.max_policy_lag=1"])
+    with pytest.raises(ConfigError, match=r"needs rollout\.max_policy_lag >= 1, got 0"):
+        load_config(minimal, ["rollout.in_flight_updates=true"])
+    load_config(minimal, ["rollout.max_policy_lag=1", "rollout.in_flight_updates=true"])
+
+
 def test_bad_files_and_overrides(tmp_path: Path, minimal: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read config"):
         load_config(tmp_path / "absent.yaml")

@@ -70,7 +70,9 @@ def reward() -> Member:
             return ScoredGroup(group.prompt, group.rollouts, (Reward(1.0, True),) * 2)
 
     actor: Any = ray.remote(num_cpus=0)(Judge)
-    return Member("reward", actor.remote())
+    judge = actor.remote()
+    ray.get(judge.__ray_ready__.remote())
+    return Member("reward", judge)
 
 
 def configure(*overrides: str) -> RunConfig:
@@ -109,7 +111,7 @@ def sender(engines: list[Any], log: list[str] | None = None) -> Callable[[], Non
 def test_groups_go_on_while_the_driver_waits_for_something_else(engines, reward) -> None:
     role, served = generation(engines, reward), Served()
     with role.serving():
-        for i in range(12):  # 2 engines hold 3 groups of 2 at most, so most wait in the driver
+        for i in range(12):  # 2 engines hold 2 groups each, so most wait in the driver
             submit(role, str(i), 0.05, served)
         gather([Call("learner", "step", engines[0].sleep.remote(3.0))], 10)
         assert len(served) == 12
