@@ -27,7 +27,7 @@ MOST_BEHIND = 4
 SHARED_LENGTHS = (0, 256, 512, 1024)
 """Tokens that trees with several responses may have: what is tried; 0: no prompt is shared."""
 PER_HIDDEN = 4
-"""Attention to one more token costs what 1 / (PER_HIDDEN H) of the rest of a place does, as measured
+"""Attention to one more token costs 1 / (PER_HIDDEN H) of what the rest of a place does, measured
 with 0.8 M and 135 M parameters (bench/layouts.py)."""
 
 
