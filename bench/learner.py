@@ -1,6 +1,6 @@
 """Learner tokens/s against a bare PyTorch loop on the same packed batches, one rank.
 
-    python bench/learner.py [MODEL] [ROUNDS]      writes bench/learner.json
+    python bench/learner.py [MODEL] [ROUNDS]      writes bench/results.d/learner.json
 
 Both take RL steps of SmolLM2-135M (4 prompts x 8 samples of at most 64 tokens, random ids and
 lengths): forward and backward over the same grids, clipping, AdamW. The bare loop is what one
@@ -10,14 +10,16 @@ too. They take turns in one process, with the same threads; seconds a step, medi
 
 import json
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
 import torch
+from report import Measure, of_ratios, save
 
 from coop_rl.algorithm.packing import PackShape, pack, useful_share
 from coop_rl.config import RunConfig, load_config
@@ -126,39 +128,47 @@ def timed(
     return seconds
 
 
-def measure(model: str, dtype: str, rounds: int) -> dict[str, float | str]:
+def measure(model: str, dtype: str, rounds: int) -> Measure:
     """Compare both in one type."""
     config = configure(model, dtype)
     shape = replace(PackShape.from_config(config, hidden_size=576), num_ranks=1)
     batches = [pack(samples(seed), [], shape) for seed in range(rounds + 1)]
+    # The longest first, as the warm-up: memory that grows in a later round would count there.
+    batches.sort(key=num_tokens, reverse=True)
     steps = {
         "learner": our_steps(config),
         "bare": bare_steps(model, DTYPES[dtype], config.learner.lr),
     }
     seconds = timed(steps, iter(batches), rounds)
-    ratios = sorted(b / o for o, b in zip(seconds["learner"], seconds["bare"], strict=True))
-    tokens = median(sum(m.num_tokens for m in batch.rl[0]) for batch in batches)
-    return {
-        "dtype": dtype,
-        "learner_s": median(seconds["learner"]),
-        "bare_s": median(seconds["bare"]),
-        "ratio": median(ratios),
-        "low": ratios[0],
-        "high": ratios[-1],
-        "tokens": tokens,
-        "tokens_per_s": tokens / median(seconds["learner"]),
-        "useful": useful_share(batches),
-    }
+    ratios = [b / o for o, b in zip(seconds["learner"], seconds["bare"], strict=True)]
+    tokens = [num_tokens(batch) for batch in batches[1:]]
+    ours, bare = (
+        median(n / s for n, s in zip(tokens, seconds[name], strict=True)) for name in seconds
+    )
+    detail = {"ours": ours, "reference": bare, "unit": "tokens/s", "useful": useful_share(batches)}
+    return of_ratios(f"learner over a bare loop, {dtype}", ratios, 0.9, detail=detail)
+
+
+def num_tokens(batch: PackedBatch) -> int:
+    """Return the tokens that a step computes."""
+    return sum(micro.num_tokens for micro in batch.rl[0])
 
 
 def main() -> None:
-    """Measure both types, one process each."""
+    """Measure both types, one process each: a process has one torch world."""
+    if len(sys.argv) == 5 and sys.argv[1] == "one":
+        measure_only = measure(sys.argv[2], sys.argv[4], int(sys.argv[3]))
+        sys.stdout.write(json.dumps(asdict(measure_only)))
+        return
     model = sys.argv[1] if len(sys.argv) > 1 else "./models/smollm2-135m-instruct"
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    dtype = sys.argv[3] if len(sys.argv) > 3 else "float32"
-    row = measure(model, dtype, rounds)
-    sys.stdout.write(json.dumps(row, indent=1) + "\n")
-    Path(f"bench/learner-{dtype}.json").write_text(json.dumps(row, indent=1) + "\n")
+    rounds = sys.argv[2] if len(sys.argv) > 2 else "7"
+    found = []
+    for dtype in DTYPES:
+        command = [sys.executable, __file__, "one", model, rounds, dtype]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found.append(Measure(**json.loads(done.stdout.splitlines()[-1])))
+        sys.stdout.write(f"{found[-1]}\n")
+    save("learner", found)
 
 
 if __name__ == "__main__":

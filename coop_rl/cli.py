@@ -49,9 +49,18 @@ def train(
             help="auto: go on where this run directory stopped; never; or a checkpoint folder.",
         ),
     ] = "auto",
+    profile: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            "--profile",
+            help="Record these steps: a Perfetto trace and a table in <run directory>/profile.",
+            metavar="FIRST LAST",
+        ),
+    ] = None,
 ) -> None:
     """Run the main job: train with the method the config names."""
-    run_config = load_config(config, overrides or [])
+    recorded = [f"observability.profile_steps={list(profile)}"] if profile else []
+    run_config = load_config(config, [*(overrides or []), *recorded])
     from coop_rl.distributed.run import run_training  # heavy: torch, ray, transformers
 
     run_training(run_config, run_dir, resume)

@@ -23,6 +23,7 @@ from coop_rl.algorithm.lanes import (
     lay_out,
 )
 from coop_rl.config import RunConfig
+from coop_rl.observability.trace import span
 from coop_rl.types import (
     BranchBatch,
     Demonstration,
@@ -101,6 +102,7 @@ def pack(
     )
 
 
+@span("pack")
 def pack_branches(
     lesson: Lesson, fresh: Sequence[TokenSample], shape: PackShape, *, is_own: bool
 ) -> tuple[BranchBatch, BranchBatch]:

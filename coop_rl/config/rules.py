@@ -88,6 +88,16 @@ def _check_lookahead(config: "RunConfig", method: BridgeMethod) -> None:
         )
 
 
+def check_profile(config: "RunConfig") -> None:
+    """Refuse to record steps that the run does not have."""
+    steps, num_steps = config.observability.profile_steps, config.run.num_steps
+    if steps is not None and not steps[0] <= steps[1] < num_steps:
+        raise ValueError(
+            f"observability.profile_steps must be a first and a last step below run.num_steps "
+            f"{num_steps}, got {steps[0]} and {steps[1]}"
+        )
+
+
 def _check_shadow(config: "RunConfig") -> None:
     """Refuse what needs rollout actors that serve the shadow, where there are none."""
     wanted = {

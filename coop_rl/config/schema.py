@@ -6,7 +6,7 @@ Cross-section rules live in the single validator of `RunConfig`.
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from coop_rl.config.base import Section
 from coop_rl.config.data import DemonstrationsSection, PromptsSection, RowSource
@@ -23,7 +23,7 @@ from coop_rl.config.method import (
 )
 from coop_rl.config.reward import RewardSection
 from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
-from coop_rl.config.rules import check_guidance, check_lag
+from coop_rl.config.rules import check_guidance, check_lag, check_profile
 
 
 class RunSection(Section):
@@ -69,6 +69,8 @@ class ObservabilitySection(Section):
     """Write events/ for TensorBoard."""
     samples_per_step: int = Field(2, ge=0)
     """Rollouts written to samples.jsonl at each step."""
+    profile_steps: tuple[NonNegativeInt, NonNegativeInt] | None = None
+    """First and last step to record in profile/: a Perfetto trace, and where the seconds went."""
 
 
 class ServingConfig(Section):
@@ -156,6 +158,7 @@ class RunConfig(ServingConfig):
         self._check_overlong()
         check_guidance(self)
         check_lag(self)
+        check_profile(self)
         if self.learner.zero_stage < 2 and self.model.dtype == "bfloat16":
             raise ValueError(
                 f"model.dtype bfloat16 needs fp32 masters, which learner.zero_stage "

@@ -16,7 +16,9 @@ from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import named_verifiers
 from coop_rl.distributed.sync_client import RayWeightSyncClient
 from coop_rl.errors import ActorLostError
+from coop_rl.observability import trace
 from coop_rl.observability.logs import redirect_output
+from coop_rl.observability.trace import Span, span
 from coop_rl.types import (
     AdapterGradients,
     Branch,
@@ -51,7 +53,20 @@ def own_address(config: ServingConfig) -> str:
     return address
 
 
-class RolloutActor:
+class Profiled:
+    """What every actor can: record what it does."""
+
+    def start_recording(self) -> None:
+        """Record spans from now on."""
+        trace.start_recording()
+
+    def take_spans(self) -> list[Span]:
+        """Record no more; return what was recorded."""
+        trace.stop_recording()
+        return trace.take_spans()
+
+
+class RolloutActor(Profiled):
     """A vLLM engine; asynchronous, so groups overlap inside it."""
 
     def __init__(self, config: ServingConfig, backend: str, log: Path) -> None:
@@ -71,7 +86,8 @@ class RolloutActor:
     async def generate_group(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
         """Sample one group."""
         try:
-            return await self._worker.generate_group(prompt, sampling)
+            with span("generate", overlaps=True):
+                return await self._worker.generate_group(prompt, sampling)
         except ActorLostError:
             # A dead engine core never comes back: end the process, so that Ray reports the loss
             # (re-raising would keep a live actor with a dead engine).
@@ -83,15 +99,18 @@ class RolloutActor:
 
     async def start_weight_update(self) -> None:
         """Pause and open an update."""
-        await self._engine.start_weight_update()
+        with span("pause for weights"):
+            await self._engine.start_weight_update()
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
         """Receive weights."""
-        await self._engine.update_weights(update_info)
+        with span("receive weights"):
+            await self._engine.update_weights(update_info)
 
     async def finish_weight_update(self, version: str) -> None:
         """Close the update and resume."""
-        await self._engine.finish_weight_update(version)
+        with span("finish weights"):
+            await self._engine.finish_weight_update(version)
 
     async def receipt(self) -> Receipt:
         """Return the checksums of the weights that arrived last."""
@@ -102,7 +121,7 @@ class RolloutActor:
         await self._engine.shutdown()
 
 
-class LearnerActor:
+class LearnerActor(Profiled):
     """One rank of a learner group; both branches are this class."""
 
     def __init__(
@@ -143,20 +162,24 @@ class LearnerActor:
             num_engine_workers=len(actors) * tensor_parallel,
         )
 
+    @span("step")
     def step(
         self, step: int, batch: BranchBatch, objective: Objective
     ) -> tuple[StepResult, AdapterGradients | None]:
         """Take one step; the gradients of w are a return of their own, so they can stay remote."""
         return self._learner.step(step, batch, objective)
 
+    @span("receive w")
     def receive_guidance(self) -> Receipt:
         """Receive w from the meta-controller; returns the checksums of what is held then."""
         return self._learner.receive_guidance()
 
+    @span("score")
     def score(self, rows: list[TokenRow]) -> list[list[float]]:
         """Return log-probs of the rows' responses; all ranks are called alike."""
         return self._learner.score(rows)
 
+    @span("score")
     def fit(self, rows: list[TokenRow]) -> DemonstrationFit:
         """Return how well the rows' responses are predicted; all ranks are called alike."""
         return self._learner.fit(rows)
@@ -165,10 +188,12 @@ class LearnerActor:
         """Return the checksums of what `publish` sends; all ranks are called alike."""
         return self._learner.receipt()
 
+    @span("publish")
     def publish(self, version: PolicyVersion) -> "SyncReport":
         """Send merged weights to the rollout actors."""
         return self._learner.publish(version)
 
+    @span("save")
     def save(self, folder: str) -> None:
         """Write this branch's state."""
         self._learner.save_state(Path(folder))
@@ -178,7 +203,7 @@ class LearnerActor:
         self._learner.load_state(Path(folder))
 
 
-class MetaControllerActor:
+class MetaControllerActor(Profiled):
     """The keeper of w and of other guidance."""
 
     def __init__(self, config: RunConfig, log: Path) -> None:
@@ -201,6 +226,7 @@ class MetaControllerActor:
         """Join the guidance group as its rank 0."""
         self._meta.attach_group(name, self._groups.join(name, host, port, rank, size))
 
+    @span("update")
     def update(
         self,
         report: StepResult,
@@ -215,10 +241,12 @@ class MetaControllerActor:
         """Return what the next step follows besides w."""
         return self._meta.guidance
 
+    @span("push w")
     def push(self) -> Receipt:
         """Broadcast w to the learners; returns its checksums."""
         return self._meta.push()
 
+    @span("save")
     def save(self, folder: str) -> None:
         """Write w and its optimiser."""
         self._meta.save_state(Path(folder))
@@ -228,7 +256,7 @@ class MetaControllerActor:
         self._meta.load_state(Path(folder))
 
 
-class RewardActor:
+class RewardActor(Profiled):
     """The verifier's pool of processes."""
 
     def __init__(self, config: ServingConfig, log: Path) -> None:
@@ -244,6 +272,7 @@ class RewardActor:
         self._pool = RewardPool(self._config.reward, kinds=sorted(kinds))
         return os.getpid()
 
+    @span("score")
     def score(self, group: RolloutGroup) -> ScoredGroup:
         """Score one group."""
         from coop_rl.rewards.scoring import score_group

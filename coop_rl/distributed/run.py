@@ -20,6 +20,7 @@ from coop_rl.distributed.canary import Canary
 from coop_rl.distributed.checkpoints import RayCheckpoints, StopAtBoundary, StopRequest
 from coop_rl.distributed.cluster import preflight_local, ray_session
 from coop_rl.distributed.generation import Generation
+from coop_rl.distributed.profile import ProfilingObserver
 from coop_rl.distributed.roles import RayLearners, RayMetaController, RayWeights
 from coop_rl.distributed.rollouts import RayRollouts, RayShadowRollouts
 from coop_rl.distributed.team import Team
@@ -160,6 +161,6 @@ class _Session:
             weights=RayWeights(config, team, joint, canary, stages),
             checkpoints=checkpoints,
             evaluation=Measurements((evaluation, validation)),
-            observer=observer,
+            observer=ProfilingObserver(config, observer, team, directory, console),
         )
         return cls(roles, observer, checkpoints, evaluation, joint)

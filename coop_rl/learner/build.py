@@ -11,6 +11,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_adapter
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
+from coop_rl.learner.host_memory import keep_freed_memory
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import MetaController
 from coop_rl.learner.packing_check import check_packing, check_window
@@ -103,6 +104,7 @@ class LearnerRank:
         self._rank = rank
         self._store: Store | None = None
         torch.set_num_threads(config.learner.num_threads)
+        keep_freed_memory()
 
     def open_world(self, host: str) -> tuple[str, int]:
         """Rank 0: hold the store of this branch's world on `host`; return where it listens."""

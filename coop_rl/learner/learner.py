@@ -48,6 +48,7 @@ from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.learner.statistics import GradientParts, StepSums, Totals, compare_parts, mean_over
 from coop_rl.models.adapter import Adapter
+from coop_rl.observability.trace import span
 from coop_rl.types import (
     AdapterGradients,
     Branch,
@@ -137,6 +138,7 @@ class Learner:
         if self._settings.offloads_shadow and self.branch == "rl_only":
             self.engine.offload_moments(device)
 
+    @span("optimizer")
     def _update(self, step: int, objective: Objective) -> StepStats:
         """Take one optimiser step with the gradient that lies in the engine."""
         lr = self._settings.lr_at(step) * objective.lr_scale
@@ -282,6 +284,7 @@ class Learner:
                 self._lookahead.add_source(source, objective, total_parts)
         return total_parts
 
+    @span("gradient of w")
     def _take_adapter_gradients(self, weight: float) -> dict[str, torch.Tensor]:
         """Return w's unweighted gradient since the last call, summed over ranks, on the CPU."""
         if self.adapter is None:

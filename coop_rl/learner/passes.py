@@ -24,6 +24,7 @@ from coop_rl.config.method import KlSettings, ReweightedRl
 from coop_rl.learner.engine import TrainingEngine
 from coop_rl.learner.statistics import StepSums
 from coop_rl.models import TokenScores
+from coop_rl.observability.trace import span
 from coop_rl.types import (
     DemonstrationFit,
     DemonstrationTerm,
@@ -79,6 +80,7 @@ class Passes:
         """Whether theta's RL loss is the one the bracket needs."""
         return self._settings.estimator.is_bracket_loss
 
+    @span("RL passes")
     def rollouts(self, batch: PackedBatch, sums: StepSums | None, *, is_bracket: bool) -> None:
         """Add the gradients of L_RL: of the bracket's loss, or of the estimator's."""
         estimator = self._bracket if is_bracket else self._settings.estimator
@@ -167,6 +169,7 @@ class Passes:
             length_B=row_T.bincount(minlength=len(micro.row_B)),
         )
 
+    @span("SFT passes")
     def demonstrations(self, batch: SourceBatch, objective: Objective, sums: StepSums) -> None:
         """Add the gradients of the SFT terms of one source, weighed as the objective says."""
         micros = batch.ranks[self._engine.rank]
@@ -212,6 +215,7 @@ class Passes:
         self._engine.all_reduce_sum(total)
         return float(total) / num_tokens
 
+    @span("old log-probs")
     @torch.no_grad()
     def remember_old_log_probs(self, minibatches: Sequence[PackedBatch]) -> None:
         """Score the rollouts before the first update, where there will be several."""

@@ -11,6 +11,7 @@ import torch
 
 from coop_rl.errors import VersionError
 from coop_rl.learner.engine import NamedTensors, TrainingEngine, state_layout
+from coop_rl.observability.trace import span
 
 GUIDANCE_GROUP = "guidance"
 """Meta-controller (rank 0) to every learner rank: w."""
@@ -53,6 +54,7 @@ def receive_adapter(group: BroadcastGroup, expected_version: int, numel: int) ->
     return flat
 
 
+@span("re-sync")
 def send_state(group: BroadcastGroup | None, engine: TrainingEngine, theta_version: int) -> None:
     """Send theta and its optimiser state; all `joint` ranks call it, rank 0 has the group."""
     if group is not None:
@@ -62,6 +64,7 @@ def send_state(group: BroadcastGroup | None, engine: TrainingEngine, theta_versi
             group.broadcast(tensor.detach().to("cpu").contiguous(), SOURCE)
 
 
+@span("re-sync")
 def receive_state(group: BroadcastGroup, engine: TrainingEngine, theta_version: int) -> None:
     """Receive it into the shadow; every rank of `rl_only` calls it.
 

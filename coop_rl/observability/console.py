@@ -20,6 +20,7 @@ from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
 from coop_rl.observability.metrics import Metrics
+from coop_rl.observability.profile import Row, table
 from coop_rl.types import Reward
 
 NOT_AVAILABLE = "n/a"
@@ -131,6 +132,11 @@ class RunConsole:
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print what an evaluation found."""
         self._line(f"evaluated after {step} steps: {show_metrics(metrics)}", "bold")
+
+    def profile(self, rows: Sequence[Row], steps: str, folder: Path) -> None:
+        """Print where the seconds of the profiled steps went."""
+        self._console.print(table(rows, f"where the seconds went, {steps}"))
+        self._line(f"trace for ui.perfetto.dev: {folder / 'trace.json'}")
 
     def sample(self, prompt: str, response: str, reward: Reward) -> None:
         """Print one response of the model."""

@@ -98,6 +98,11 @@ class RunDirectory:
         return self.path / "evaluations"
 
     @property
+    def profile(self) -> Path:
+        """trace.json and seconds.md of the profiled steps."""
+        return self.path / "profile"
+
+    @property
     def logs(self) -> Path:
         """One file per process."""
         return self.path / "logs"

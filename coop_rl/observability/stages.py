@@ -1,4 +1,5 @@
-"""Timers around the verbs: `with stages.stage("generate")` becomes the metric time/generate_s.
+"""Timers around the verbs: `with stages.stage("generate")` becomes the metric time/generate_s
+and, while a run is profiled, a span of the driver.
 
 The roles in `distributed/` open stages; the observer takes the sums once a step.
 """
@@ -7,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from coop_rl.observability.trace import span
 
 
 class Stages:
@@ -22,7 +25,8 @@ class Stages:
         """Add the time spent inside to time/<name>_s, also when it raises."""
         started = time.monotonic()
         try:
-            yield
+            with span(name):
+                yield
         finally:
             self.count(f"time/{name}_s", time.monotonic() - started)
 

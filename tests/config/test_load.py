@@ -217,3 +217,9 @@ def test_variants_of_the_estimator_have_their_methods_default(minimal: Path) -> 
     assert hpt.method.rl.kind == "dr_grpo"  # type: ignore[union-attr]
     swapped = load_config(minimal, ["method.rl.clip_low=0.1", "method.rl.kind=gspo"])
     assert swapped.method.rl.clip_low == 0.1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("steps", ["[3, 2]", "[0, 50]", "[-1, 2]"])
+def test_profiled_steps_are_steps_of_the_run(minimal: Path, steps: str) -> None:
+    with pytest.raises(ConfigError, match=r"observability\.profile_steps"):
+        load_config(minimal, ["run.num_steps=50", f"observability.profile_steps={steps}"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ NUM_STEPS = 7
 @pytest.fixture(scope="module")
 def bridge(tmp_path_factory: pytest.TempPathFactory):
     run_dir = tmp_path_factory.mktemp("runs") / "bridge"
-    job = train(run_dir, f"run.num_steps={NUM_STEPS}", "checkpoint.every=4").start()
-    done = job.finish()
+    job = train(run_dir, f"run.num_steps={NUM_STEPS}", "checkpoint.every=4")
+    job.arguments += ["--profile", "2", "3"]
+    done = job.start().finish()
     assert done.returncode == 0, done.stderr[-2000:]
     return run_dir, done, job
 
@@ -106,6 +108,28 @@ def test_checkpoint_holds_both_branches_and_w(bridge) -> None:
     assert len(joint) >= 3 * 40
     assert len(shadow) >= 3 * 40
     assert any("lora_A" in k for k in tensors)
+
+
+def test_profile_names_every_actor_and_explains_its_seconds(bridge) -> None:
+    run_dir, done, _ = bridge
+    events = json.loads((run_dir / "profile/trace.json").read_text())["traceEvents"]
+    names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert set(names.values()) == {
+        "driver", "rollout-0", "reward", "learner-joint-0", "learner-rl_only-0", "meta-controller",
+    }  # fmt: skip
+    found = Counter((names[e["pid"]], e["name"]) for e in events if e["ph"] in "Xb")
+    assert found["rollout-0", "generate"] == found["reward", "score"] == 2 * 8
+    for learner in ("learner-joint-0", "learner-rl_only-0"):
+        assert found[learner, "RL passes"] == found[learner, "optimizer"] == 2
+    assert found["learner-joint-0", "SFT passes"] == found["learner-joint-0", "publish"] == 2
+    assert found["meta-controller", "push w"] == found["rollout-0", "receive weights"] == 2
+    assert found["driver", "pack"] == found["driver", "generate"] == found["driver", "train"] == 2
+    steps = [row["time/step_s"] for row in step_rows(run_dir) if row["step"] in (2, 3)]
+    lines = (run_dir / "profile/seconds.md").read_text().splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    driver = sum(float(seconds) for actor, _, seconds, _ in cells if actor == "driver")
+    assert driver == pytest.approx(sum(steps), rel=0.05)
+    assert "where the seconds went, steps 2 to 3" in done.stdout
 
 
 def test_no_process_is_left(bridge) -> None:
