@@ -10,14 +10,14 @@
                  process, all threads: submitting, waiting, fetching the responses.
 
 Response lengths are log-normal (median 100 tokens, sigma 1, cut at 1,000; mean about 160). Memory
-is what tracemalloc counts and the resident set, after every step. Writes bench/controller.json.
+is what tracemalloc counts and the resident set, after every step. Writes
+bench/results.d/controller.json.
 """
 
 import argparse
 import asyncio
 import gc
 import heapq
-import json
 import logging
 import math
 import random
@@ -25,10 +25,12 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
 import ray
+from report import Measure, of_ratios, save
 from rich.console import Console
 from rich.table import Table
 
@@ -57,7 +59,6 @@ NUM_ENGINES, NUM_SAMPLES = 1024, 8
 MEDIAN_TOKENS, SIGMA, MAX_TOKENS = 100, 1.0, 1000
 TOKENS_PER_SECOND = 1000.0
 """Of one response, in the real-Ray run: short, so that the driver and not the sleep is busy."""
-RESULTS = Path(__file__).parent / "controller.json"
 MIB = 2**20
 
 
@@ -248,24 +249,44 @@ def main() -> None:
     given = parser.parse_args()
     timed = [simulate(given.prompts, given.steps, traces=False) for _ in range(given.repeats)]
     memory = simulate(given.prompts, given.steps, traces=True)["memory"]
-    results = {
-        "num_engines": NUM_ENGINES,
-        "scheduling": timed,
-        "memory": memory,
-        "with_ray": run_with_ray(given.ray_prompts, given.ray_steps),
-    }
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    with_ray = [run_with_ray(given.ray_prompts, given.ray_steps) for _ in range(given.repeats)]
     costs = sorted(run["ms_per_group"] for run in timed)
     table = Table("figure", "value", title=f"{NUM_ENGINES} scripted engines, lag 1")
     spread = f"{costs[len(costs) // 2]:.3f} ({costs[0]:.3f}-{costs[-1]:.3f})"
     table.add_row("scheduling, driver CPU ms per group", spread)
-    table.add_row("with Ray, driver CPU ms per group", f"{results['with_ray']['ms_per_group']:.3f}")
+    table.add_row(
+        "with Ray, driver CPU ms per group", f"{median(r['ms_per_group'] for r in with_ray):.3f}"
+    )
     for row in memory:
         table.add_row(
             f"memory after {row['groups']:,} groups",
             f"{row['traced_mib']:.1f} MiB traced, {row['rss_mib']:.0f} MiB resident",
         )
     Console().print(table)
+    save("controller", measures(costs, [run["ms_per_group"] for run in with_ray], memory))
+
+
+def measures(
+    scheduling: Sequence[float], with_ray: Sequence[float], memory: Sequence[dict[str, float]]
+) -> list[Measure]:
+    """Return what the floors are about."""
+    limit = {"floor": 1.0, "higher_is_better": False}
+    # From the second half on: the first fills windows and caches.
+    first, last = memory[len(memory) // 2], memory[-1]
+    growth = last["rss_mib"] / first["rss_mib"]
+    return [
+        of_ratios("driver CPU ms per group, scheduling", scheduling, **limit),  # type: ignore[arg-type]
+        of_ratios("driver CPU ms per group, with Ray's calls", with_ray, **limit),  # type: ignore[arg-type]
+        Measure(
+            f"driver memory after {last['groups']:,.0f} groups over {first['groups']:,.0f}",
+            growth,
+            growth,
+            growth,
+            1.05,
+            higher_is_better=False,
+            detail={"ours": last["rss_mib"], "reference": first["rss_mib"], "unit": "MiB"},
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from report import Measure, of_ratios, save
+from report import Detail, Measure, of_ratios, save
 
 from coop_rl.algorithm.packing import PackShape, pack, useful_share
 from coop_rl.config import RunConfig, load_config
@@ -145,7 +145,8 @@ def measure(model: str, dtype: str, rounds: int) -> Measure:
     ours, bare = (
         median(n / s for n, s in zip(tokens, seconds[name], strict=True)) for name in seconds
     )
-    detail = {"ours": ours, "reference": bare, "unit": "tokens/s", "useful": useful_share(batches)}
+    useful = useful_share(batches)
+    detail: Detail = {"ours": ours, "reference": bare, "unit": "tokens/s", "useful": useful}
     return of_ratios(f"learner over a bare loop, {dtype}", ratios, 0.9, detail=detail)
 
 

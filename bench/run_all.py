@@ -24,8 +24,10 @@ SCRIPTS = (
     "rollout_engine",
     "weight_sync",
     "learner",
+    "loss_memory",
     "branches",
     "overlap",
+    "packing",
     "controller",
     "step_against_trl",
 )

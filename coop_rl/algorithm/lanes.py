@@ -29,6 +29,10 @@ SHARED_LENGTHS = (0, 256, 512, 1024)
 PER_HIDDEN = 4
 """Attention to one more token costs 1 / (PER_HIDDEN H) of what the rest of a place does, measured
 with 0.8 M and 135 M parameters (bench/layouts.py)."""
+PER_PASS = 96
+"""Places that a micro-batch costs besides its own, for the work that each pass has once."""
+MOST_HALVINGS = 6
+"""How often the number of lanes that fit is halved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +122,24 @@ def _next_micro_batch(
     longest = trees[0].length
     if layout == "flat":
         return _fill(trees, max(limit, longest), 1)
-    alone = max(1, limit // longest)
-    ways = [([[tree] for tree in trees[:alone]], trees[alone:])]
+    ways = [([[tree] for tree in trees[:n]], trees[n:]) for n in _halves(limit // longest)]
     if layout != "padded":
         lengths = [
             longest,
             *(n * longest for n in range(2, MOST_BEHIND + 1) if n * longest <= limit),
         ]
-        ways += [_fill(trees, length, max(1, limit // length)) for length in lengths]
+        ways += [_fill(trees, n, lanes) for n in lengths for lanes in _halves(limit // n)]
 
     def per_token(way: tuple[Lanes, list[Tree]]) -> float:
-        return cost(way[0], hidden_size) / sum(tree.length for lane in way[0] for tree in lane)
+        spent = cost(way[0], hidden_size) + PER_PASS * PER_HIDDEN * hidden_size
+        return spent / sum(tree.length for lane in way[0] for tree in lane)
 
     return min(ways, key=per_token)
+
+
+def _halves(most: int) -> list[int]:
+    """Return numbers of lanes to try: fewer have less padding, more have fewer passes."""
+    return sorted({max(1, most >> n) for n in range(MOST_HALVINGS)}, reverse=True)
 
 
 def _fill(trees: Sequence[Tree], length: int, num_lanes: int) -> tuple[Lanes, list[Tree]]:

@@ -11,7 +11,6 @@ from coop_rl.config import RunConfig
 from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_adapter
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
-from coop_rl.learner.host_memory import keep_freed_memory
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import MetaController
 from coop_rl.learner.packing_check import check_packing, check_window
@@ -20,6 +19,7 @@ from coop_rl.learner.world import init_world
 from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm, load_skeleton
 from coop_rl.models.head import chunk_for
 from coop_rl.types import Branch, PolicyVersion
+from coop_rl.weights.host_memory import keep_freed_memory
 from coop_rl.weights.process_group import open_store
 from coop_rl.weights.publisher import SyncBackend, SyncReport, VersionedSyncClient, WeightPublisher
 from coop_rl.weights.receipt import Receipt, receipt_of

@@ -84,8 +84,7 @@ def _merged(config: RunConfig, reader: StateReader) -> dict[str, torch.Tensor]:
         [key for key in reader.values["tensors"] if key.startswith(MASTER)]
     ):
         name = key.removeprefix(MASTER)
-        delta = adapter.delta(name) if adapter else None
-        policy = theta if delta is None else theta + delta
+        policy = adapter.merge(name, theta) if adapter else theta
         merged[name] = policy.to(WIRE[config.rollout.dtype]).contiguous()
     return merged
 

@@ -117,13 +117,19 @@ class Adapter:
         return add_adapter
 
     @torch.no_grad()
-    def delta(self, name: str) -> torch.Tensor | None:
-        """Return s*B*A [out, in] for the checkpoint weight `name`; None where w has no part."""
+    def merge(self, name: str, theta_OI: torch.Tensor) -> torch.Tensor:
+        """Return theta + s*B*A for the checkpoint weight `name`; theta where w has no part.
+
+        One pass over the weight: the product is added as it is computed.
+        """
         layer = name.removesuffix(".weight")
         if layer not in self.shapes:
-            return None
-        b_OR, a_RI = self._tensors[f"{layer}.lora_B"], self._tensors[f"{layer}.lora_A"]
-        return self.scale * (b_OR @ a_RI)
+            return theta_OI
+        b_OR, a_RI = (
+            self._tensors[f"{layer}.{factor}"].to(theta_OI.device)
+            for factor in ("lora_B", "lora_A")
+        )
+        return torch.addmm(theta_OI, b_OR, a_RI, alpha=self.scale)
 
     @torch.no_grad()
     def flatten(self) -> torch.Tensor:

@@ -52,7 +52,7 @@ class GenerationEngine(Protocol):
         ...
 
     async def receipt(self) -> Mapping[str, int]:
-        """Return {tensor: CRC-32} of what the last weight update brought."""
+        """Return {tensor: checksum} of what the last weight update brought."""
         ...
 
     async def check_health(self) -> None:

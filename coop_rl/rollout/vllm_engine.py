@@ -18,7 +18,6 @@ from coop_rl.weights.plugin import BACKEND_NAME, ENTRY_POINT_NAME, is_installed
 from coop_rl.weights.receipt import EXTENSION, RECEIPT_METHOD, Receipt
 
 if TYPE_CHECKING:
-    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.outputs import CompletionOutput
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -58,26 +57,32 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Start vLLM's processes and load the model; about 20 s, mostly imports."""
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        # As many threads as the actor has CPUs; Ray has set it before it knew how many.
-        num_threads = max(1, int(self._config.placement.rollout.cpus))
-        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        self.prepare_environment()
         if self._backend == BACKEND_NAME and not is_installed():
             raise RunError(
                 f"vLLM's entry point {ENTRY_POINT_NAME} is not installed; install this package "
                 "(pip install --no-deps -e .) instead of only putting it on PYTHONPATH"
             )
         announce_parent()
+        from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._engine = AsyncLLM.from_engine_args(self._engine_args())
+        args = AsyncEngineArgs(**self.arguments(), enable_log_requests=False)
+        self._engine = AsyncLLM.from_engine_args(args)
         # A folder holds what a fresh run starts from; a resumed run publishes before it samples.
         await self._engine.update_weight_version(str(PolicyVersion(0, 0)))
 
-    def _engine_args(self) -> "AsyncEngineArgs":
+    def prepare_environment(self) -> None:
+        """Set what vLLM's processes read when they start."""
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        # As many threads as the actor has CPUs; Ray has set it before it knew how many.
+        num_threads = max(1, int(self._config.placement.rollout.cpus))
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what vLLM is started with."""
         from vllm.config import WeightTransferConfig
-        from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
 
         section, model = self._config.rollout, self._config.model
@@ -89,7 +94,7 @@ class VllmEngine:
                 "kv_cache_memory_bytes": int(section.kv_cache_gib * GIB),
                 "enable_chunked_prefill": False,
             }
-        return AsyncEngineArgs(
+        return dict(
             model=model.path,
             dtype=section.dtype,
             max_model_len=model.max_length,
@@ -101,7 +106,6 @@ class VllmEngine:
             logprobs_mode="processed_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=self._backend),
             worker_extension_cls=EXTENSION,
-            enable_log_requests=False,
             disable_log_stats=True,
             **device,
         )
@@ -121,7 +125,7 @@ class VllmEngine:
             )
         request = engine.generate(
             tokens_input(list(prompt_token_ids)),
-            _sampling_params(sampling, min(sampling.max_tokens, room), seed),
+            sampling_params(sampling, min(sampling.max_tokens, room), seed),
             request_id=str(next(self._request_ids)),
         )
         with _dead_engine_is_lost_actor():
@@ -191,7 +195,8 @@ class VllmEngine:
         return self._engine
 
 
-def _sampling_params(sampling: SamplingSettings, max_tokens: int, seed: int) -> "SamplingParams":
+def sampling_params(sampling: SamplingSettings, max_tokens: int, seed: int) -> "SamplingParams":
+    """Return vLLM's settings of one response."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(

@@ -4,17 +4,22 @@ Both sides cut the same list of tensors into the same buckets; each bucket trave
 checksums and one flat buffer:
 
     header     kind | bucket index | bytes        (int64 each)
-    checksums  CRC-32 of each tensor              (int64 each)
+    checksums  of each tensor                     (int64 each)
     buffer     the bucket's tensors one after the other, each at its own aligned offset
+
+Either side works on two buckets at a time: while one travels the sender gathers and merges the
+next, and the receiver loads the one before.
 
 A closing header says how many buckets there were; an abort header says that the sender gave up, so
 that receivers fail at once and not by their time limit. Knows nothing of vLLM.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from math import prod
+from typing import TypeVar
 
 import torch
 
@@ -22,6 +27,7 @@ from coop_rl.errors import RunError, WeightSyncError
 from coop_rl.weights.process_group import PeerGroup
 from coop_rl.weights.receipt import Receipt, receipt_of
 
+T = TypeVar("T")
 DEFAULT_BUCKET_BYTES = 32 * 2**20
 """Large enough that latency does not count, small enough to be nothing beside a model."""
 ALIGNMENT = 16
@@ -109,11 +115,14 @@ class BucketSender:
             WeightSyncError: `pairs` is not what the buckets declare.
         """
         iterator = iter(pairs)
+        filled = ((b, (b, self._fill(b, iterator))) for b in self._buckets)
         try:
-            for bucket in self._buckets:
-                buffer = self._fill(bucket, iterator)
-                self._check()
-                self._transmit(bucket, buffer)
+            # Closed before `iterator` is touched here: until then the thread may be using it.
+            with closing(ahead(filled, outsized(self._buckets))) as ready:
+                for bucket, buffer in ready:
+                    self._check()
+                    self._transmit(bucket, buffer)
+                    del buffer
             extra = next(iterator, None)
             if extra is not None:
                 raise WeightSyncError(f"tensor {extra[0]} was not declared")
@@ -129,7 +138,7 @@ class BucketSender:
 
     def _fill(self, bucket: Bucket, iterator: Iterator[tuple[str, torch.Tensor]]) -> torch.Tensor:
         """Copy the next tensors of `iterator` into one buffer."""
-        buffer = torch.zeros(bucket.num_bytes, dtype=torch.uint8)
+        buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
         for spec, view in bucket.views(buffer):
             name, tensor = next(iterator, (None, None))
             if tensor is None:
@@ -181,11 +190,9 @@ def receive(
         WeightSyncError: A tensor is damaged, or a bucket is missing or not the expected one.
     """
     try:
-        for bucket in buckets:
-            _check_header(bucket, *_receive_header(group, str(bucket)))
-            buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
-            receipt |= _receive_verified(group, bucket, buffer)
-            yield [(spec.name, tensor) for spec, tensor in bucket.views(buffer)]
+        arrivals = _arrivals(group, buckets, receipt)
+        with closing(ahead(arrivals, outsized(buckets))) as arrived:
+            yield from arrived
         kind, index, _ = _receive_header(group, "the end of the weights")
         if (kind, index) != (END, len(buckets)):
             raise WeightSyncError(
@@ -197,6 +204,46 @@ def receive(
         raise
 
 
+def ahead(items: Iterator[tuple[Bucket, T]], alone: Bucket | None) -> Generator[T, None, None]:
+    """Yield what comes with each bucket; a thread prepares the next one while one is used.
+
+    Closing it waits for the item in preparation; afterwards no thread uses `items`.
+
+    Args:
+        items: What is prepared.
+        alone: During the use of this one nothing is prepared, for memory's sake.
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            # Names are dropped as soon as they may be: each holds a bucket's memory.
+            if item[0] is alone:
+                del coming
+                yield item[1]
+                del item
+                coming = thread.submit(next, items, None)
+            else:
+                coming = thread.submit(next, items, None)
+                yield item[1]
+                del item
+
+
+def outsized(buckets: Sequence[Bucket]) -> Bucket | None:
+    """Return the bucket that decides the peak of memory, such as an embedding's, if any does."""
+    largest = max(buckets, key=lambda bucket: bucket.num_bytes)
+    return largest if largest.num_bytes > 2 * DEFAULT_BUCKET_BYTES else None
+
+
+def _arrivals(
+    group: PeerGroup, buckets: Sequence[Bucket], receipt: Receipt
+) -> Iterator[tuple[Bucket, list[tuple[str, torch.Tensor]]]]:
+    for bucket in buckets:
+        _check_header(bucket, *_receive_header(group, str(bucket)))
+        buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
+        receipt |= _receive_verified(group, bucket, buffer)
+        yield bucket, [(spec.name, tensor) for spec, tensor in bucket.views(buffer)]
+
+
 def _receive_verified(group: PeerGroup, bucket: Bucket, buffer: torch.Tensor) -> Receipt:
     checksums = torch.zeros(len(bucket.specs), dtype=torch.int64)
     group.broadcast(checksums, what=f"the checksums of {bucket}")
@@ -206,7 +253,7 @@ def _receive_verified(group: PeerGroup, bucket: Bucket, buffer: torch.Tensor) ->
         if got != sent:
             raise WeightSyncError(
                 f"tensor {name} in bucket {bucket.index} is damaged: "
-                f"crc {got:08x}, sent as {sent:08x}"
+                f"checksum {got:016x}, sent as {sent:016x}"
             )
     return receipt
 

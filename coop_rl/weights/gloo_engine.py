@@ -39,6 +39,7 @@ from coop_rl.weights.buckets import (
     plan_buckets,
     receive,
 )
+from coop_rl.weights.host_memory import keep_freed_memory
 from coop_rl.weights.plugin import BACKEND_NAME
 from coop_rl.weights.process_group import PeerGroup, open_store
 from coop_rl.weights.receipt import Receipt
@@ -115,6 +116,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Join the sender's group, leaving an older one."""
         self.shutdown()
+        if self.device.type == "cpu":
+            keep_freed_memory()  # every sync needs the same buffers
         parallel = self.parallel_config
         rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
         self._bucket_bytes = init_info.bucket_bytes
@@ -151,6 +154,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 buckets = update_info.buckets(self._bucket_bytes)
                 for tensors in receive(self._group, buckets, self._arrived):
                     self.model.load_weights(tensors)
+                    del tensors  # before the next bucket is waited for
         except BaseException:
             abandon_reload(self.model, self.model_config)
             raise

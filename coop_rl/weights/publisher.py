@@ -22,6 +22,7 @@ from coop_rl.errors import WeightSyncError
 from coop_rl.types import PolicyVersion
 from coop_rl.weights.buckets import DEFAULT_BUCKET_BYTES
 from coop_rl.weights.gloo_engine import GlooTrainerInitInfo
+from coop_rl.weights.peak_memory import measure_extra_memory
 from coop_rl.weights.plugin import register
 
 SyncBackend = Literal["gloo", "nccl"]
@@ -44,6 +45,8 @@ class SyncReport:
     """Bytes of the weights, sent once to every engine worker."""
     seconds: float
     """From the pause to the resumption of all rollout actors, the gathering included."""
+    extra_bytes: int
+    """This rank's memory at the peak, above what it held before; see `measure_extra_memory`."""
 
 
 class WeightPublisher:
@@ -93,7 +96,7 @@ class WeightPublisher:
         Raises:
             WeightSyncError: It failed; the rollout actors stay paused until a publish succeeds.
         """
-        began = time.perf_counter()
+        began, extra = time.perf_counter(), measure_extra_memory()
         self._client.version = str(version)
         try:
             if self._engine is None:
@@ -107,7 +110,7 @@ class WeightPublisher:
             self.close()
             raise
         num_bytes = sum(prod(m.shape) * m.dtype.itemsize for m in self._source.metadata())
-        return SyncReport(num_bytes, time.perf_counter() - began)
+        return SyncReport(num_bytes, time.perf_counter() - began, extra())
 
     def close(self) -> None:
         """Leave the transfer group."""

@@ -26,11 +26,11 @@ class GatheredParameters(Protocol):
         ...
 
 
-class AdapterDelta(Protocol):
+class MergingAdapter(Protocol):
     """The adapter w as an increment of the base weights."""
 
-    def delta(self, name: str) -> torch.Tensor | None:
-        """Return s*B*A for the weight `name`, fp32, of its shape; None where w has no part."""
+    def merge(self, name: str, theta_OI: torch.Tensor) -> torch.Tensor:
+        """Return theta + s*B*A for the weight `name`, fp32; theta where w has no part."""
         ...
 
 
@@ -41,7 +41,10 @@ class MergedWeightSource(WeightSource):
     """
 
     def __init__(
-        self, parameters: GatheredParameters, adapter: AdapterDelta | None, wire_dtype: torch.dtype
+        self,
+        parameters: GatheredParameters,
+        adapter: MergingAdapter | None,
+        wire_dtype: torch.dtype,
     ) -> None:
         """Merge `adapter` (None: publish theta as it is) into `parameters`."""
         self._parameters = parameters
@@ -57,7 +60,6 @@ class MergedWeightSource(WeightSource):
     @torch.no_grad()
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, theta in self._parameters:
-            delta = self._adapter.delta(name) if self._adapter else None
             # Added in fp32 and rounded once.
-            merged = theta if delta is None else theta + delta.to(theta.device)
+            merged = self._adapter.merge(name, theta) if self._adapter else theta
             yield name, merged.to(self._wire_dtype)

@@ -17,7 +17,11 @@ LOST_STEP = 4
 def figures(run_dir: Path) -> list[dict]:
     """Return all rows without what the clock measured."""
     return [
-        {k: v for k, v in row.items() if not k.startswith("time/") and k != "sync/seconds"}
+        {
+            k: v
+            for k, v in row.items()
+            if not k.startswith("time/") and k not in ("sync/seconds", "sync/extra_bytes")
+        }
         for row in metrics(run_dir)
     ]
 

@@ -67,11 +67,11 @@ class Learner:
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(self.model.named_parameters())
 
-    def delta(self, name: str) -> torch.Tensor | None:
+    def merge(self, name: str, theta_OI: torch.Tensor) -> torch.Tensor:
         if name not in self.factors:
-            return None
+            return theta_OI
         a, b = self.factors[name]
-        return SCALE * b @ a
+        return theta_OI + SCALE * b @ a
 
     @torch.no_grad()
     def change(self) -> None:

@@ -1,4 +1,4 @@
-"""Host memory that a learner frees is kept for its next step.
+"""Host memory that a process frees is kept for its next step or weight sync.
 
 By default glibc maps every tensor of more than 32 MiB anew and gives it back when it is freed, so a
 step on the CPU spends a fifth of its time on page faults (`python bench/learner.py`).
@@ -7,10 +7,11 @@ step on the CPU spends a fifth of its time on page faults (`python bench/learner
 import ctypes
 
 MALLOPT = "mallopt"
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """Of glibc's malloc.h."""
-SETTINGS = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_TOP_PAD: 64 * 2**20}
-"""No mappings of their own for large blocks, nothing is given back, the heap grows in 64 MiB."""
+SETTINGS = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_ARENA_MAX: 1}
+"""No mappings of their own for large blocks, nothing is given back; one heap for all
+threads, since those that the others would get are too small for a large block."""
 
 
 def keep_freed_memory() -> bool:

@@ -1,0 +1,201 @@
+"""Weight sync of SmolLM2-135M into a vLLM engine, against a raw gloo broadcast of as many bytes.
+
+    python bench/weight_sync.py [MODEL] [ROUNDS]      writes bench/results.d/weight_sync.json
+
+Ours is one whole `WeightPublisher.publish`: pause, gather, merge theta + s*B*A, checksums, send,
+verify, load into the engine, resume. Raw is torch's gloo broadcasting one flat buffer from this
+process to another one, which answers when it has it. By turns, fp32, over loopback; bytes/s.
+Extra memory is the highest resident size of the sender, and of the engine's worker, above what it
+was before, over the size of the largest weight.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from report import Measure, of_ratios, save
+
+from coop_rl.config import RunConfig, load_config
+from coop_rl.learner.build import GatheredTheta, build_policy
+from coop_rl.learner.engine import EngineSettings
+from coop_rl.learner.local_engine import LocalEngine
+from coop_rl.rollout.vllm_engine import VllmEngine
+from coop_rl.types import PolicyVersion
+from coop_rl.weights.host_memory import keep_freed_memory
+from coop_rl.weights.peak_memory import measure_extra_memory
+from coop_rl.weights.process_group import PeerGroup, open_store
+from coop_rl.weights.publisher import WeightPublisher
+from coop_rl.weights.source import MergedWeightSource
+
+CONFIG = Path("configs/local/smollm2-chain-sum.yaml")
+LIMIT_S = 120.0
+HOST = "127.0.0.1"
+
+
+class LoopClient:
+    """The weight-sync calls, handed from the sender's thread to the engine's event loop."""
+
+    def __init__(self, engine: VllmEngine, loop: asyncio.AbstractEventLoop) -> None:
+        self.version = ""
+        self._engine = engine
+        self._loop = loop
+
+    def _run(self, coroutine: Any) -> None:
+        future: Future[None] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future.result(LIMIT_S)
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Join the transfer group."""
+        self._run(self._engine.init_weight_transfer(init_info))
+
+    def start_weight_update(self) -> None:
+        """Pause and open an update."""
+        self._run(self._engine.start_weight_update())
+
+    def update_weights(self, update_info: Any) -> None:
+        """Receive."""
+        self._run(self._engine.update_weights(update_info))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Close the update and resume."""
+        self._run(self._engine.finish_weight_update(weight_version or self.version))
+
+
+class RawBroadcast:
+    """A flat buffer over gloo to a process of its own."""
+
+    def __init__(self, num_bytes: int) -> None:
+        store, port = open_store(HOST, LIMIT_S)
+        command = [sys.executable, __file__, "receive", str(port), str(num_bytes)]
+        self._receiver = subprocess.Popen(command)
+        self._group = PeerGroup.join(HOST, port, 0, 2, LIMIT_S, "raw", store=store)
+        self._buffer = torch.ones(num_bytes, dtype=torch.uint8)
+        self._answer = torch.zeros(1, dtype=torch.uint8)
+
+    def seconds(self) -> float:
+        """Send once."""
+        began = time.perf_counter()
+        self._group.broadcast(self._buffer)
+        self._group.broadcast(self._answer, src=1)
+        return time.perf_counter() - began
+
+    def close(self) -> None:
+        """End the receiver."""
+        self._group.close()
+        self._receiver.wait()
+
+
+def receive(port: int, num_bytes: int) -> None:
+    """Receive until the sender leaves."""
+    group = PeerGroup.join(HOST, port, 1, 2, LIMIT_S, "raw")
+    buffer = torch.empty(num_bytes, dtype=torch.uint8)
+    while True:
+        try:
+            group.broadcast(buffer)
+        except Exception:
+            return
+        group.broadcast(buffer[:1], src=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One sync and one raw broadcast."""
+
+    ours_s: float
+    raw_s: float
+    sender_bytes: int
+    worker_bytes: int
+
+
+def worker_pid() -> int:
+    """Return the process of vLLM's worker: the largest of this one's descendants."""
+    found = psutil.Process().children(recursive=True)
+    return int(max(found, key=lambda process: process.memory_info().rss).pid)
+
+
+async def measure(config: RunConfig, rounds: int) -> tuple[list[Round], int, int]:
+    """Return the rounds, the bytes of a sync and those of the largest weight."""
+    keep_freed_memory()  # as learners do
+    engine = VllmEngine(config, "gloo")
+    await engine.start()
+    worker = worker_pid()
+    policy, adapter = build_policy(config)
+    theta = GatheredTheta(LocalEngine(policy, EngineSettings.from_config(config)))
+    publisher = WeightPublisher(
+        backend="gloo",
+        rank=0,
+        num_engine_workers=1,
+        host=HOST,
+        client=LoopClient(engine, asyncio.get_running_loop()),
+        source=MergedWeightSource(theta, adapter, torch.float32),
+        timeout_s=LIMIT_S,
+    )
+    sizes = [4 * prod(shape) for _, shape in theta.metadata()]
+    raw, found = RawBroadcast(sum(sizes)), []
+    for number in range(rounds + 1):
+        extra = measure_extra_memory(worker)
+        version = PolicyVersion(number, number)
+        report = await asyncio.to_thread(publisher.publish, version)
+        worker_bytes = extra()
+        raw_s = raw.seconds()
+        found.append(Round(report.seconds, raw_s, report.extra_bytes, worker_bytes))
+    raw.close()
+    publisher.close()
+    await engine.shutdown()
+    return found, sum(sizes), max(sizes)
+
+
+def main() -> None:
+    """Measure, write, show."""
+    if sys.argv[1:2] == ["receive"]:
+        receive(int(sys.argv[2]), int(sys.argv[3]))
+        return
+    model = sys.argv[1] if len(sys.argv) > 1 else "./models/smollm2-135m-instruct"
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 7
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    config = load_config(CONFIG, [f"model.path={model}", "rollout.dtype=float32"])
+    (first, *found), num_bytes, largest = asyncio.run(measure(config, rounds))
+    speeds = {
+        "ours": num_bytes / median(r.ours_s for r in found) / 1e9,
+        "reference": num_bytes / median(r.raw_s for r in found) / 1e9,
+    }
+    measures = [
+        of_ratios(
+            "weight sync over raw gloo",
+            [r.raw_s / r.ours_s for r in found],
+            0.6,
+            detail=speeds | {"unit": "GB/s"},
+        )
+    ]
+    for who in ("sender", "worker"):
+        # The first sync too: later ones find memory that it left behind.
+        extra = [getattr(r, f"{who}_bytes") for r in (first, *found)]
+        measures.append(
+            Measure(
+                f"peak memory of a sync over the largest weight, {who}",
+                max(extra) / largest,
+                min(extra) / largest,
+                max(extra) / largest,
+                3.0,
+                higher_is_better=False,
+                detail={"ours": max(extra) / 1e6, "reference": largest / 1e6, "unit": "MB"},
+            )
+        )
+    for measured in measures:
+        sys.stdout.write(f"{measured}\n")
+    save("weight_sync", measures)
+
+
+if __name__ == "__main__":
+    main()
