@@ -68,7 +68,9 @@ def ours(case: Case, steps: int) -> dict[str, list[float]]:
         f"rollout.dtype={case.dtype}",
         f"model.dtype={case.dtype}",
         "rollout.max_num_seqs=512",
+        # At lag 0 they take turns, so each may have both cores.
         "placement.rollout.cpus=2",
+        "placement.learner.cpus=0",
         "learner.num_threads=2",
         f"learner.lr={LR}",
     )

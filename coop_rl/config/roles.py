@@ -26,12 +26,14 @@ class RolloutSection(Section):
     waiting for responses to end; needs max_policy_lag >= 1."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Weight and compute type of the engine."""
-    kv_cache_gib: float = Field(1.0, gt=0)
-    """CPU engines only: key-value cache size."""
+    kv_cache_gib: float | None = Field(None, gt=0)
+    """CPU engines only: key-value cache size; null: for `max_num_seqs` sequences of full length,
+    but at most a quarter of the free memory."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1.0)
     """GPU engines only: share of the device's memory vLLM may take."""
-    max_num_seqs: int = Field(256, ge=1)
-    """Sequences an engine runs at once."""
+    max_num_seqs: int | None = Field(None, ge=1)
+    """Sequences an engine runs at once; null: its share of the samples that may be under way, up to
+    256 on CPUs and 512 on a GPU."""
     enforce_eager: bool = True
     """Skip graph capture: quicker start, slower on GPUs."""
     tensor_parallel_size: int = Field(1, ge=1)

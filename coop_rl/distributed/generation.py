@@ -19,6 +19,7 @@ from coop_rl.distributed.checkpoints import StopRequest
 from coop_rl.distributed.team import Member
 from coop_rl.errors import RunError
 from coop_rl.observability.stages import Stages
+from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.rollout.router import Router, Work
 from coop_rl.types import PolicyVersion, Prompt, SamplingSettings, ScoredGroup
 
@@ -58,7 +59,7 @@ class Generation:
         self._on_group = on_group
         self._stages = stages or Stages()
         self._may_change_in_flight = config.rollout.in_flight_updates
-        self._router: Router[_Group] = Router(max(1, len(members)), config.rollout.max_num_seqs)
+        self._router: Router[_Group] = Router(max(1, len(members)), sequences_at_once(config))
         self._generating: dict[Any, tuple[Call, int, Work[_Group]]] = {}
         self._scoring: dict[Any, tuple[Call, Call, _Group]] = {}
         self._num_events = 0

@@ -10,6 +10,7 @@ from coop_rl.evaluation.estimators import is_majority_correct
 from coop_rl.evaluation.responses import ResponseFile
 from coop_rl.evaluation.result import EvaluationResult, mean
 from coop_rl.evaluation.sets import EvaluationSet
+from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.types import PolicyVersion, Prompt, SamplingSettings, ScoredGroup
 
 Generate = Callable[[Sequence[Prompt], SamplingSettings, PolicyVersion], Sequence[ScoredGroup]]
@@ -105,7 +106,7 @@ def _sampling(config: ServingConfig, num_samples: int, temperature: float) -> Sa
 def _chunks(
     config: ServingConfig, prompts: Sequence[Prompt], num_samples: int
 ) -> Iterator[Sequence[Prompt]]:
-    places = config.rollout.num_actors * config.rollout.max_num_seqs
+    places = config.rollout.num_actors * sequences_at_once(config)
     size = max(1, QUEUE_DEPTH * places // num_samples)
     for start in range(0, len(prompts), size):
         yield prompts[start : start + size]

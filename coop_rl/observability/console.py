@@ -21,6 +21,7 @@ from coop_rl.evaluation.result import Comparison
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
 from coop_rl.observability.metrics import Metrics
 from coop_rl.observability.profile import Row, table
+from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.types import Reward
 
 NOT_AVAILABLE = "n/a"
@@ -214,6 +215,7 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
             f"{rollout.num_actors}",
             f"tensor parallel {rollout.tensor_parallel_size}",
         ),
+        ("sequences at once per actor", f"{sequences_at_once(config):,}", "rollout.max_num_seqs"),
     ]
     if config.method.kind == "bridge":
         share = f"{config.mix:g} / {config.penalty:g}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from coop_rl.config.schema import ServingConfig
 from coop_rl.errors import ActorLostError, DataError, RunError, WeightSyncError
+from coop_rl.rollout.capacity import free_memory, kv_cache_bytes, sequences_at_once
 from coop_rl.rollout.lifeline import announce_parent
 from coop_rl.types import PolicyVersion, Rollout, SamplingSettings
 from coop_rl.weights.plugin import BACKEND_NAME, ENTRY_POINT_NAME, is_installed
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
-GIB = 2**30
 SHUTDOWN_LIMIT_S = 3.0
 """How long vLLM's processes get to end by themselves before they are killed; on a busy machine they
 need longer, only to collect garbage."""
@@ -90,15 +90,18 @@ class VllmEngine:
         if current_platform.is_cpu():
             # A prompt prefilled in parts makes vLLM 0.32 take back a random number, which
             # generators on the CPU cannot: the engine dies. So prompts are prefilled whole.
+            from transformers import AutoConfig
+
+            facts = AutoConfig.from_pretrained(model.path)
             device = {
-                "kv_cache_memory_bytes": int(section.kv_cache_gib * GIB),
+                "kv_cache_memory_bytes": kv_cache_bytes(self._config, facts, free_memory()),
                 "enable_chunked_prefill": False,
             }
         return dict(
             model=model.path,
             dtype=section.dtype,
             max_model_len=model.max_length,
-            max_num_seqs=section.max_num_seqs,
+            max_num_seqs=sequences_at_once(self._config),
             tensor_parallel_size=section.tensor_parallel_size,
             enforce_eager=section.enforce_eager,
             enable_prefix_caching=section.prefix_caching,
