@@ -22,7 +22,7 @@ about 2 s to report a killed actor, gloo 0.3 s to report a closed connection."""
 POLL_S = 0.5
 """How often a wait looks whether it should be broken off. A signal handler cannot raise out of
 `ray.wait`: Ray 2.60 waits on to its limit and then fails with SystemError."""
-REFS_PER_RETURN, COLLECT_S = 64, 0.1
+REFS_PER_RETURN, COLLECT_S = 16, 0.1
 """With more than so many background calls under way, a wait takes in several results, and waits
 for them up to this long; engines have spare groups for longer."""
 _checks: list[Callable[[], None]] = []

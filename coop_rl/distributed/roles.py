@@ -4,6 +4,7 @@ Rollouts are in `distributed.rollouts`. Called by `algorithm.train`; holds no te
 w travel as unopened handles).
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from coop_rl.types import (
     PolicyVersion,
     StepResult,
 )
-from coop_rl.weights.receipt import describe_difference
+from coop_rl.weights.receipt import Receipt, describe_difference
 
 SHADOW_OBJECTIVE = Objective(rl_weight=1.0, sft_weight=0.0)
 
@@ -80,7 +81,12 @@ class RayMetaController:
     def update(
         self, joint: StepResult, shadow: StepResult | None, gain: CooperativeGain | None
     ) -> GuidanceUpdate | None:
-        """Update guidance, then push w by one broadcast in the guidance group."""
+        """Update guidance, and push w by one broadcast in the guidance group.
+
+        The push is asked for at once: the meta-controller takes its calls in order, and learners
+        wait in the broadcast, so no answer has to come back here in between. Publishing has to wait
+        for both, since what is published holds w.
+        """
         meta = self._team.meta
         if meta is None:
             return None
@@ -89,8 +95,8 @@ class RayMetaController:
         with self._stages.stage("update"):
             update: GuidanceUpdate
             call = meta.call("update", "update", report, *gradients, gain)
-            (update,) = gather([call], self._timeout_s)
-            self.push()
+            update, *receipts = gather([call, *self._start_push()], self._timeout_s)
+            self._compare(receipts)
         return update
 
     def guidance(self) -> Guidance | None:
@@ -108,13 +114,20 @@ class RayMetaController:
         Raises:
             WeightSyncError: A learner's w is not the meta-controller's; names both and a tensor.
         """
+        self._compare(gather(self._start_push(), self._timeout_s))
+
+    def _start_push(self) -> list[Call]:
+        """Start the calls of a push, the meta-controller's first; none where there is no w."""
         if self._team.meta is None or not self._has_adapter:
-            return
+            return []
         calls = [m.call("receive guidance", "receive_guidance") for m in self._team.learners]
-        ours, *receipts = gather(
-            [self._team.meta.call("push guidance", "push"), *calls], self._timeout_s
-        )
-        for member, receipt in zip(self._team.learners, receipts, strict=True):
+        return [self._team.meta.call("push guidance", "push"), *calls]
+
+    def _compare(self, receipts: Sequence[Receipt]) -> None:
+        if not receipts:
+            return
+        ours, *held = receipts
+        for member, receipt in zip(self._team.learners, held, strict=True):
             if (tensor := describe_difference(receipt, ours)) is not None:
                 raise WeightSyncError(
                     f"{member.name} holds another w than the meta-controller pushed: {tensor}"
