@@ -18,7 +18,7 @@ help:
 	@echo "make check    what CI runs: format, lint, types, tests"
 	@echo "make prove    whole training runs: bridge x 3 seeds, rl, shuffled rewards (about 18 minutes)"
 	@echo "make study    does the shadow matter: five meta.w_objective x five seeds (about 100 minutes)"
-	@echo "make bench    rollout and weight-sync speed; writes bench/results.json"
+	@echo "make bench    every measure against its floor; writes bench/results.json (ARGS='packing controller': only those)"
 	@echo "make docs     renew docs/config.md and docs/data-flow.md from the code"
 	@echo "make format   format the code"
 	@echo "make setup    create or renew .venv from the pinned lock"
@@ -53,7 +53,7 @@ format: setup
 	ruff check --fix coop_rl tests bench docs
 
 bench: setup
-	@python bench/demo_engine.py
+	@python bench/run_all.py $(ARGS)
 
 docs: setup
 	@python -m coop_rl.config.reference docs/config.md
