@@ -3,7 +3,8 @@
 Random batches of 64 prompts x 8 samples, lengths uniform (8 to 64) or long-tailed (log-normal,
 median 200, cut at 1,024), for 1, 2 and 4 ranks, packed for the 0.8 M and the 135 M model. Useful is
 what is no padding among all places of all ranks; the balance is the most tokens of a rank over the
-mean. Nothing is timed. Writes bench/results.d/packing.json.
+mean. Nothing is timed. Last, what a step's passes cost (as `algorithm.lanes` reckons it) when its
+RL and SFT rows lie in the same micro-batches, over apart. Writes bench/results.d/packing.json.
 """
 
 import math
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 from report import Measure, of_ratios, save
 
+from coop_rl.algorithm.lanes import PER_HIDDEN, PER_PASS
 from coop_rl.algorithm.packing import PackShape, pack, useful_share
 from coop_rl.types import PackedBatch, TokenSample
 
@@ -42,6 +44,26 @@ def balance(batch: PackedBatch) -> float:
     return max(tokens) * len(tokens) / sum(tokens)
 
 
+def reckon(batch: PackedBatch, hidden_size: int) -> int:
+    """Return what a rank's passes cost, in attentions to one token."""
+    grids = [micro.grid.token_ids_KL for micro in batch.rl[0]]
+    per_pass = PER_PASS * PER_HIDDEN * hidden_size
+    return sum(g.numel() * (PER_HIDDEN * hidden_size + g.shape[1]) + per_pass for g in grids)
+
+
+def join(num_prompts: int, hidden_size: int) -> Measure:
+    """Compare RL and SFT rows in the same micro-batches with apart."""
+    shape, ratios = PackShape(1, LIMIT, hidden_size=hidden_size), []
+    for seed in range(REPEATS):
+        rollouts = samples(seed, LENGTHS["uniform"])[: num_prompts * NUM_SAMPLES]
+        # As many demonstrations as prompts, each with a prompt of its own.
+        shown = samples(seed + REPEATS, LENGTHS["uniform"])[::NUM_SAMPLES][:num_prompts]
+        apart = sum(reckon(pack(rows, [], shape), hidden_size) for rows in (rollouts, shown))
+        ratios.append(reckon(pack(rollouts + shown, [], shape), hidden_size) / apart)
+    name = f"RL and SFT rows together over apart, {num_prompts} prompts, H {hidden_size}"
+    return of_ratios(name, ratios, higher_is_better=False)
+
+
 def main() -> None:
     """Pack, write, show."""
     measures: list[Measure] = []
@@ -59,8 +81,11 @@ def main() -> None:
                         f"most over mean tokens, {where}", spread, 1.05, higher_is_better=False
                     )
                 )
+    measures += [join(number, hidden) for number in (8, 32, 64) for hidden in HIDDEN.values()]
     for measured in measures:
-        sys.stdout.write(f"{measured.name}: {measured.ratio:.3f} {measured.is_met}\n")
+        sys.stdout.write(
+            f"{measured.name}: {measured.ratio:.3f} [{measured.low:.3f}-{measured.high:.3f}]\n"
+        )
     save("packing", measures)
 
 
