@@ -1,0 +1,71 @@
+"""KubeRay manifests against the operator's own schemas (the CRDs' openAPIV3Schema, as data)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+KUBERAY = ROOT / "cluster/kuberay"
+SCHEMAS = ROOT.parent / "shared/data/schemas"
+KINDS = {"raycluster": "ray.io_v1_rayclusters", "rayjob": "ray.io_v1_rayjobs"}
+
+
+def load(name: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = yaml.safe_load((KUBERAY / f"{name}.yaml").read_text())
+    return manifest
+
+
+def schema(name: str) -> dict[str, Any]:
+    path = SCHEMAS / f"{KINDS[name]}.schema.json"
+    if not path.exists():
+        pytest.skip(f"shared data: no {path.name}")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def cluster_spec(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = load(name)["spec"]
+    inner: dict[str, Any] = spec if name == "raycluster" else spec["rayClusterSpec"]
+    return inner
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_manifest_keeps_to_the_operators_schema(name: str) -> None:
+    jsonschema.validate(load(name), schema(name))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_schema_notices_a_misspelt_key(name: str) -> None:
+    manifest = load(name)
+    manifest["spec"]["rayVersoin"] = "2.60.0"
+    with pytest.raises(jsonschema.ValidationError, match="rayVersoin"):
+        jsonschema.validate(manifest, schema(name))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_learners_are_fixed_and_rollouts_scale_from_none(name: str) -> None:
+    groups = {group["groupName"]: group for group in cluster_spec(name)["workerGroupSpecs"]}
+    learners, rollouts = groups["learners"], groups["rollouts"]
+    assert learners["minReplicas"] == learners["replicas"] == learners["maxReplicas"]
+    assert rollouts["minReplicas"] == 0 < rollouts["maxReplicas"]
+    assert (learners["labels"], rollouts["labels"]) == ({"role": "learner"}, {"role": "rollout"})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_clusters_ask_for_a_token_and_hold_no_secret(name: str) -> None:
+    assert cluster_spec(name)["authOptions"] == {"mode": "token"}
+    pods = [cluster_spec(name)["headGroupSpec"], *cluster_spec(name)["workerGroupSpecs"]]
+    for pod in pods:
+        spec = pod["template"]["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        for variable in spec["containers"][0]["env"]:
+            is_secret = "TOKEN" in variable["name"]
+            assert is_secret == ("valueFrom" in variable), variable["name"]
+
+
+def test_both_manifests_describe_the_same_cluster() -> None:
+    assert cluster_spec("raycluster") == cluster_spec("rayjob")
