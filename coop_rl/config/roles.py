@@ -108,6 +108,11 @@ class RoleResources(Section):
     """Logical CPUs."""
     gpus: float = Field(0.0, ge=0)
     """GPUs."""
+    strategy: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
+    """How the role's actors lie: on few nodes or on many; strict: on one, or each on its own."""
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes that may hold it, such as `{role: rollout}` or
+    `{ray.io/accelerator-type: H100}`."""
 
 
 class PlacementSection(Section):

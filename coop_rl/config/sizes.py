@@ -77,18 +77,6 @@ def derive_sizes(config: RunConfig) -> DerivedSizes:
     num_samples = config.prompts.per_step * config.rollout.samples_per_prompt if trains_rl else 0
     num_demonstrations = config.demonstrations.per_step if trains_sft else 0
     ranks = config.learner.num_ranks
-    place = config.placement
-    counts = {
-        "rollout": (config.rollout.num_actors, place.rollout),
-        "learner joint": (ranks, place.learner),
-        "learner rl_only": (ranks if has_shadow(config) else 0, place.shadow),
-        "rollout rl_only": (
-            config.shadow.num_rollout_actors if has_shadow(config) else 0,
-            place.rollout,
-        ),
-        "meta-controller": (1 if config.method.kind == "bridge" else 0, place.meta),
-        "reward": (1, place.reward),
-    }
     return DerivedSizes(
         num_prompts=config.prompts.per_step if trains_rl else 0,
         num_samples=num_samples,
@@ -101,15 +89,33 @@ def derive_sizes(config: RunConfig) -> DerivedSizes:
         optimizer_steps=config.run.num_steps
         * config.learner.num_minibatches
         * config.learner.num_epochs,
-        **_by_role(counts),
+        **_by_role(role_counts(config)),
     )
+
+
+def role_counts(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
+    """Return how many actors each role has, and what one of them asks for.
+
+    A config that is no `RunConfig` has rollout actors and a reward actor only.
+    """
+    place = config.placement
+    serving = {"rollout": (config.rollout.num_actors, place.rollout), "reward": (1, place.reward)}
+    if not isinstance(config, RunConfig):
+        return serving
+    ranks, with_shadow = config.learner.num_ranks, has_shadow(config)
+    return {
+        "rollout": serving["rollout"],
+        "learner joint": (ranks, place.learner),
+        "learner rl_only": (ranks if with_shadow else 0, place.shadow),
+        "rollout rl_only": (config.shadow.num_rollout_actors if with_shadow else 0, place.rollout),
+        "meta-controller": (1 if config.method.kind == "bridge" else 0, place.meta),
+        "reward": serving["reward"],
+    }
 
 
 def serving_devices(config: ServingConfig) -> Devices:
     """Return what rollout actors and the reward actor ask for."""
-    place = config.placement
-    counts = {"rollout": (config.rollout.num_actors, place.rollout), "reward": (1, place.reward)}
-    return Devices(**_by_role(counts))
+    return Devices(**_by_role(role_counts(config)))
 
 
 def _by_role(counts: dict[str, tuple[int, RoleResources]]) -> dict[str, dict[str, float]]:

@@ -1,32 +1,33 @@
 """From a config to a started team of actors."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from coop_rl.config import RunConfig
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import ServingConfig
-from coop_rl.config.sizes import has_shadow
+from coop_rl.config.sizes import role_counts
 from coop_rl.distributed.actors import (
     LearnerActor,
     MetaControllerActor,
     RewardActor,
     RolloutActor,
 )
+from coop_rl.distributed.placement import Placement, reserved
 from coop_rl.distributed.team import Member, Team
-from coop_rl.types import Branch
 
 if TYPE_CHECKING:  # imports vllm, which the driver has no use for
     from coop_rl.weights.publisher import SyncBackend
 
 MANY_CALLS = 4096
 """Groups one rollout actor may hold at once; its engine queues them itself."""
+SINGLE = ("reward", "meta-controller")
+"""Roles of one actor, whose name has no number."""
+INDEX = object()
 SHUTDOWN_GRACE_S = 10.0
 """How long an engine gets to end its own processes."""
 
@@ -44,12 +45,20 @@ def weight_backend(config: ServingConfig) -> "SyncBackend":
 
 
 @contextmanager
-def team_of(config: ServingConfig, log_dir: Path) -> Iterator[Team]:
+def team_of(config: ServingConfig, log_dir: Path, report: Callable[[str], None]) -> Iterator[Team]:
     """Create the actors of a run; on leaving, end engines and pools before the actors go.
 
-    A config that is no `RunConfig` gets rollout actors and a reward actor only.
+    A config that is no `RunConfig` gets rollout actors and a reward actor only. `report` gets a
+    line now and then while the cluster has no room for them.
+
+    Raises:
+        ResourceError: The cluster cannot hold them.
     """
-    team = _create(config, log_dir)
+    with reserved(config, report) as placement:
+        yield from _living(_create(config, log_dir, placement))
+
+
+def _living(team: Team) -> Iterator[Team]:
     try:
         yield team
     finally:
@@ -61,44 +70,33 @@ def team_of(config: ServingConfig, log_dir: Path) -> Iterator[Team]:
             ray.kill(member.handle, no_restart=True)
 
 
-def _create(config: ServingConfig, log_dir: Path) -> Team:
-    backend, place = weight_backend(config), config.placement
+def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
+    backend, counts = weight_backend(config), role_counts(config)
 
-    def actor(name: str, shell: type, need: RoleResources, *arguments: Any, **more: Any) -> Member:
+    def actors(role: str, shell: type, arguments: Sequence[Any], **more: Any) -> tuple[Member, ...]:
+        """Create the actors of a role; each gets its index, where `arguments` has INDEX."""
+        count, need = counts.get(role, (0, RoleResources()))
         remote: Any = ray.remote(shell)
-        chosen = remote.options(name=name, num_cpus=need.cpus, num_gpus=need.gpus, **more)
-        return Member(name, chosen.remote(config, *arguments, log_dir / f"{name}.log"))
+        found = []
+        for index in range(count):
+            name = role.replace(" ", "-") + (f"-{index}" if role not in SINGLE else "")
+            where = placement.options(role, index)
+            chosen = remote.options(
+                name=name, num_cpus=need.cpus, num_gpus=need.gpus, **where, **more
+            )
+            given = [index if argument is INDEX else argument for argument in arguments]
+            found.append(Member(name, chosen.remote(config, *given, log_dir / f"{name}.log")))
+        return tuple(found)
 
-    def learners(branch: Branch, need: RoleResources, count: int) -> tuple[Member, ...]:
-        return tuple(
-            actor(f"learner-{branch}-{rank}", LearnerActor, need, branch, rank, backend)
-            for rank in range(count)
-        )
-
-    def engines(name: str, count: int) -> tuple[Member, ...]:
-        return tuple(
-            actor(f"{name}-{i}", RolloutActor, place.rollout, backend, max_concurrency=MANY_CALLS)
-            for i in range(count)
-        )
-
-    serving = Team(
-        rollouts=engines("rollout", config.rollout.num_actors),
-        # One thread a worker and one for shutting down: a slow group holds up no other.
-        reward=actor(
-            "reward", RewardActor, place.reward, max_concurrency=config.reward.num_workers + 1
-        ),
-    )
-    if not isinstance(config, RunConfig):
-        return serving
-    ranks, with_shadow = config.learner.num_ranks, has_shadow(config)
-    return replace(
-        serving,
-        shadow_rollouts=engines(
-            "rollout-rl_only", config.shadow.num_rollout_actors if with_shadow else 0
-        ),
-        joint=learners("joint", place.learner, ranks),
-        shadow=learners("rl_only", place.shadow, ranks if with_shadow else 0),
-        meta=actor("meta-controller", MetaControllerActor, place.meta)
-        if config.method.kind == "bridge"
-        else None,
+    # One thread a worker and one for shutting down: a slow group holds up no other.
+    threads = {"max_concurrency": config.reward.num_workers + 1}
+    (reward,) = actors("reward", RewardActor, (), **threads)
+    engines = {"max_concurrency": MANY_CALLS}
+    return Team(
+        rollouts=actors("rollout", RolloutActor, (backend,), **engines),
+        reward=reward,
+        shadow_rollouts=actors("rollout rl_only", RolloutActor, (backend,), **engines),
+        joint=actors("learner joint", LearnerActor, ("joint", INDEX, backend)),
+        shadow=actors("learner rl_only", LearnerActor, ("rl_only", INDEX, backend)),
+        meta=next(iter(actors("meta-controller", MetaControllerActor, ())), None),
     )

@@ -96,7 +96,7 @@ def gather(
     deadline = time.monotonic() + timeout_s
     pending = {call.ref: call for call in calls}
     while pending:
-        ready = _wait(list(pending), deadline - time.monotonic())
+        ready = wait_a_moment(list(pending), deadline - time.monotonic())
         if not ready and time.monotonic() < deadline:
             continue
         if not ready:
@@ -130,7 +130,7 @@ def wait_until(
     """
     deadline, seen = time.monotonic() + timeout_s, progress()
     while not is_done():
-        _wait([], deadline - time.monotonic())
+        wait_a_moment([], deadline - time.monotonic())
         if progress() != seen:
             deadline, seen = time.monotonic() + timeout_s, progress()
         elif time.monotonic() >= deadline:
@@ -150,7 +150,7 @@ def open_result(call: Call, others: Sequence[Call]) -> Any:
         raise _explain(call, error, others) from None
 
 
-def _wait(refs: list[Any], left_s: float) -> list[Any]:
+def wait_a_moment(refs: list[Any], left_s: float) -> list[Any]:
     """Wait a moment, serve the background, and return those of `refs` that are ready."""
     behind = {ref: work for work in _background for ref in work.refs()}
     everything = [*refs, *behind]

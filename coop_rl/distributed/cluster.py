@@ -59,9 +59,7 @@ def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> I
             preflight_local(sizes)
             _start(run_name)
         else:
-            _join(placement.address, run_name)
-            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            _compare(sizes, resources, f"the Ray cluster at {placement.address}")
+            _join(placement.address, run_name)  # `placement.reserved` compares with the cluster
         yield
     finally:
         ours = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]

@@ -208,7 +208,7 @@ def _evaluate(target: Target, folder: Path, console: EvaluationConsole) -> list[
             route_library_logs(logs / "driver.log"),
             ray_session(config.placement, devices, f"evaluate-{target.name}"),
             stop.listening(),
-            team_of(config, logs) as team,
+            team_of(config, logs, console.milestone) as team,
         ):
             console.milestone(f"starting {target.name}")
             place = config.placement

@@ -91,7 +91,7 @@ def _run(
     started = time.monotonic()
     stop = StopRequest()
     with ray_session(config.placement, derive_sizes(config), config.run.name), stop.listening():
-        with team_of(config, directory.logs) as team:
+        with team_of(config, directory.logs, console.milestone) as team:
             console.milestone("starting actors")
             place, sources = config.placement, data.sources
             team.start(place.startup_timeout_s, config.sync.timeout_s, sources, console.milestone)

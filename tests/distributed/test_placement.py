@@ -1,0 +1,131 @@
+"""Roles on the nodes that the config says, on Ray's fake multi-node cluster of one machine."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from coop_rl.config import RunConfig, load_config
+from coop_rl.distributed import placement
+from coop_rl.distributed.placement import node_kinds, reserved
+from coop_rl.errors import ResourceError
+
+DEMO = Path("configs/local/demo.yaml")
+ON_ROLLOUT = "placement.rollout={cpus: 1, strategy: strict_spread, labels: {role: rollout}}"
+ON_LEARNER = "placement.learner={cpus: 0.5, strategy: strict_pack, labels: {role: learner}}"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A head without CPUs, two nodes for rollouts and one for learners."""
+    # Ray notes the current cluster in its temporary folder: not in that of other runs.
+    before = os.environ.get("RAY_TMPDIR")
+    os.environ["RAY_TMPDIR"] = str(tmp_path_factory.mktemp("r"))
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for role in ("rollout", "rollout", "learner"):
+        started.add_node(num_cpus=1, labels={"role": role})
+    ray.init(address=started.address, log_to_driver=False)
+    try:
+        yield started
+    finally:
+        ray.shutdown()
+        started.shutdown()
+        if before is None:
+            del os.environ["RAY_TMPDIR"]
+        else:
+            os.environ["RAY_TMPDIR"] = before
+
+
+def configure(*overrides: str) -> RunConfig:
+    return load_config(DEMO, ["method.kind=rl", *overrides])
+
+
+def nodes_of(role: str) -> set[str]:
+    nodes = ray.nodes()
+    return {node["NodeID"] for node in nodes if node["Labels"].get("role") == role}
+
+
+def actor_class() -> Any:
+    class Where:  # inside a function, so that Ray sends it along
+        def node(self) -> str:
+            return str(ray.get_runtime_context().get_node_id())
+
+    return ray.remote(Where)
+
+
+def ignore(_line: str) -> None:
+    """Earlier tests' nodes may take a moment to be free."""
+
+
+def test_each_role_lies_where_the_config_says(cluster: Cluster) -> None:
+    config = configure("rollout.num_actors=2", "learner.num_ranks=2", ON_ROLLOUT, ON_LEARNER)
+    with reserved(config, ignore) as place:
+        found, remote = {}, actor_class()
+        for role, cpus in (("rollout", 1.0), ("learner joint", 0.5)):
+            actors = [
+                remote.options(num_cpus=cpus, **place.options(role, i)).remote() for i in range(2)
+            ]
+            calls = [actor.node.remote() for actor in actors]
+            found[role] = ray.get(calls, timeout=60)
+        assert set(found["rollout"]) == nodes_of("rollout")
+        assert set(found["learner joint"]) == nodes_of("learner")
+        assert place.options("meta-controller", 0) == {}
+        assert ray.available_resources().get("CPU", 0.0) == 0.0
+
+
+def test_what_no_node_can_hold_is_refused_at_once(cluster: Cluster) -> None:
+    for override, said in (
+        (
+            "placement.rollout={cpus: 2}",
+            r"1 x \(2 CPU\), pack for rollout: the most a node has is 1 CPU",
+        ),
+        (
+            "placement.rollout={cpus: 1, gpus: 1}",
+            r"\(1 CPU \+ 1 GPU\).*the most a node has is 1 CPU, 0 GPU",
+        ),
+        ("placement.rollout={cpus: 1, labels: {role: meta}}", r"on nodes with role=meta"),
+    ):
+        with (
+            pytest.raises(ResourceError, match=said),
+            reserved(configure(override), ignore),
+        ):
+            pass
+
+
+def test_more_than_the_cluster_has_is_refused_with_the_arithmetic(cluster: Cluster) -> None:
+    config = configure("rollout.num_actors=3", "learner.num_ranks=2")
+    with (
+        pytest.raises(ResourceError, match=r"4 CPUs .*rollout 3 \+ learner joint 1.*at most 3"),
+        reserved(config, ignore),
+    ):
+        pass
+
+
+def test_a_wait_says_what_is_missing_and_ends(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "REPORT_EVERY_S", 1.0)
+    lines: list[str] = []
+    config = configure(ON_ROLLOUT, "rollout.num_actors=2", "placement.startup_timeout_s=4")
+    with reserved(config, ignore):
+        second = configure(ON_ROLLOUT, "rollout.num_actors=1", "placement.startup_timeout_s=4")
+        with (
+            pytest.raises(ResourceError, match=r"no room within placement\.startup_timeout_s 4 s"),
+            reserved(second, lines.append),
+        ):
+            pass
+    assert lines
+    assert "rollout needs 1 x (1 CPU), strict_spread, on nodes with role=rollout" in lines[-1]
+    with reserved(second, ignore):  # both gave back what they held
+        pass
+
+
+def test_nodes_and_the_autoscalers_limits_can_be_asked_for(cluster: Cluster) -> None:
+    """A contract: `get_cluster_config` is private to Ray."""
+    kinds = node_kinds()
+    assert sum(kind.resources.get("CPU", 0.0) for kind in kinds) == 3
+    assert ray._private.state.state.get_cluster_config() is not None or len(kinds) == 4
