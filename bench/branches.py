@@ -12,64 +12,43 @@ Writes bench/results.d/branches.json.
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 from jobs import LEAN, by_turns, run
-from report import Measure, of_ratios, save
+from report import Detail, Measure, of_ratios, save
 
 SHARED = {"bridge": ("learner.num_threads=1",), "rl": ("learner.num_threads=2",)}
 OWN = {"bridge": ("learner.num_threads=1",), "sum": ("learner.num_threads=1",)}
 CORES = {"learner-joint": 0, "learner-rl_only": 1, "meta-controller": 1}
 
 
-def trained_tokens(row: dict[str, float]) -> float:
-    """Return the response tokens in the losses of all branches."""
+def seconds_per_token(row: dict[str, float]) -> float:
+    """Return microseconds of the learners for each response token in the losses of all branches."""
     names = ("rl", "sft", "shadow")
-    return sum(row.get(f"tokens/trained_{name}", 0.0) for name in names)
+    return 1e6 * row["time/train_s"] / sum(row.get(f"tokens/trained_{n}", 0.0) for n in names)
 
 
-def compare_shared(repeats: int, steps: int) -> Measure:
-    """Both branches on both cores."""
-    costs: dict[str, list[float]] = {kind: [] for kind in SHARED}
-    for kind in by_turns(tuple(SHARED), repeats):
-        sets = (f"method.kind={kind}", f"run.num_steps={steps}", *LEAN, *SHARED[kind])
-        row = run(sets, {})
-        tokens = trained_tokens(row)
-        costs[kind].append(1e6 * row["time/train_s"] / tokens)
-        sys.stdout.write(f"{kind}: {row['time/train_s']:.3f} s for {tokens:.0f} tokens\n")
+def compare(
+    name: str,
+    kinds: Mapping[str, Sequence[str]],
+    cores: Mapping[str, int],
+    figure: Callable[[dict[str, float]], float],
+    limit: float,
+    unit: str,
+    given: argparse.Namespace,
+) -> Measure:
+    """Run both kinds by turns and compare a figure of their steps."""
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for kind in by_turns(tuple(kinds), given.repeats):
+        sets = (f"method.kind={kind}", f"run.num_steps={given.steps}", *LEAN, *kinds[kind])
+        found[kind].append(figure(run(sets, cores)))
+        sys.stdout.write(f"{kind}: {found[kind][-1]:.4g} {unit}\n")
         sys.stdout.flush()
-    return of_ratios(
-        "bridge's learner seconds a token over rl's, shared cores",
-        [b / r for b, r in zip(costs["bridge"], costs["rl"], strict=True)],
-        1.1,
-        higher_is_better=False,
-        detail={
-            "ours": sorted(costs["bridge"])[repeats // 2],
-            "reference": sorted(costs["rl"])[repeats // 2],
-            "unit": "us/token",
-        },
-    )
-
-
-def compare_own(repeats: int, steps: int) -> Measure:
-    """A core for each branch."""
-    seconds: dict[str, list[float]] = {kind: [] for kind in OWN}
-    for kind in by_turns(tuple(OWN), repeats):
-        sets = (f"method.kind={kind}", f"run.num_steps={steps}", *LEAN, *OWN[kind])
-        row = run(sets, CORES)
-        seconds[kind].append(row["time/step_s"])
-        sys.stdout.write(f"{kind}: {row['time/step_s']:.3f} s, train {row['time/train_s']:.3f} s\n")
-        sys.stdout.flush()
-    return of_ratios(
-        "bridge's step over sum's, a core for each branch",
-        [b / s for b, s in zip(seconds["bridge"], seconds["sum"], strict=True)],
-        1.15,
-        higher_is_better=False,
-        detail={
-            "ours": sorted(seconds["bridge"])[repeats // 2],
-            "reference": sorted(seconds["sum"])[repeats // 2],
-            "unit": "s",
-        },
-    )
+    ours, reference = found.values()
+    detail: Detail = {"ours": median(ours), "reference": median(reference), "unit": unit}
+    ratios = [a / b for a, b in zip(ours, reference, strict=True)]
+    return of_ratios(name, ratios, limit, higher_is_better=False, detail=detail)
 
 
 def main() -> None:
@@ -78,7 +57,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=15)
     given = parser.parse_args()
-    measures = [compare(given.repeats, given.steps) for compare in (compare_shared, compare_own)]
+    shared = "bridge's learner seconds a token over rl's, shared cores"
+    own = "bridge's step over sum's, a core for each branch"
+    measures = [
+        compare(shared, SHARED, {}, seconds_per_token, 1.1, "us/token", given),
+        compare(own, OWN, CORES, lambda row: row["time/step_s"], 1.15, "s", given),
+    ]
     for measured in measures:
         sys.stdout.write(f"{measured}\n")
     save("branches", measures)

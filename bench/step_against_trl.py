@@ -45,7 +45,7 @@ class Case:
     max_tokens: int
     dtype: str
     micro_batch: int
-    """Samples that TRL takes at once; the fastest of those tried."""
+    """Samples that TRL takes at once; a choice, other sizes have not been compared."""
     floor: float
 
 

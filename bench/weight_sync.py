@@ -31,7 +31,6 @@ from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.rollout.vllm_engine import VllmEngine
 from coop_rl.types import PolicyVersion
-from coop_rl.weights.host_memory import keep_freed_memory
 from coop_rl.weights.peak_memory import measure_extra_memory
 from coop_rl.weights.process_group import PeerGroup, open_store
 from coop_rl.weights.publisher import WeightPublisher
@@ -125,7 +124,6 @@ def worker_pid() -> int:
 
 async def measure(config: RunConfig, rounds: int) -> tuple[list[Round], int, int]:
     """Return the rounds, the bytes of a sync and those of the largest weight."""
-    keep_freed_memory()  # as learners do
     engine = VllmEngine(config, "gloo")
     await engine.start()
     worker = worker_pid()

@@ -55,19 +55,16 @@ def team_of(config: ServingConfig, log_dir: Path, report: Callable[[str], None])
         ResourceError: The cluster cannot hold them.
     """
     with reserved(config, report) as placement:
-        yield from _living(_create(config, log_dir, placement))
-
-
-def _living(team: Team) -> Iterator[Team]:
-    try:
-        yield team
-    finally:
-        ending = [m.handle.shutdown.remote() for m in (*team.engines, team.reward)]
-        # Dead or hanging already: the session kills what is left by process id.
-        with suppress(RayError, GetTimeoutError):
-            ray.get(ending, timeout=SHUTDOWN_GRACE_S)
-        for member in team.all:
-            ray.kill(member.handle, no_restart=True)
+        team = _create(config, log_dir, placement)
+        try:
+            yield team
+        finally:
+            ending = [m.handle.shutdown.remote() for m in (*team.engines, team.reward)]
+            # Dead or hanging already: the session kills what is left by process id.
+            with suppress(RayError, GetTimeoutError):
+                ray.get(ending, timeout=SHUTDOWN_GRACE_S)
+            for member in team.all:
+                ray.kill(member.handle, no_restart=True)
 
 
 def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:

@@ -19,7 +19,6 @@ from coop_rl.learner.world import init_world
 from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm, load_skeleton
 from coop_rl.models.head import chunk_for
 from coop_rl.types import Branch, PolicyVersion
-from coop_rl.weights.host_memory import keep_freed_memory
 from coop_rl.weights.process_group import open_store
 from coop_rl.weights.publisher import SyncBackend, SyncReport, VersionedSyncClient, WeightPublisher
 from coop_rl.weights.receipt import Receipt, receipt_of
@@ -104,7 +103,6 @@ class LearnerRank:
         self._rank = rank
         self._store: Store | None = None
         torch.set_num_threads(config.learner.num_threads)
-        keep_freed_memory()
 
     def open_world(self, host: str) -> tuple[str, int]:
         """Rank 0: hold the store of this branch's world on `host`; return where it listens."""

@@ -39,7 +39,6 @@ from coop_rl.weights.buckets import (
     plan_buckets,
     receive,
 )
-from coop_rl.weights.host_memory import keep_freed_memory
 from coop_rl.weights.plugin import BACKEND_NAME
 from coop_rl.weights.process_group import PeerGroup, open_store
 from coop_rl.weights.receipt import Receipt
@@ -116,8 +115,6 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Join the sender's group, leaving an older one."""
         self.shutdown()
-        if self.device.type == "cpu":
-            keep_freed_memory()  # every sync needs the same buffers
         parallel = self.parallel_config
         rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
         self._bucket_bytes = init_info.bucket_bytes

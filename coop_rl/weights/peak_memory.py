@@ -18,7 +18,7 @@ def measure_extra_memory(pid: int | str = "self") -> Callable[[], int]:
 
     Returns:
         Resident host memory plus allocated GPU memory. 0 where the kernel does not tell (not Linux,
-        or another user's process), and for what went into memory that had been freed before.
+        or another user's process), and for what went into memory that the allocator had kept.
     """
     status, has_gpu = Path(f"/proc/{pid}/status"), pid == "self" and torch.cuda.is_available()
     with suppress(OSError):
