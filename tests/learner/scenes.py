@@ -52,12 +52,13 @@ def build_policy(
     chunk: int = 6,
     alpha: float = 4.0,
     has_entropy_gradient: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[PolicyModel, Adapter]:
     """A tiny policy with a non-zero adapter attached."""
     # Weights of the usual size; far larger ones amplify rounding, not errors of ours.
-    model = tiny_model(is_tied=is_tied, scale=0.05)
+    model = tiny_model(is_tied=is_tied, scale=0.05).to(dtype)
     prepare_for_training(model, activation_checkpointing=is_checkpointed)
-    adapter = Adapter(adapter_shapes(model, TARGETS), rank=2, alpha=alpha, seed=11)
+    adapter = Adapter(adapter_shapes(model, TARGETS), rank=2, alpha=alpha, seed=11, dtype=dtype)
     flat = torch.randn(adapter.numel(), generator=torch.Generator().manual_seed(12)) * 0.1
     adapter.load_flat(flat)
     adapter.attach(model)
@@ -111,6 +112,13 @@ def local_engine(policy: nn.Module, settings: EngineSettings = ENGINE) -> LocalE
 def local_learner(branch: Branch = "joint", **policy_options: Any) -> Learner:
     policy, adapter = build_policy(**policy_options)
     return Learner(LEARNER, branch, local_engine(policy), adapter)
+
+
+def fp64_gradients(**policy_options: Any) -> dict[str, dict[str, torch.Tensor]]:
+    """w's gradients of the first of `record_steps`, without fp32's rounding."""
+    policy, adapter = build_policy(dtype=torch.float64, **policy_options)
+    step = record_steps(Learner(LEARNER, "joint", local_engine(policy), adapter), 1)["steps"][0]
+    return {part: step[part] for part in ("w_rl", "w_sft")}
 
 
 def exact_local_learner(branch: Branch) -> Learner:
