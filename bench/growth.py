@@ -1,4 +1,6 @@
-"""How a step's cost grows: `python bench/growth.py [CURVE...]`; of these only `controller` was run so far.
+"""How a step's cost grows: `python bench/growth.py [CURVE...]`.
+
+Of these curves only `controller` was run so far.
 
 Whole runs of `method.kind=rl` at lag 0, one per point; seconds of a step and of its parts, medians
 over the steps after the first three. The controller's curve is its scheduling alone, with scripted
