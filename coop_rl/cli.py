@@ -67,6 +67,58 @@ def train(
 
 
 @app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="H100, A100-80G, ...: see an unknown one's error")
+    ] = None,
+    device_gib: Annotated[
+        float | None, typer.Option("--device-gib", help="Memory of a device; default: its kind's.")
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", min=1)] = 8,
+) -> None:
+    """Print processes, memory, time and the smallest cluster of a run; start nothing."""
+    run_config = load_config(config, overrides or [])
+    from rich.console import Console
+
+    from coop_rl.planning.report import plan_run  # heavy: transformers
+
+    plan_run(
+        run_config,
+        Console(highlight=False),
+        device=device,
+        device_gib=device_gib,
+        gpus_per_node=gpus_per_node,
+    )
+
+
+@app.command()
+def submit(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Absolute, on storage all nodes share.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="Job server, http://HEAD:8265; default: RAY_ADDRESS."),
+    ] = None,
+    working_dir: Annotated[
+        Path, typer.Option("--working-dir", help="What travels, but for .rayignore.")
+    ] = Path(),
+    wait: Annotated[bool, typer.Option(help="Follow the job to its end.")] = True,
+) -> None:
+    """Run `train` as a job of a Ray cluster; submit it again to resume."""
+    run_config = load_config(config, overrides or [])
+    from coop_rl.distributed.submit import connect, plan_submission  # heavy: ray
+    from coop_rl.distributed.submit import submit as submit_job
+
+    job = plan_submission(run_config, config, overrides or [], run_dir, working_dir)
+    submit_job(connect(address), job, lambda text: typer.echo(text, nl=False), wait=wait)
+
+
+@app.command()
 def evaluate(
     models: Annotated[
         list[str],

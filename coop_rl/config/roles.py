@@ -1,10 +1,14 @@
 """Sections that size the roles: `rollout`, `learner`, `sync`, `placement`."""
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from coop_rl.config.base import Section
+
+SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+"""Names of environment variables that hold secrets."""
 
 
 class RolloutSection(Section):
@@ -48,7 +52,7 @@ class LearnerSection(Section):
     num_ranks: int = Field(1, ge=1)
     """Ranks of each learner group."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed ZeRO stage."""
+    """DeepSpeed ZeRO stage; a single fp32 rank has nothing to split and takes 0."""
     lr: float = Field(1e-6, ge=0)
     """Rate of theta and theta-hat."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -130,7 +134,29 @@ class PlacementSection(Section):
     """The meta-controller."""
     reward: RoleResources = RoleResources()
     """The reward actor; its worker processes come on top."""
+    driver: RoleResources = RoleResources()
+    """The driver of a submitted job: what `coop-rl submit` asks Ray to keep for the entrypoint."""
+    environment: list[str] = Field(default_factory=list)
+    """Names of environment variables that a cluster's actors and a submitted driver get from where
+    the run is started; no others travel, and no secrets: Ray shows them to whoever may look."""
     startup_timeout_s: float = Field(600.0, gt=0)
     """Longest wait for the actors to come up."""
     call_timeout_s: float = Field(1800.0, gt=0)
     """Longest wait for one step's generation or training call."""
+    stop_grace_s: int = Field(600, ge=1)
+    """How long a submitted job may take to end with a checkpoint when it is stopped; Ray alone
+    would kill it after 3 s."""
+
+    @field_validator("environment")
+    @classmethod
+    def _check_no_secrets(cls, names: list[str]) -> list[str]:
+        """Refuse what Ray's job API would show."""
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"must hold names of environment variables, got {name!r}")
+            if SECRET.search(name):
+                raise ValueError(
+                    f"{name} looks like a secret, which Ray's job API and dashboard would show; "
+                    "give it to the nodes instead, by a Kubernetes Secret or a file"
+                )
+        return names

@@ -1,11 +1,13 @@
 """Joining or starting Ray, checking the request against what it has, and leaving nothing behind."""
 
+import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import ray
@@ -16,6 +18,8 @@ from coop_rl.errors import ResourceError, RunError
 
 CONNECT_TIMEOUT_S = 10.0
 """How long a cluster's head may take to accept a connection."""
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray for the driver of a submitted job."""
 GRACE_S = 5.0
 """How long our processes get to end by themselves before they are killed by pid."""
 
@@ -49,6 +53,32 @@ def _compare(sizes: Devices, available: dict[str, float], where: str) -> None:
             )
 
 
+def named_environment(names: Sequence[str]) -> dict[str, str]:
+    """Return the environment variables of these names.
+
+    Raises:
+        ResourceError: One is not set here.
+    """
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise ResourceError(
+            f"placement.environment names {', '.join(missing)}, which is not set here; export it, "
+            "or drop the name"
+        )
+    return {name: os.environ[name] for name in names}
+
+
+def _environment_beside_the_jobs(names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the named variables that the job, if this is one, was not given when submitted.
+
+    Ray passes a job's on to its actors, and refuses to be told of them twice.
+    """
+    job = json.loads(os.environ.get(JOB_CONFIG, "{}"))
+    given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    found = {k: v for k, v in named_environment(names).items() if k not in given}
+    return {"env_vars": found} if found else None
+
+
 @contextmanager
 def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> Iterator[None]:
     """Join or start Ray for the length of a run, then end every process this run started."""
@@ -59,7 +89,9 @@ def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> I
             preflight_local(sizes)
             _start(run_name)
         else:
-            _join(placement.address, run_name)  # `placement.reserved` compares with the cluster
+            _join(
+                placement.address, run_name, placement.environment
+            )  # `placement.reserved` compares with the cluster
         yield
     finally:
         ours = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
@@ -89,8 +121,8 @@ def _start(run_name: str) -> None:
         ) from error
 
 
-def _join(address: str, run_name: str) -> None:
-    """Connect to a running cluster.
+def _join(address: str, run_name: str, names: Sequence[str]) -> None:
+    """Connect to a running cluster; its actors get the environment variables of these names.
 
     Raises:
         ResourceError: Nobody answers there.
@@ -101,7 +133,12 @@ def _join(address: str, run_name: str) -> None:
             # Ray itself would try for minutes.
             host = address.removesuffix(f":{port}").removeprefix("ray://")
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-        ray.init(address=address, log_to_driver=False, namespace=f"coop-rl-{run_name}")
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            namespace=f"coop-rl-{run_name}",
+            runtime_env=_environment_beside_the_jobs(names),
+        )
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ResourceError(

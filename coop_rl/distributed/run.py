@@ -36,6 +36,9 @@ from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.stages import Stages
 from coop_rl.rewards.user import check_functions
 
+PACKAGES = "working_dir_files"
+"""The folder Ray unpacks the working directories of jobs in."""
+
 
 def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
     """Run one training job from input checks to summary.
@@ -52,6 +55,7 @@ def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
     check_functions(config.reward)
     data = load_run_data(config)
     sets = run_sets(config, data.held_out)
+    _require_kept(run_dir or Path(config.run.dir))
     directory = RunDirectory.open(config, run_dir)
     store = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
     resume_from = _resume_point(config, store, resume)
@@ -59,6 +63,15 @@ def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
     console.dropped(data.dropped)
     with directory.running():
         _run(config, data, sets, directory, store, resume_from, console)
+
+
+def _require_kept(folder: Path) -> None:
+    """Refuse a run directory inside a job's package, which Ray deletes."""
+    if PACKAGES in folder.resolve().parts:
+        raise RunDirectoryError(
+            f"the run directory {folder} lies in the job's package, which Ray deletes; set an "
+            "absolute run.dir or --run-dir on storage that all nodes share"
+        )
 
 
 def _resume_point(config: RunConfig, store: CheckpointStore, resume: str) -> Path | None:

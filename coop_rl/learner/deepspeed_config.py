@@ -6,10 +6,15 @@ from coop_rl.learner.engine import EngineSettings
 
 NEVER = 10**9
 REDUCE_BUCKET = 50_000_000
-"""Gradient values reduced at once; DeepSpeed's default of ten times as many is a buffer of 1 GB."""
+"""At most; DeepSpeed's default of ten times as many is a buffer of 1 GB."""
 
 
-def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
+def reduce_bucket(num_params: int) -> int:
+    """Return the gradient values reduced at once: a buffer of its own, at stage 3 for good."""
+    return min(REDUCE_BUCKET, num_params)
+
+
+def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any]:
     """Return ZeRO stage, AdamW and clipping; accumulation and rates are ours to manage."""
     optimizer = {
         "lr": 0.0,  # set at every step
@@ -27,7 +32,7 @@ def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
         "optimizer": {"type": "AdamW", "params": optimizer},
         "zero_optimization": {
             "stage": settings.zero_stage,
-            "reduce_bucket_size": REDUCE_BUCKET,
+            "reduce_bucket_size": reduce_bucket(num_params),
             "overlap_comm": False,  # stages 0, 1, 3 refuse it with unmanaged accumulation
             "stage3_param_persistence_threshold": settings.persistence_threshold,
         },

@@ -76,7 +76,7 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=module,
             model_parameters=[p for _, p in self._params],
-            config=deepspeed_config(settings),
+            config=deepspeed_config(settings, sum(p.numel() for _, p in self._params)),
             dist_init_required=False,
         )
         if self._stage == 0:

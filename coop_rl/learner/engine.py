@@ -38,11 +38,17 @@ class EngineSettings:
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
-        """Take the sections `learner` and `model`."""
-        section = config.learner
+        """Take the sections `learner` and `model`.
+
+        One rank has nobody to split with: in fp32 it takes stage 0, which gives the same numbers
+        without the copies of the others (a tenth of a step of a 135 M model on 2 cores). In bf16 it
+        keeps its stage, which brings the fp32 masters.
+        """
+        section, is_bfloat16 = config.learner, config.model.dtype == "bfloat16"
+        has_peers = section.num_ranks > 1
         return cls(
-            zero_stage=section.zero_stage,
-            is_bfloat16=config.model.dtype == "bfloat16",
+            zero_stage=section.zero_stage if has_peers or is_bfloat16 else 0,
+            is_bfloat16=is_bfloat16,
             betas=section.betas,
             weight_decay=section.weight_decay,
             max_grad_norm=section.max_grad_norm,

@@ -87,10 +87,15 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def wait_for_step(run_dir: Path, step: int, timeout_s: float = 200) -> None:
-    """Wait until a step has been recorded."""
+def wait_for_step(
+    run_dir: Path,
+    step: int,
+    timeout_s: float = 200,
+    process: "subprocess.Popen[str] | None" = None,
+) -> None:
+    """Wait until a step has been recorded, or `process` is over."""
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and (process is None or process.poll() is None):
         if (run_dir / "metrics.jsonl").exists() and any(
             row.get("step", -1) >= step for row in metrics(run_dir)
         ):

@@ -1,0 +1,98 @@
+"""Tokens, bytes and seconds of a step, from a simple model whose assumptions are its constants."""
+
+from dataclasses import dataclass
+
+from coop_rl.config import RunConfig, derive_sizes
+from coop_rl.config.method import rl_settings
+from coop_rl.config.sizes import has_shadow
+from coop_rl.planning.devices import Device
+from coop_rl.planning.memory import BYTES, engine_memory
+from coop_rl.planning.shape import ModelShape
+from coop_rl.rollout.capacity import sequences_at_once
+
+RESPONSE_SHARE = 0.5
+"""Mean response over `rollout.max_tokens`: an assumption, a run's metrics tell the truth."""
+TRAIN_EFFICIENCY = 0.35
+"""Share of the device's peak that a training pass reaches: an assumption."""
+DECODE_EFFICIENCY = 0.5
+"""Share of the memory bandwidth that decoding reaches: an assumption."""
+
+ASSUMPTIONS = (
+    f"responses are {RESPONSE_SHARE:.0%} of rollout.max_tokens, prompts as much of the room beside "
+    "them",
+    f"training reaches {TRAIN_EFFICIENCY:.0%} of the peak, decoding {DECODE_EFFICIENCY:.0%} of the "
+    "memory's bandwidth",
+    "each decoding step reads the weights once and every running sequence's cache once",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """One meta-step."""
+
+    generated_tokens: float
+    trained_tokens: float
+    """Of both branches, prompts included."""
+    sync_bytes: float
+    """Sent to each rollout engine."""
+    generate_s: float
+    train_s: float
+    sync_s: float
+
+    @property
+    def step_s(self) -> float:
+        """At lag 0: one after the other; with a lag the longer of generating and training."""
+        return self.generate_s + self.train_s + self.sync_s
+
+
+def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
+    """Return what a step takes on devices of one kind."""
+    sizes = derive_sizes(config)
+    response = config.rollout.max_tokens * RESPONSE_SHARE
+    length = min(config.model.max_length or shape.context, shape.context)
+    prompt = max(1.0, (length - config.rollout.max_tokens) * RESPONSE_SHARE)
+    branches = 2 if has_shadow(config) else 1
+    rl_tokens = sizes.num_samples * (prompt + response)
+    sft_tokens = sizes.num_demonstrations * (prompt + response)
+    return StepCost(
+        generated_tokens=sizes.num_samples * response,
+        trained_tokens=branches * rl_tokens + sft_tokens,
+        sync_bytes=float(BYTES[config.rollout.dtype] * shape.num_params),
+        generate_s=_generate_s(config, shape, device, sizes.num_samples, prompt, response),
+        train_s=_train_s(config, shape, device, rl_tokens, sft_tokens),
+        sync_s=BYTES[config.rollout.dtype] * shape.num_params / (device.link_gbs * 1e9),
+    )
+
+
+def _generate_s(
+    config: RunConfig,
+    shape: ModelShape,
+    device: Device,
+    num_samples: int,
+    prompt: float,
+    response: float,
+) -> float:
+    """Seconds of decoding: waves of as many sequences as an engine runs at once."""
+    section = config.rollout
+    engine = engine_memory(config, shape)
+    length = min(config.model.max_length or shape.context, shape.context)
+    running = min(sequences_at_once(config), max(1, -(-num_samples // section.num_actors)))
+    waves = num_samples / (running * section.num_actors)
+    cache = running * engine.sequence * (prompt + response / 2) / length
+    bandwidth = device.bandwidth_tbs * 1e12 * DECODE_EFFICIENCY
+    per_token = (engine.weights + cache) / bandwidth
+    operations = 2 * shape.num_params * running / section.tensor_parallel_size
+    per_token = max(per_token, operations / (device.tflops * 1e12 * TRAIN_EFFICIENCY))
+    return max(1.0, waves) * response * per_token
+
+
+def _train_s(
+    config: RunConfig, shape: ModelShape, device: Device, rl_tokens: float, sft_tokens: float
+) -> float:
+    """Seconds of the slower branch; both train at the same time on devices of their own."""
+    passes = 3 + (1 if config.learner.activation_checkpointing else 0)
+    passes += 1 if rl_settings(config.method).kl.weight > 0 else 0
+    operations = 2 * shape.num_params * passes * (rl_tokens + sft_tokens)
+    share = min(1.0, config.placement.learner.gpus or 1.0)
+    speed = device.tflops * 1e12 * TRAIN_EFFICIENCY * config.learner.num_ranks * share
+    return operations * config.learner.num_epochs / speed

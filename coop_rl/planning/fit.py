@@ -1,0 +1,104 @@
+"""Whether a run fits its devices, and the fewest devices it would fit on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from coop_rl.config import RunConfig
+from coop_rl.config.sizes import has_shadow, role_counts
+from coop_rl.planning.memory import (
+    ENGINE_OVERHEAD,
+    GIB,
+    EnginePlan,
+    MemoryPlan,
+    engine_memory,
+    learner_memory,
+)
+from coop_rl.planning.shape import ModelShape
+
+ROOM = 0.95
+"""Share of a device that tensors may take: the rest is the driver's, and lost between blocks."""
+MOST_RANKS, MOST_PARALLEL = 1024, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What one device is asked for and has."""
+
+    what: str
+    needed: float
+    available: float
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it fits."""
+        return self.needed <= self.available
+
+
+@dataclass(frozen=True, slots=True)
+class SmallestCluster:
+    """The fewest devices that hold the run, one role to a device."""
+
+    ranks: int
+    parallel: int
+    num_devices: int
+
+
+def fits(
+    config: RunConfig, learner: MemoryPlan, engine: EnginePlan, device_bytes: float
+) -> list[Fit]:
+    """Compare each kind of device, or the one machine whose memory all roles share."""
+    counts = role_counts(config)
+    num_learners = counts["learner joint"][0] + counts["learner rl_only"][0]
+    num_engines = config.rollout.num_actors + counts["rollout rl_only"][0]
+    cache = engine.sequence  # of one at full length: with less vLLM refuses to start
+    if not config.placement.learner.gpus:
+        needed = num_learners * learner.total + num_engines * (engine.weights + cache)
+        return [Fit("all roles together", needed, device_bytes * ROOM)]
+    share = config.rollout.gpu_memory_utilization
+    if config.placement.learner.gpus < 1:
+        together = learner.total * (2 if has_shadow(config) else 1)
+        if config.placement.rollout.gpus < 1:
+            together += share * device_bytes
+        found = [Fit("learners and engine on one device", together, device_bytes * ROOM)]
+    else:
+        found = [Fit("learner rank", learner.total, device_bytes * ROOM)]
+    needed = engine.weights + ENGINE_OVERHEAD + cache
+    return [*found, Fit("rollout engine", needed, device_bytes * share)]
+
+
+def smallest_cluster(
+    config: RunConfig, shape: ModelShape, device_bytes: float
+) -> SmallestCluster | None:
+    """Return the fewest devices with the config's ZeRO stage; None: none of those tried."""
+    ranks = _powers(
+        MOST_RANKS, lambda n: learner_memory(config, shape, n).total <= device_bytes * ROOM
+    )
+    limit = device_bytes * config.rollout.gpu_memory_utilization - ENGINE_OVERHEAD
+    parallel = _powers(MOST_PARALLEL, lambda n: _engine_bytes(config, shape, n) <= limit)
+    if ranks is None or parallel is None:
+        return None
+    counts = role_counts(config)
+    branches = 2 if has_shadow(config) else 1
+    engines = 1 + min(1, counts["rollout rl_only"][0])
+    return SmallestCluster(ranks, parallel, branches * ranks + engines * parallel)
+
+
+def _engine_bytes(config: RunConfig, shape: ModelShape, parallel: int) -> float:
+    engine = engine_memory(config, shape, parallel)
+    return engine.weights + engine.sequence
+
+
+def _powers(most: int, holds: Callable[[int], bool]) -> int | None:
+    """Return the first power of two that holds."""
+    n = 1
+    while n <= most:
+        if holds(n):
+            return n
+        n *= 2
+    return None
+
+
+def describe(fit: Fit) -> str:
+    """Return the comparison in words."""
+    sign = "fits" if fit.is_met else "DOES NOT FIT"
+    return f"{fit.what}: {fit.needed / GIB:,.2f} of {fit.available / GIB:,.2f} GiB, {sign}"

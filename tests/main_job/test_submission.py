@@ -1,0 +1,131 @@
+"""A run as a Ray job: submitted, followed, stopped, resumed and finished, from a clean client."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.main_job.harness import ROOT, SMALL, metrics, wait_for_step
+from tests.main_job.job_client import ask, jobs
+from tests.main_job.ray_head import RAY, Head, ray_head
+
+pytestmark = pytest.mark.timeout(600)
+CONFIG = "configs/local/demo.yaml"
+LIMIT_S = 240
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with ray_head() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user's clone has it: tracked files only."""
+    folder = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    for name in listed:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "coop_rl", "submit", CONFIG, *arguments]
+
+
+def sets(*more: str) -> list[str]:
+    return [f"--set={value}" for value in (*SMALL, "checkpoint.every=0", *more)]
+
+
+def test_a_job_is_submitted_followed_stopped_resumed_and_finished(
+    head: Head, client_folder: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    given = [*sets("run.num_steps=4", "placement.environment=[COOP_RL_SEEN]")]
+    environment = head.environment | {"COOP_RL_SEEN": "yes", "COOP_RL_HIDDEN": "no"}
+
+    # Submitted and followed by our command, stopped by Ray's client.
+    followed = subprocess.Popen(
+        command("--address", head.job_server, "--run-dir", str(run_dir), *given),
+        cwd=client_folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    wait_for_step(run_dir, 2, LIMIT_S, followed)
+    ((name, job),) = jobs(head).items()
+    assert job["variables"]["COOP_RL_SEEN"] == "yes"
+    assert "COOP_RL_HIDDEN" not in job["variables"]
+    assert head.environment["RAY_AUTH_TOKEN"] not in job["all"]
+    assert ask(head, "stop", name)
+    output, _ = followed.communicate(timeout=LIMIT_S)
+    assert followed.returncode == 1, output
+    assert "step 2/4" in output
+    assert f"job {name} ended as STOPPED" in output
+    job = jobs(head)[name]
+    assert job["status"] == "STOPPED"
+    assert "interrupted" in job["logs"]
+    steps = [row["step"] for row in metrics(run_dir) if "time/step_s" in row]
+    assert list((run_dir / "checkpoints").glob("step-*")), output
+
+    # Submitted again as in Ray's own documentation: it resumes and ends.
+    again = subprocess.run(
+        [
+            RAY, "job", "submit", "--address", head.job_server, "--working-dir", ".", "--",
+            "python", "-m", "coop_rl", "train", CONFIG, "--run-dir", str(run_dir),
+            "--set=placement.address=auto", *given,
+        ],
+        cwd=client_folder, env=environment, timeout=LIMIT_S, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert "step 4/4" in again.stdout
+    assert f"step {steps[-1]}/4" not in again.stdout.replace(f"step-{steps[-1]}", "")
+    assert [row["step"] for row in metrics(run_dir) if "time/step_s" in row] == [1, 2, 3, 4]
+
+
+def test_what_cannot_be_submitted_is_refused_in_one_line(
+    head: Head, client_folder: Path, tmp_path: Path
+) -> None:
+    absolute = ("--run-dir", str(tmp_path / "run"))
+    wrong_token = head.environment | {"RAY_AUTH_TOKEN": "0" * 64}
+    cases = [
+        ((), head.environment, "absolute run directory"),
+        ((*absolute, "--working-dir", "tests"), head.environment, "not in the working directory"),
+        ((*absolute, "--address", "http://127.0.0.1:9"), head.environment, "no Ray job server"),
+        ((*absolute, "--address", head.job_server), wrong_token, "wants another token"),
+        (
+            (*absolute, "--set=placement.environment=[NOT_SET_ANYWHERE]"),
+            head.environment,
+            "NOT_SET_ANYWHERE, which is not set here",
+        ),
+        ((*absolute, "--set=placement.environment=[HF_TOKEN]"), head.environment, "a secret"),
+    ]
+    for arguments, environment, words in cases:
+        done = subprocess.run(
+            command(*arguments), cwd=client_folder, env=environment, timeout=120, text=True,
+            capture_output=True,
+        )  # fmt: skip
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_a_job_does_not_write_into_the_package_that_ray_deletes(
+    head: Head, client_folder: Path
+) -> None:
+    train = f"python -m coop_rl train {CONFIG} --set=placement.address=auto"
+    name = ask(head, "submit", train, str(client_folder))
+    deadline = time.monotonic() + LIMIT_S
+    while not (job := jobs(head)[name])["is_over"] and time.monotonic() < deadline:
+        time.sleep(1)
+    assert job["status"] == "FAILED"
+    assert "lies in the job's package, which Ray deletes" in job["logs"]
