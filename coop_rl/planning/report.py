@@ -9,6 +9,7 @@ from rich.table import Table
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.sizes import role_counts
 from coop_rl.errors import ResourceError
+from coop_rl.learner.engine import EngineSettings
 from coop_rl.planning.cost import ASSUMPTIONS, StepCost, step_cost
 from coop_rl.planning.devices import ACCELERATOR_LABEL, Device, device_named
 from coop_rl.planning.fit import Fit, describe, fits, smallest_cluster
@@ -114,11 +115,11 @@ def _memory(config: RunConfig, shape: ModelShape, device_bytes: float) -> Table:
     table.add_column("part")
     table.add_column("each", justify="right")
     learner = learner_memory(config, shape)
-    stage, ranks = config.learner.zero_stage, config.learner.num_ranks
+    stage, ranks = EngineSettings.from_config(config).zero_stage, config.learner.num_ranks
     for name, size in learner.parts.items():
         table.add_row(f"learner rank: {name}", f"{size / GIB:,.3f}")
     table.add_row(
-        f"learner rank at its peak (ZeRO {stage}, {ranks} ranks)",
+        f"learner rank at its peak (ZeRO {stage}, ranks {ranks})",
         f"{learner.total / GIB:,.3f}",
         end_section=True,
     )

@@ -77,14 +77,15 @@ def shape_of(path: str) -> ModelShape:
     text = config.get_text_config()
     try:
         num_heads = text.num_attention_heads
-        head = getattr(text, "head_dim", None) or text.hidden_size // num_heads
+        sizes = text.to_dict()
+        head = sizes.get("head_dim") or text.hidden_size // num_heads
         return ModelShape(
             num_layers=text.num_hidden_layers,
             hidden=text.hidden_size,
             intermediate=text.intermediate_size,
             vocab=text.vocab_size,
             query=num_heads * head,
-            key=(getattr(text, "num_key_value_heads", None) or num_heads) * head,
+            key=(sizes.get("num_key_value_heads") or num_heads) * head,
             num_heads=num_heads,
             context=text.max_position_embeddings,
             is_tied=bool(text.tie_word_embeddings),

@@ -1,0 +1,50 @@
+"""The memory model against tensor bytes by torch's profiler, on DeepSpeed itself."""
+
+from pathlib import Path
+
+import pytest
+
+from coop_rl.config import load_config
+from coop_rl.planning.memory import learner_memory
+from coop_rl.planning.shape import shape_of
+from tests.main_job.harness import DEMO
+from tests.planning.measured import learner_bytes
+
+NUM_SAMPLES, LENGTH = 16, 64
+AT_REST = ("weights", "masters", "AdamW")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stage", "ranks"),
+    [
+        ("float32", 0, 1),
+        ("float32", 0, 2),
+        ("float32", 1, 2),
+        ("float32", 2, 2),
+        ("float32", 3, 2),
+        ("bfloat16", 2, 1),
+        ("bfloat16", 2, 2),
+        ("bfloat16", 3, 2),
+    ],
+)
+def test_a_learner_rank_holds_what_plan_says(dtype: str, stage: int, ranks: int) -> None:
+    config = load_config(
+        Path(DEMO),
+        [
+            f"model.dtype={dtype}",
+            "method.kind=rl",
+            f"learner.num_ranks={ranks}",
+            f"learner.zero_stage={stage}",
+            f"learner.micro_batch_tokens={NUM_SAMPLES * LENGTH // ranks}",
+            "learner.grad_stats_every=0",
+            "learner.packing=padded",
+            "placement.learner.cpus=0",
+        ],
+    )
+    measured = learner_bytes(config, NUM_SAMPLES, LENGTH)
+    plan = learner_memory(config, shape_of(config.model.path), tokens=int(measured["tokens"]))
+
+    assert measured["peak"] == pytest.approx(plan.total, rel=0.15)
+    if stage < 3:  # stage 3 keeps gradients and its reduction bucket between steps
+        resting = sum(plan.parts[name] for name in AT_REST)
+        assert measured["resting"] == pytest.approx(resting, rel=0.05)
