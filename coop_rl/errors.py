@@ -6,6 +6,11 @@ the actor that failed.
 """
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of another library's error, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class UserError(Exception):
     """The user's input is wrong; nothing was started (exit code 2)."""
 

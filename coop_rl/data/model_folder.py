@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from coop_rl.config.schema import ModelSection
-from coop_rl.errors import ModelError
+from coop_rl.errors import ModelError, first_line
 
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """Names of the context length in config.json, most usual first."""
@@ -115,10 +115,10 @@ def _hub_config(model: str) -> dict[str, Any]:
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"model.path {model} is no folder here, and the hub did not give its config: "
-            f"{first_line}; give an existing folder or hub id"
+            f"{reason}; give an existing folder or hub id"
         ) from None
     values: dict[str, Any] = config.to_dict()
     return values

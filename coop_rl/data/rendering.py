@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from coop_rl.config.data import RowSource, Traces
 from coop_rl.data.model_folder import ModelFacts, local_folder
 from coop_rl.data.rows import Row, RowError
-from coop_rl.errors import ConfigError, ModelError
+from coop_rl.errors import ConfigError, ModelError, first_line
 from coop_rl.types import Demonstration, Prompt
 
 DEFAULT_SOURCE = "demonstrations"
@@ -30,10 +30,10 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
             str(folder or model), trust_remote_code=False
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         where = "in the folder" if folder else "on the hub or in its cache"
         raise ModelError(
-            f"no usable tokenizer for model.path {model} {where}: {first_line}; "
+            f"no usable tokenizer for model.path {model} {where}: {reason}; "
             "save the tokenizer beside the model, or give another model.path"
         ) from None
     return tokenizer

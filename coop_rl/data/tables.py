@@ -13,7 +13,7 @@ from typing import Any
 from coop_rl.config.data import HubDataset
 from coop_rl.data.jsonl import open_jsonl, to_row
 from coop_rl.data.rows import BadRows, ByPosition, ReadRows, Row, RowError
-from coop_rl.errors import DataError
+from coop_rl.errors import DataError, first_line
 
 CACHE_VARIABLE = "COOP_RL_CACHE"
 DEFAULT_CACHE = "~/.cache/coop-rl"
@@ -130,7 +130,7 @@ def _load(load: Callable[[], Any], origin: str) -> Any:
     try:
         return load()
     except Exception as error:  # the library raises its own, pyarrow's, fsspec's and the network's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"cannot read the data set {origin}: {type(error).__name__}: {reason}; "
             "check its name, subset and split, and the network"

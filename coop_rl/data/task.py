@@ -8,7 +8,7 @@ from typing import Any
 
 from coop_rl.config.data import ReasoningGymTask
 from coop_rl.data.rows import Row
-from coop_rl.errors import ConfigError, DataError
+from coop_rl.errors import ConfigError, DataError, first_line
 
 PROMPT, ANSWER = "prompt", "answer"
 DRAWS_PER_ROW = 50
@@ -69,7 +69,7 @@ def _create(section: str, task: ReasoningGymTask) -> Any:
     try:
         return reasoning_gym.create_dataset(task.name, seed=task.seed, size=size, **task.settings)
     except (ValueError, TypeError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"{section}.task {task.name} with settings {task.settings}: {reason}; see "
             "reasoning-gym for its tasks and their settings"

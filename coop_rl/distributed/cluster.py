@@ -14,7 +14,7 @@ import ray
 
 from coop_rl.config.roles import PlacementSection
 from coop_rl.config.sizes import Devices
-from coop_rl.errors import ResourceError, RunError
+from coop_rl.errors import ResourceError, RunError, first_line
 
 CONNECT_TIMEOUT_S = 10.0
 """How long a cluster's head may take to accept a connection."""
@@ -89,9 +89,8 @@ def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> I
             preflight_local(sizes)
             _start(run_name)
         else:
-            _join(
-                placement.address, run_name, placement.environment
-            )  # `placement.reserved` compares with the cluster
+            # `placement.reserved` compares with the cluster.
+            _join(placement.address, run_name, placement.environment)
         yield
     finally:
         ours = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
@@ -115,7 +114,7 @@ def _start(run_name: str) -> None:
             configure_logging=False,
         )
     except Exception as error:  # Ray raises nothing narrower
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise RunError(
             f"Ray did not start on this machine: {reason} Where it is busy otherwise, try again"
         ) from error
@@ -140,7 +139,7 @@ def _join(address: str, run_name: str, names: Sequence[str]) -> None:
             runtime_env=_environment_beside_the_jobs(names),
         )
     except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ResourceError(
             f"no Ray cluster at placement.address {address!r}: {reason}; start one with ray start "
             "--head, or set placement.address null for a local Ray"

@@ -18,7 +18,7 @@ from coop_rl.data.model_folder import read_model_facts
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.canary import Canary
 from coop_rl.distributed.checkpoints import RayCheckpoints, StopAtBoundary, StopRequest
-from coop_rl.distributed.cluster import preflight_local, ray_session
+from coop_rl.distributed.cluster import named_environment, preflight_local, ray_session
 from coop_rl.distributed.generation import Generation
 from coop_rl.distributed.profile import ProfilingObserver
 from coop_rl.distributed.roles import RayLearners, RayMetaController, RayWeights
@@ -52,6 +52,8 @@ def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
     sizes = derive_sizes(config)
     if config.placement.address is None:
         preflight_local(sizes)
+    else:
+        named_environment(config.placement.environment)
     check_functions(config.reward)
     data = load_run_data(config)
     sets = run_sets(config, data.held_out)

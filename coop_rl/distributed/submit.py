@@ -11,23 +11,30 @@ import asyncio
 import logging
 import os
 import shlex
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from coop_rl.config import RunConfig
 from coop_rl.distributed.cluster import named_environment
-from coop_rl.errors import ResourceError, RunDirectoryError, RunError
+from coop_rl.errors import Interrupted, ResourceError, RunDirectoryError, RunError, first_line
 
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 """Read by Ray's job supervisor: seconds between SIGTERM and SIGKILL."""
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 LOOK_S = 1.0
+SILENCE_S = 120.0
+"""A job that prints nothing for so long is asked whether it still runs."""
+CONNECT_TIMEOUT_S = 10.0
 RECONNECTS = 30
 """How often in a row the job server may be away while a job is followed; a second apart."""
 
@@ -95,11 +102,24 @@ def connect(address: str | None) -> JobSubmissionClient:
     Raises:
         ResourceError: Nobody answers there, or it does not accept the token.
     """
-    where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
+    if address:
+        # To Ray the environment counts more than what its client is given.
+        for name in ADDRESS_VARIABLES:
+            os.environ.pop(name, None)
+    found = [address, *(os.environ.get(name) for name in ADDRESS_VARIABLES)]
+    where = next((value for value in found if value), None)
     if not where:
         raise ResourceError(
             "no cluster to submit to; give --address http://HEAD:8265, or set RAY_ADDRESS"
         )
+    url = urlsplit(where)
+    try:
+        if url.scheme in ("http", "https"):
+            # Ray's client has no limit of its own.
+            port = url.port or (443 if url.scheme == "https" else 80)
+            socket.create_connection((url.hostname, port), CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"no Ray job server at {where}: {first_line(error)}") from None
     # Its packager tells of every ignored file.
     logging.getLogger("ray").setLevel(logging.WARNING)
     try:
@@ -110,7 +130,7 @@ def connect(address: str | None) -> JobSubmissionClient:
             "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
         ) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ResourceError(f"no Ray job server at {where}: {_first_line(error)}") from None
+        raise ResourceError(f"no Ray job server at {where}: {first_line(error)}") from None
 
 
 def submit(
@@ -127,6 +147,7 @@ def submit(
     Raises:
         ResourceError: The job server refused it.
         RunError: The job failed or was stopped.
+        Interrupted: The user stopped following; the job goes on.
     """
     try:
         name = client.submit_job(
@@ -136,45 +157,59 @@ def submit(
             **submission.resources,
         )
     except (RuntimeError, ValueError) as error:
-        raise ResourceError(f"the job was refused: {_first_line(error)}") from None
+        raise ResourceError(f"the job was refused: {first_line(error)}") from None
     write(f"job {name} is submitted; stop it, with a checkpoint: ray job stop {name}\n")
     if not wait:
         return
     try:
-        asyncio.run(_follow(client, name, write))
-    finally:
-        write(f"see it again: ray job logs --follow {name}\n")
-    info = client.get_job_info(name)
+        info = asyncio.run(follow(client, name, write))
+    except Interrupted:
+        raise Interrupted(
+            f"job {name} goes on; see it again: ray job logs --follow {name}, stop it: "
+            f"ray job stop {name}"
+        ) from None
     if info.status != JobStatus.SUCCEEDED:
         raise RunError(
-            f"job {name} ended as {info.status}: {(info.message or '').strip()[:300]} "
-            "Submit it again to resume"
+            f"job {name} ended as {info.status}: {(info.message or 'no reason given')[:300]}; "
+            "submit it again to resume"
         )
 
 
-async def _follow(client: JobSubmissionClient, name: str, write: Callable[[str], None]) -> None:
-    """Pass the output on until the job has ended, over lost connections too."""
+async def follow(
+    client: JobSubmissionClient, name: str, write: Callable[[str], None]
+) -> JobDetails:
+    """Pass a job's output on until it has ended, over lost connections too; return how it ended.
+
+    Raises:
+        RunError: The job server stayed away.
+    """
     shown = failures = 0
     while True:
-        seen = 0
-        with suppress(RuntimeError, ConnectionError, OSError):
-            async for text in client.tail_job_logs(name):
-                # A new connection begins with the first line again.
-                write(text[max(0, shown - seen) :])
-                seen += len(text)
-                shown, failures = max(shown, seen), 0
+        shown = await _pass_on(client.tail_job_logs(name), shown, write)
         try:
-            if client.get_job_status(name).is_terminal():
-                return
+            info = client.get_job_info(name)
+            if info.status.is_terminal():
+                return info
             failures = 0
-        except (RuntimeError, ConnectionError, OSError) as error:
+        except (RuntimeError, OSError) as error:
             failures += 1
             if failures > RECONNECTS:
                 raise RunError(
-                    f"the job server is gone, job {name} may still run: {_first_line(error)}"
+                    f"the job server is gone, job {name} may still run: {first_line(error)}"
                 ) from None
         await asyncio.sleep(LOOK_S)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+async def _pass_on(output: AsyncIterator[str], shown: int, write: Callable[[str], None]) -> int:
+    """Write what was not shown yet, until the connection ends, breaks or is silent for too long.
+
+    A new connection begins with the job's first line again. Returns the characters shown by now.
+    """
+    seen = 0
+    with suppress(StopAsyncIteration, TimeoutError, RuntimeError, OSError, ClientError):
+        while True:
+            text = await asyncio.wait_for(anext(output), SILENCE_S)
+            write(text[max(0, shown - seen) :])
+            seen += len(text)
+            shown = max(shown, seen)
+    return shown

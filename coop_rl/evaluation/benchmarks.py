@@ -18,7 +18,7 @@ from typing import Any
 
 from coop_rl.data.jsonl import parse_object, read_lines
 from coop_rl.data.rows import Row
-from coop_rl.errors import ConfigError, DataError
+from coop_rl.errors import ConfigError, DataError, first_line
 
 DATA_DIR_VARIABLE = "COOP_RL_DATA"
 BOXED = "{prompt}\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -139,7 +139,7 @@ def _hub_rows(benchmark: Benchmark, limit: int | None) -> list[tuple[int, Mappin
     try:
         rows = load_dataset(hub.dataset, hub.subset, split=hub.split)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"the hub did not give {hub.dataset} for {benchmark.name}: {reason}; give the folder "
             f"with {benchmark.name}/test.jsonl as --data-dir ({DATA_DIR_VARIABLE})"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 
 from coop_rl.config import RunConfig
+from coop_rl.config.sizes import zero_stage
 from coop_rl.errors import RunError
 from coop_rl.models import TokenScores
 from coop_rl.types import TokenGrid
@@ -38,17 +39,11 @@ class EngineSettings:
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
-        """Take the sections `learner` and `model`.
-
-        One rank has nobody to split with: in fp32 it takes stage 0, which gives the same numbers
-        without the copies of the others (a tenth of a step of a 135 M model on 2 cores). In bf16 it
-        keeps its stage, which brings the fp32 masters.
-        """
-        section, is_bfloat16 = config.learner, config.model.dtype == "bfloat16"
-        has_peers = section.num_ranks > 1
+        """Take the sections `learner` and `model`."""
+        section = config.learner
         return cls(
-            zero_stage=section.zero_stage if has_peers or is_bfloat16 else 0,
-            is_bfloat16=is_bfloat16,
+            zero_stage=zero_stage(config),
+            is_bfloat16=config.model.dtype == "bfloat16",
             betas=section.betas,
             weight_decay=section.weight_decay,
             max_grad_norm=section.max_grad_norm,

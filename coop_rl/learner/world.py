@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore
 
-from coop_rl.errors import ActorLostError
+from coop_rl.errors import ActorLostError, first_line
 from coop_rl.weights.process_group import local_address_towards
 
 
@@ -56,7 +56,7 @@ def init_world(
             backend, store=connected, rank=rank, world_size=world_size, timeout=limit
         )
     except (RuntimeError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ActorLostError(
             f"{name} rank {rank} of {world_size}: not all ranks joined at {host}:{port} "
             f"within {timeout_s:g} s: {reason}"

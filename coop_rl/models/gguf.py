@@ -18,7 +18,7 @@ import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from coop_rl.errors import ModelError, UserError
+from coop_rl.errors import ModelError, UserError, first_line
 
 DROPPED = ("quantization_config", "dtype")
 
@@ -58,7 +58,7 @@ def convert(gguf: Path, folder: Path) -> None:
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
     except (OSError, ValueError, LookupError, ImportError, struct.error) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(f"cannot read {gguf}: {reason}; give a *.gguf of a Llama model") from None
     values = source.config.to_dict()
     kept = {k: v for k, v in values.items() if k not in DROPPED and not k.startswith("_")}

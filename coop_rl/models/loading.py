@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from coop_rl.errors import ModelError
+from coop_rl.errors import ModelError, first_line
 
 
 def load_causal_lm(
@@ -80,7 +80,7 @@ def _model_error(path: str, error: Exception) -> ModelError:
     if where.is_dir() and not list(where.glob("*.safetensors")):
         reason = "the folder holds no *.safetensors"
     else:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
     return ModelError(
         f"cannot load model {path}: {reason}; set model.path to a Hugging Face causal LM"
     )

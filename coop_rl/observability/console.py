@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coop_rl.config import DerivedSizes, RunConfig
+from coop_rl.config.sizes import zero_stage
 from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
@@ -201,7 +202,7 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
         (
             "learner ranks per branch",
             f"{sizes.num_ranks}",
-            f"learner.num_ranks, ZeRO {learner.zero_stage}",
+            f"learner.num_ranks, ZeRO {zero_stage(config)}",
         ),
         ("samples per rank", f"{sizes.samples_per_rank:,}", ""),
         ("demonstrations per rank", f"{sizes.demonstrations_per_rank:,}", ""),

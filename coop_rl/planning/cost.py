@@ -6,9 +6,9 @@ from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_shadow
 from coop_rl.planning.devices import Device
-from coop_rl.planning.memory import BYTES, engine_memory
+from coop_rl.planning.memory import engine_memory
 from coop_rl.planning.shape import ModelShape
-from coop_rl.rollout.capacity import sequences_at_once
+from coop_rl.rollout.capacity import BYTES, sequences_at_once
 
 RESPONSE_SHARE = 0.5
 """Mean response over `rollout.max_tokens`: an assumption, a run's metrics tell the truth."""
@@ -73,6 +73,8 @@ def _generate_s(
     response: float,
 ) -> float:
     """Seconds of decoding: waves of as many sequences as an engine runs at once."""
+    if not num_samples:
+        return 0.0
     section = config.rollout
     engine = engine_memory(config, shape)
     length = min(config.model.max_length or shape.context, shape.context)

@@ -1,10 +1,11 @@
-"""What a device can do, for the estimates of `coop-rl plan`; vendors' figures, dense, bf16."""
+"""What a device can do, for the estimates of `coop-rl plan`.
+
+Memory and speeds are vendors' figures (bf16, dense), the links' assumptions; none was measured.
+"""
 
 from dataclasses import dataclass
 
 from coop_rl.errors import ConfigError
-
-GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ DEVICES = {
         Device("H100", 79.6, 989, 3.35, 25),
         Device("H200", 140.4, 989, 4.8, 25),
         Device("B200", 178.0, 2250, 8.0, 50),
-        # Two cores, so that TRAIN_EFFICIENCY gives the 90 GFLOP/s of SmolLM2 in docs/results.md.
+        # Two cores; guesses.
         Device("cpu", 0.0, 0.26, 0.02, 1),
     )
 }

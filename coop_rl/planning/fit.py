@@ -14,6 +14,7 @@ from coop_rl.planning.memory import (
     learner_memory,
 )
 from coop_rl.planning.shape import ModelShape
+from coop_rl.rollout.capacity import cpu_cache_bytes
 
 ROOM = 0.95
 """Share of a device that tensors may take: the rest is the driver's, and lost between blocks."""
@@ -44,14 +45,19 @@ class SmallestCluster:
 
 
 def fits(
-    config: RunConfig, learner: MemoryPlan, engine: EnginePlan, device_bytes: float
+    config: RunConfig,
+    shape: ModelShape,
+    learner: MemoryPlan,
+    engine: EnginePlan,
+    device_bytes: float,
 ) -> list[Fit]:
     """Compare each kind of device, or the one machine whose memory all roles share."""
     counts = role_counts(config)
     num_learners = counts["learner joint"][0] + counts["learner rl_only"][0]
     num_engines = config.rollout.num_actors + counts["rollout rl_only"][0]
-    cache = engine.sequence  # of one at full length: with less vLLM refuses to start
     if not config.placement.learner.gpus:
+        values = 2 * shape.num_layers * shape.key
+        cache = cpu_cache_bytes(config, values, shape.context, int(device_bytes))
         needed = num_learners * learner.total + num_engines * (engine.weights + cache)
         return [Fit("all roles together", needed, device_bytes * ROOM)]
     share = config.rollout.gpu_memory_utilization
@@ -62,7 +68,8 @@ def fits(
         found = [Fit("learners and engine on one device", together, device_bytes * ROOM)]
     else:
         found = [Fit("learner rank", learner.total, device_bytes * ROOM)]
-    needed = engine.weights + ENGINE_OVERHEAD + cache
+    # The cache of one sequence at full length: with less vLLM refuses to start.
+    needed = engine.weights + ENGINE_OVERHEAD + engine.sequence
     return [*found, Fit("rollout engine", needed, device_bytes * share)]
 
 

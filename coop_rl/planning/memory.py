@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 from coop_rl.config import RunConfig
 from coop_rl.config.method import rl_settings
-from coop_rl.config.sizes import has_adapter, learns_by_lookahead
+from coop_rl.config.sizes import has_adapter, learns_by_lookahead, zero_stage
 from coop_rl.learner.deepspeed_config import reduce_bucket
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.planning.shape import ModelShape
+from coop_rl.rollout.capacity import BYTES
 
 GIB = 2**30
-BYTES = {"float32": 4, "bfloat16": 2}
 FP32 = 4
 
 
@@ -45,6 +45,8 @@ def learner_memory(
 ) -> MemoryPlan:
     """Return the peak of one rank of `joint`, or of `rl_only`, which is built alike.
 
+    Left out: `shadow.offload`, and the second AdamW state that `relift` keeps.
+
     Args:
         config: The run.
         shape: Of the base model.
@@ -52,12 +54,7 @@ def learner_memory(
         tokens: Of the largest micro-batch; what the config allows.
     """
     ranks = ranks or config.learner.num_ranks
-    engine = EngineSettings.from_config(
-        config.model_copy(
-            update={"learner": config.learner.model_copy(update={"num_ranks": ranks})}
-        )
-    )
-    stage, compute = engine.zero_stage, BYTES[config.model.dtype]
+    stage, compute = zero_stage(config, ranks), BYTES[config.model.dtype]
     size, own = shape.num_params, shape.num_params / ranks
     parts = {
         "weights": compute * (own if stage == 3 else size),
@@ -70,16 +67,19 @@ def learner_memory(
     if stage == 3 and ranks > 1:
         parts["gathered"] = compute * (shape.layer_params + shape.embedding_params)
     if stage == 3:
-        parts["kept whole"] = compute * shape.small_params(engine.persistence_threshold)
+        parts["kept whole"] = compute * shape.small_params(
+            EngineSettings.from_config(config).persistence_threshold
+        )
     if has_adapter(config):
         rank, targets = config.adapter.rank, tuple(config.adapter.targets)
         parts["guidance w"] = 2 * FP32 * shape.adapter_params(rank, targets)
     if rl_settings(config.method).kl.weight > 0:
         parts["pi_ref"] = compute * float(size)
-    if learns_by_lookahead(config):
+    if is_lookahead := learns_by_lookahead(config):
         parts["look-ahead"] = 2 * FP32 * own
-    elif config.learner.grad_stats_every and config.method.kind not in ("rl", "sft"):
-        parts["gradient statistics"] = 2 * FP32 * (own if stage else size / ranks)
+    if is_lookahead or config.learner.grad_stats_every:
+        copies = 1 if config.method.kind in ("rl", "sft") else 2
+        parts["gradient statistics"] = copies * FP32 * own
     tokens = tokens or min(config.learner.micro_batch_tokens, tokens_per_rank(config, shape, ranks))
     parts["activations"] = activation_bytes(shape, tokens, compute, config)
     parts["logits"] = logits_bytes(config, shape, tokens)

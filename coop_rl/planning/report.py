@@ -7,9 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.config.sizes import role_counts
+from coop_rl.config.sizes import role_counts, zero_stage
 from coop_rl.errors import ResourceError
-from coop_rl.learner.engine import EngineSettings
 from coop_rl.planning.cost import ASSUMPTIONS, StepCost, step_cost
 from coop_rl.planning.devices import ACCELERATOR_LABEL, Device, device_named
 from coop_rl.planning.fit import Fit, describe, fits, smallest_cluster
@@ -52,7 +51,9 @@ def plan_run(
     console.print(_step(config, step_cost(config, shape, kind)))
     for line in ASSUMPTIONS:
         console.print(f"assumed: {line}", style="dim", soft_wrap=True)
-    found = fits(config, learner_memory(config, shape), engine_memory(config, shape), held * GIB)
+    found = fits(
+        config, shape, learner_memory(config, shape), engine_memory(config, shape), held * GIB
+    )
     for fit in found:
         console.print(describe(fit), soft_wrap=True)
     advice = _smallest(config, shape, kind, held)
@@ -74,6 +75,10 @@ def _require(found: list[Fit], advice: str) -> None:
 
 def _smallest(config: RunConfig, shape: ModelShape, kind: Device, held: float) -> str:
     least = smallest_cluster(config, shape, held * GIB)
+    if not config.placement.learner.gpus:
+        return (
+            "to take less, lower learner.micro_batch_tokens, model.max_length or prompts.per_step"
+        )
     if least is None:
         return (
             "no cluster of such devices holds it; lower learner.micro_batch_tokens or "
@@ -82,7 +87,7 @@ def _smallest(config: RunConfig, shape: ModelShape, kind: Device, held: float) -
     return (
         f"the smallest cluster that fits, a device for each: {least.num_devices} x {kind.name} "
         f"(learner.num_ranks {least.ranks}, rollout.tensor_parallel_size {least.parallel}, "
-        f"one engine, ZeRO {config.learner.zero_stage})"
+        f"one engine, ZeRO {zero_stage(config, least.ranks)})"
     )
 
 
@@ -115,7 +120,7 @@ def _memory(config: RunConfig, shape: ModelShape, device_bytes: float) -> Table:
     table.add_column("part")
     table.add_column("each", justify="right")
     learner = learner_memory(config, shape)
-    stage, ranks = EngineSettings.from_config(config).zero_stage, config.learner.num_ranks
+    stage, ranks = zero_stage(config), config.learner.num_ranks
     for name, size in learner.parts.items():
         table.add_row(f"learner rank: {name}", f"{size / GIB:,.3f}")
     table.add_row(

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoConfig, PretrainedConfig
 
 from coop_rl.data.model_folder import local_folder
-from coop_rl.errors import ModelError
+from coop_rl.errors import ModelError, first_line
 
 KNOWN = Path(__file__).with_name("known_models.json")
 """Published sizes of models that shipped configs name, for where the hub cannot be asked."""
@@ -98,13 +98,12 @@ def shape_of(path: str) -> ModelShape:
 
 def _config_of(path: str) -> PretrainedConfig:
     known = json.loads(KNOWN.read_text())
-    if path in known:
+    if local_folder(path) is None and path in known:
         return AutoConfig.for_model(**known[path])
-    local_folder(path)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"plan cannot read the sizes of {path}: {reason}; give a model folder, or one of "
             f"{', '.join(known)}"

@@ -40,13 +40,18 @@ def kv_cache_bytes(config: ServingConfig, model: Any, free_bytes: int) -> int:
         model: The transformers config of the model.
         free_bytes: Memory of the machine that nobody uses yet.
     """
-    if config.rollout.kv_cache_gib is not None:
-        return int(config.rollout.kv_cache_gib * 2**30)
     text: dict[str, Any] = model.get_text_config().to_dict()
     num_heads = text.get("num_key_value_heads") or text["num_attention_heads"]
     head_size = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     values: int = 2 * text["num_hidden_layers"] * num_heads * head_size
-    length: int = config.model.max_length or text["max_position_embeddings"]
+    return cpu_cache_bytes(config, values, text["max_position_embeddings"], free_bytes)
+
+
+def cpu_cache_bytes(config: ServingConfig, values: int, context: int, free_bytes: int) -> int:
+    """Return the same from the cached values of a token and the model's context."""
+    if config.rollout.kv_cache_gib is not None:
+        return int(config.rollout.kv_cache_gib * 2**30)
+    length = config.model.max_length or context
     blocks = -(-length // BLOCK_TOKENS)
     sequence = blocks * BLOCK_TOKENS * values * BYTES[config.rollout.dtype]
     wanted = (sequences_at_once(config) + 1) * sequence

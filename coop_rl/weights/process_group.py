@@ -26,7 +26,7 @@ from torch._C._distributed_c10d import (
     TCPStore,
 )
 
-from coop_rl.errors import ActorLostError
+from coop_rl.errors import ActorLostError, first_line
 
 GroupBackend = Literal["gloo", "nccl"]
 
@@ -114,7 +114,7 @@ class PeerGroup:
         except (RuntimeError, OSError) as error:
             raise ActorLostError(
                 f"group {name}, rank {rank} of {size}: not all members joined at {host}:{port} "
-                f"within {timeout_s:g} s: {_first_line(error)}"
+                f"within {timeout_s:g} s: {first_line(error)}"
             ) from error
         return cls(name, rank, size, timeout_s, group, connected)
 
@@ -148,7 +148,7 @@ class PeerGroup:
             self.close()
             raise ActorLostError(
                 f"{where}: a member was lost or did not answer within {self.timeout_s:g} s: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from error
 
     def close(self) -> None:
@@ -211,7 +211,3 @@ def _connect(
     # Without a device of its own gloo listens on the address of the host name, which may be public.
     options._devices = [gloo.create_device(hostname=own_address)]
     return gloo(store, rank, size, options)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

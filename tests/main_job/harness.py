@@ -58,7 +58,7 @@ class Job:
 
     def processes(self) -> list[psutil.Process]:
         """Return the living processes that carry this job's tag."""
-        return [p for p in psutil.process_iter() if self._is_ours(p)]
+        return tagged(self.tag)
 
     def left_over(self, within_s: float = 15) -> list[str]:
         """Return what is still alive after a moment of grace; empty is good."""
@@ -67,13 +67,19 @@ class Job:
             time.sleep(0.3)
         return [" ".join(p.cmdline())[:120] for p in alive if p.is_running()]
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+
+def tagged(tag: str) -> list[psutil.Process]:
+    """Return the living processes that carry a tag in their environment."""
+
+    def is_ours(process: psutil.Process) -> bool:
         try:
             if process.status() == psutil.STATUS_ZOMBIE:
                 return False
-            return process.environ().get(TAG) == self.tag
+            return process.environ().get(TAG) == tag
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return False
+
+    return [process for process in psutil.process_iter() if is_ours(process)]
 
 
 def train(run_dir: Path, *overrides: str, small: bool = True) -> Job:

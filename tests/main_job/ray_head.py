@@ -8,14 +8,14 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from tests.main_job.harness import TAG
+from tests.main_job.harness import TAG, tagged
 
 RAY = str(Path(sys.executable).parent / "ray")
 
@@ -25,11 +25,8 @@ class Head:
     """A running head."""
 
     job_server: str
-    gcs: str
     environment: dict[str, str]
     """With the cluster's token; give it to clients."""
-    tag: str
-    """All processes of the cluster carry it."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -44,9 +41,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def ray_head(
-    *arguments: str, num_cpus: int = 2, environment: Mapping[str, str] | None = None
-) -> Iterator[Head]:
+def ray_head() -> Iterator[Head]:
     """Start a head with token authentication; end everything that carries its tag."""
     tag = uuid.uuid4().hex
     gcs, dashboard, client, agent = free_ports(4)
@@ -56,36 +51,24 @@ def ray_head(
     bin_first = f"{Path(sys.executable).parent}{os.pathsep}{base['PATH']}"
     with tempfile.TemporaryDirectory(prefix="ch", dir="/tmp") as folder:
         command = [
-            RAY, "start", "--head", "--block", f"--port={gcs}", f"--num-cpus={num_cpus}",
+            RAY, "start", "--head", "--block", f"--port={gcs}", "--num-cpus=2",
             "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}", f"--temp-dir={folder}/r",
             "--min-worker-port=0", "--max-worker-port=0", f"--ray-client-server-port={client}",
             f"--dashboard-agent-listen-port={agent}", "--object-store-memory=150000000",
-            "--disable-usage-stats", *arguments,
+            "--disable-usage-stats",
         ]  # fmt: skip
         log = Path(folder) / "head.log"
-        settings = base | {TAG: tag, "PATH": bin_first} | dict(environment or {})
+        settings = base | {TAG: tag, "PATH": bin_first}
         with log.open("w") as file:
             process = subprocess.Popen(command, env=settings, stdout=file, stderr=file)
         url = f"http://127.0.0.1:{dashboard}"
         try:
             _wait_for(url, shared["RAY_AUTH_TOKEN"], process, log)
-            yield Head(url, f"127.0.0.1:{gcs}", base | {"PATH": bin_first}, tag)
+            yield Head(url, base | {"PATH": bin_first})
         finally:
             process.terminate()
             end(tagged(tag))
-
-
-def tagged(tag: str) -> list[psutil.Process]:
-    """Return the living processes of a cluster."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(TAG) == tag and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def end(processes: Sequence[psutil.Process]) -> None:

@@ -2,11 +2,13 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from tests.main_job.ray_head import RAY, Head, ray_head
 pytestmark = pytest.mark.timeout(600)
 CONFIG = "configs/local/demo.yaml"
 LIMIT_S = 240
+NOBODY = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,8 @@ def test_a_job_is_submitted_followed_stopped_resumed_and_finished(
             "--address", head.job_server, "--run-dir", str(run_dir),
             *given, "--set=run.num_steps=400",
         ),
-        cwd=client_folder, env=environment, text=True,
+        # The address that was given counts, not the environment's.
+        cwd=client_folder, env=environment | {"RAY_ADDRESS": NOBODY}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     wait_for_step(run_dir, 2, LIMIT_S, followed)
@@ -104,6 +108,35 @@ def test_a_job_is_submitted_followed_stopped_resumed_and_finished(
     assert steps == list(range(num_steps))
 
 
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(
+    head: Head, client_folder: Path, tmp_path: Path
+) -> None:
+    given = ("--address", head.job_server, "--run-dir", str(tmp_path / "run"), *sets())
+    before = set(jobs(head))
+    following = subprocess.Popen(
+        command(*given), cwd=client_folder, env=head.environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert following.stdout is not None
+    while "starting actors" not in (line := following.stdout.readline()):
+        assert line, following.communicate()
+    following.send_signal(signal.SIGINT)
+    _, errors = following.communicate(timeout=60)
+    (name,) = set(jobs(head)) - before
+    assert following.returncode == 130, errors
+    assert f"job {name} goes on" in errors
+    assert jobs(head)[name]["status"] == "RUNNING"
+    assert ask(head, "stop", name)
+    wait_for_end(head, name)
+
+
+def wait_for_end(head: Head, name: str) -> dict[str, Any]:
+    deadline = time.monotonic() + LIMIT_S
+    while not (job := jobs(head)[name])["is_over"] and time.monotonic() < deadline:
+        time.sleep(1)
+    return job
+
+
 def test_what_cannot_be_submitted_is_refused_in_one_line(
     head: Head, client_folder: Path, tmp_path: Path
 ) -> None:
@@ -112,7 +145,7 @@ def test_what_cannot_be_submitted_is_refused_in_one_line(
     cases = [
         ((), head.environment, "absolute run directory"),
         ((*absolute, "--working-dir", "tests"), head.environment, "not in the working directory"),
-        ((*absolute, "--address", "http://127.0.0.1:9"), head.environment, "no Ray job server"),
+        ((*absolute, "--address", NOBODY), head.environment, "no Ray job server"),
         ((*absolute, "--address", head.job_server), wrong_token, "wants another token"),
         (
             (*absolute, "--set=placement.environment=[NOT_SET_ANYWHERE]"),
@@ -136,8 +169,6 @@ def test_a_job_does_not_write_into_the_package_that_ray_deletes(
 ) -> None:
     train = f"python -m coop_rl train {CONFIG} --set=placement.address=auto"
     name = ask(head, "submit", train, str(client_folder))
-    deadline = time.monotonic() + LIMIT_S
-    while not (job := jobs(head)[name])["is_over"] and time.monotonic() < deadline:
-        time.sleep(1)
+    job = wait_for_end(head, name)
     assert job["status"] == "FAILED"
     assert "lies in the job's package, which Ray deletes" in job["logs"]

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from coop_rl.config import derive_sizes, load_config
@@ -26,12 +27,14 @@ def plain() -> tuple[RunConsole, io.StringIO]:
     return RunConsole(Console(file=file, width=80, highlight=False)), file
 
 
-def test_plan_shows_every_derived_size() -> None:
+@pytest.mark.parametrize(("ranks", "stage"), [(1, "ZeRO 0"), (2, "ZeRO 2")])
+def test_plan_shows_every_derived_size(ranks: int, stage: str) -> None:
+    """A single fp32 rank has nothing to split."""
     console, file = plain()
-    config = load_config(DEMO)
+    config = load_config(DEMO, [f"learner.num_ranks={ranks}"])
     console.show_plan(config, derive_sizes(config), RUN, None)
     text = file.getvalue()
-    for expected in ("prompts per step", "256", "ZeRO 2", "learner rl_only"):
+    for expected in ("prompts per step", "256", stage, "learner rl_only"):
         assert expected in text
     assert f"run directory {RUN}\n" in text
     assert "resumes" not in text

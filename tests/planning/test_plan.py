@@ -1,5 +1,6 @@
 """`coop-rl plan` as a user sees it."""
 
+import os
 import subprocess
 import sys
 
@@ -10,13 +11,17 @@ GOLDEN = ROOT / "tests/planning/golden"
 
 def plan(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "coop_rl", "plan", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    # As wide as a pipe, whatever terminal the tests run in.
+    environment = os.environ | {"COLUMNS": "80"}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_the_demos_plan_is_as_printed_before() -> None:
     done = plan("configs/local/demo.yaml", "--device-gib", "24")
     assert done.returncode == 0, done.stderr
-    # Renew after a wanted change: coop-rl plan configs/local/demo.yaml --device-gib 24 > ...
+    # After a wanted change: coop-rl plan configs/local/demo.yaml --device-gib 24 > the golden file
     assert done.stdout == (GOLDEN / "demo.txt").read_text()
 
 
