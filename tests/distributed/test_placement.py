@@ -110,17 +110,16 @@ def test_a_wait_says_what_is_missing_and_ends(
 ) -> None:
     monkeypatch.setattr(placement, "REPORT_EVERY_S", 1.0)
     lines: list[str] = []
-    config = configure(ON_ROLLOUT, "rollout.num_actors=2", "placement.startup_timeout_s=4")
-    with reserved(config, ignore):
-        second = configure(ON_ROLLOUT, "rollout.num_actors=1", "placement.startup_timeout_s=4")
-        with (
-            pytest.raises(ResourceError, match=r"no room within placement\.startup_timeout_s 4 s"),
-            reserved(second, lines.append),
-        ):
-            pass
+    one = (ON_ROLLOUT, "rollout.num_actors=1")
+    with (
+        reserved(configure(ON_ROLLOUT, "rollout.num_actors=2"), ignore),
+        pytest.raises(ResourceError, match=r"no room within placement\.startup_timeout_s 4 s"),
+        reserved(configure(*one, "placement.startup_timeout_s=4"), lines.append),
+    ):
+        pass
     assert lines
     assert "rollout needs 1 x (1 CPU), strict_spread, on nodes with role=rollout" in lines[-1]
-    with reserved(second, ignore):  # both gave back what they held
+    with reserved(configure(*one), ignore):  # both gave back what they held
         pass
 
 
