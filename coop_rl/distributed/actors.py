@@ -15,6 +15,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import named_verifiers
 from coop_rl.distributed.sync_client import RayWeightSyncClient
+from coop_rl.distributed.team import Whereabouts
 from coop_rl.errors import ActorLostError
 from coop_rl.observability import trace
 from coop_rl.observability.logs import redirect_output
@@ -53,6 +54,14 @@ def own_address(config: ServingConfig) -> str:
     return address
 
 
+def whereabouts() -> Whereabouts:
+    """Say where this actor runs."""
+    context = ray.get_runtime_context()
+    gpus = context.get_accelerator_ids().get("GPU", [])
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return Whereabouts(context.get_node_id(), address, os.getpid(), [str(gpu) for gpu in gpus])
+
+
 class Profiled:
     """What every actor can: record what it does."""
 
@@ -73,15 +82,15 @@ class RolloutActor(Profiled):
         redirect_output(log)
         self._config, self._backend = config, backend
 
-    async def start(self) -> int:
-        """Load the engine; returns the process id."""
+    async def start(self) -> Whereabouts:
+        """Load the engine."""
         from coop_rl.rollout.vllm_engine import VllmEngine
         from coop_rl.rollout.worker import RolloutWorker
 
         self._engine = VllmEngine(self._config, self._backend)
         await self._engine.start()
         self._worker = RolloutWorker(self._engine)
-        return os.getpid()
+        return whereabouts()
 
     async def generate_group(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
         """Sample one group."""
@@ -138,10 +147,10 @@ class LearnerActor(Profiled):
         """Rank 0: hold the store of this branch's torch world."""
         return self._rank.open_world(own_address(self._config))
 
-    def start(self, host: str, port: int) -> int:
-        """Join the world and build the engine; returns the process id."""
+    def start(self, host: str, port: int) -> Whereabouts:
+        """Join the world and build the engine."""
         self._learner = self._rank.start(host, port)
-        return os.getpid()
+        return whereabouts()
 
     def open_group(self, name: str) -> tuple[str, int]:
         """Hold the store of a named group."""
@@ -211,12 +220,12 @@ class MetaControllerActor(Profiled):
         self._config = config
         self._groups = GroupRegistry(own_address(config), config.sync.timeout_s)
 
-    def start(self, sources: list[str]) -> int:
-        """Build w, its optimiser and the rest; returns the process id."""
+    def start(self, sources: list[str]) -> Whereabouts:
+        """Build w, its optimiser and the rest."""
         from coop_rl.learner.build import build_meta_controller
 
         self._meta = build_meta_controller(self._config, sources)
-        return os.getpid()
+        return whereabouts()
 
     def open_group(self, name: str) -> tuple[str, int]:
         """Hold the store of a named group."""
@@ -263,14 +272,14 @@ class RewardActor(Profiled):
         redirect_output(log)
         self._config = config
 
-    def start(self) -> int:
-        """Start the worker processes; returns the process id."""
+    def start(self) -> Whereabouts:
+        """Start the worker processes."""
         from coop_rl.evaluation.benchmarks import verifiers_of
         from coop_rl.rewards.pool import RewardPool
 
         kinds = {*verifiers_of(self._config.evaluation.benchmarks), *named_verifiers(self._config)}
         self._pool = RewardPool(self._config.reward, kinds=sorted(kinds))
-        return os.getpid()
+        return whereabouts()
 
     @span("score")
     def score(self, group: RolloutGroup) -> ScoredGroup:

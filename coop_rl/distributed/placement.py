@@ -1,21 +1,21 @@
 """Placement groups: one for each role, with a bundle for each of its actors.
 
-A group is placed as a whole, so no actor of a role starts before all of them have room. On a
-cluster that scales, asking for a group is what makes it grow. Groups go when the run ends.
+A group is placed as a whole, so no actor of a role starts before all of them have room. Roles tied
+to labelled nodes are placed first, then those with GPUs, then the others. On a cluster that scales,
+asking for a group is what makes it grow. Groups go when the run ends.
 """
 
-import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
+    placement_group_table,
     remove_placement_group,
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -23,24 +23,16 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import role_counts
+from coop_rl.distributed import autoscaler
 from coop_rl.distributed.calls import wait_a_moment
 from coop_rl.errors import ResourceError
 
 TOLERANCE = 1e-6
-LOOK_S = 0.02
 REPORT_EVERY_S = 30.0
 """How often a run that waits for nodes says what is missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeKind:
-    """Nodes of the same size."""
-
-    resources: dict[str, float]
-    labels: dict[str, str] | None
-    """None: Ray does not tell those of nodes that are not there yet."""
-    count: float
-    """How many there are, or may be."""
+IMPOSSIBLE_FOR_S = 5.0
+"""How long the autoscaler must say it cannot make room: nodes that leave count for a moment."""
+ADVICE = "add nodes, or lower placement, rollout.num_actors or learner.num_ranks"
 
 
 class Placement:
@@ -69,18 +61,24 @@ def reserved(config: ServingConfig, report: Callable[[str], None]) -> Iterator[P
         report: Gets a line every 30 s while something is missing.
 
     Raises:
-        ResourceError: No node of the cluster, now or scaled up, can hold an actor, or there was not
-            enough room within `placement.startup_timeout_s`.
+        ResourceError: The cluster, scaled up as far as it may be, cannot hold all actors, or there
+            was not enough room within `placement.startup_timeout_s`.
     """
     wanted = {
         role: (count, need)
         for role, (count, need) in role_counts(config).items()
         if count and resources_of(need)
     }
-    _require_enough(wanted)
-    groups = {role: _ask(role, count, need) for role, (count, need) in wanted.items()}
+    lack = _what_lacks(wanted)
+    if lack and not autoscaler.may_grow():
+        raise ResourceError(f"{lack}; {ADVICE}")
+    groups: dict[str, PlacementGroup] = {}
+    began, limit_s = time.monotonic(), config.placement.startup_timeout_s
     try:
-        _wait(groups, wanted, config.placement.startup_timeout_s, report)
+        for precedence in sorted({_precedence(need) for _, need in wanted.values()}):
+            asked = {r: w for r, w in wanted.items() if _precedence(w[1]) == precedence}
+            groups |= {role: _ask(role, count, need) for role, (count, need) in asked.items()}
+            _wait({role: groups[role] for role in asked}, asked, lack, began, limit_s, report)
         yield Placement(groups)
     finally:
         for group in groups.values():
@@ -90,6 +88,11 @@ def reserved(config: ServingConfig, report: Callable[[str], None]) -> Iterator[P
 def resources_of(need: RoleResources) -> dict[str, float]:
     """Return what Ray reserves for one actor."""
     return {kind: n for kind, n in (("CPU", need.cpus), ("GPU", need.gpus)) if n}
+
+
+def _precedence(need: RoleResources) -> int:
+    """Return when a role is placed: who can lie anywhere takes no room others depend on."""
+    return 0 if need.labels else 1 if need.gpus else 2
 
 
 def _ask(role: str, count: int, need: RoleResources) -> PlacementGroup:
@@ -107,27 +110,42 @@ def _ask(role: str, count: int, need: RoleResources) -> PlacementGroup:
 def _wait(
     groups: Mapping[str, PlacementGroup],
     wanted: Mapping[str, tuple[int, RoleResources]],
+    lack: str | None,
+    began: float,
     limit_s: float,
     report: Callable[[str], None],
 ) -> None:
+    """Wait until all groups have room; `lack` is what the nodes that are there cannot hold."""
     pending = dict(groups)
-    began = reported = time.monotonic()
+    reported = possible = time.monotonic()
     while True:
-        # Not `ready()`, which is a task and so waits for a worker process as well.
-        pending = {role: g for role, g in pending.items() if not g.wait(LOOK_S)}
+        pending = {role: group for role, group in pending.items() if not _has_room(group)}
         if not pending:
             return
         wait_a_moment([], began + limit_s - time.monotonic())
         now = time.monotonic()
+        # Groups that fit on the nodes there are only wait for other work.
+        if not lack or pending.keys().isdisjoint(_impossible(groups)):
+            possible = now
+        elif now - possible >= IMPOSSIBLE_FOR_S:
+            raise ResourceError(f"{lack}, and its autoscaler may not add enough; {ADVICE}")
         if now - began >= limit_s:
             raise ResourceError(
                 f"no room within placement.startup_timeout_s {limit_s:g} s: "
-                f"{_missing(pending, wanted)}; add nodes, or lower placement, "
-                "rollout.num_actors or learner.num_ranks"
+                f"{_missing(pending, wanted)}; {ADVICE}"
             )
         if now - reported >= REPORT_EVERY_S:
             reported = now
             report(f"waiting for nodes: {_missing(pending, wanted)}")
+
+
+def _has_room(group: PlacementGroup) -> bool:
+    """Look, without waiting.
+
+    Not by `ready()`, a task, which waits for a worker process as well; nor by `wait`, whose limit
+    is cut to whole seconds: with less than one, Ray 2.60 may deny a group that has long had room.
+    """
+    return bool(placement_group_table(group)["state"] == "CREATED")
 
 
 def _missing(roles: Iterable[str], wanted: Mapping[str, tuple[int, RoleResources]]) -> str:
@@ -145,49 +163,39 @@ def describe(count: int, need: RoleResources) -> str:
     return f"{count} x ({each}), {need.strategy}" + (f", on nodes with {labels}" if labels else "")
 
 
-def _require_enough(wanted: Mapping[str, tuple[int, RoleResources]]) -> None:
-    """Refuse at once what this cluster could never hold."""
-    kinds = node_kinds()
+def _impossible(groups: Mapping[str, PlacementGroup]) -> set[str]:
+    """Return the roles for which the autoscaler cannot make room."""
+    ids = autoscaler.impossible_groups()
+    return {role for role, group in groups.items() if group.id.hex() in ids}
+
+
+def _what_lacks(wanted: Mapping[str, tuple[int, RoleResources]]) -> str | None:
+    """Say what the nodes that are there could not hold, were they free; None: nothing."""
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     for role, (_, need) in wanted.items():
-        _require_some_node(role, need, kinds)
+        if lack := _no_node_for(role, need, alive):
+            return lack
     for kind in ("CPU", "GPU"):
         asked = {role: n * resources_of(need).get(kind, 0.0) for role, (n, need) in wanted.items()}
         total = sum(asked.values())
-        most = sum(node.resources.get(kind, 0.0) * node.count for node in kinds)
+        most = sum(node["Resources"].get(kind, 0.0) for node in alive)
         if total > most + TOLERANCE:
             parts = " + ".join(f"{role} {n:g}" for role, n in asked.items() if n)
-            raise ResourceError(
-                f"{total:g} {kind}s are asked for ({parts}), this cluster has at most {most:g}, "
-                f"scaled up; lower placement.*.{kind.lower()}s, rollout.num_actors or "
-                "learner.num_ranks"
-            )
+            return f"{total:g} {kind}s are asked for ({parts}), this cluster has {most:g}"
+    return None
 
 
-def _require_some_node(role: str, need: RoleResources, kinds: Sequence[NodeKind]) -> None:
+def _no_node_for(role: str, need: RoleResources, alive: Sequence[dict[str, Any]]) -> str | None:
     asked = resources_of(need)
     if any(
-        all(node.resources.get(kind, 0.0) >= n for kind, n in asked.items())
-        and (node.labels is None or need.labels.items() <= node.labels.items())
-        for node in kinds
+        all(node["Resources"].get(kind, 0.0) >= n for kind, n in asked.items())
+        and need.labels.items() <= (node.get("Labels") or {}).items()
+        for node in alive
     ):
-        return
-    largest = {kind: max(node.resources.get(kind, 0.0) for node in kinds) for kind in asked}
+        return None
+    largest = {kind: max(node["Resources"].get(kind, 0.0) for node in alive) for kind in asked}
     have = ", ".join(f"{n:g} {kind}" for kind, n in largest.items())
-    raise ResourceError(
-        f"no node of this cluster, now or scaled up, can hold {describe(1, need)} for {role}: the "
-        f"most a node has is {have}; lower placement, or change its labels"
+    return (
+        f"no node of this cluster can hold {describe(1, need)} for {role}: the most one has is "
+        f"{have}"
     )
-
-
-def node_kinds() -> list[NodeKind]:
-    """Return the nodes that are there, and those that the autoscaler may add to them."""
-    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    found = [NodeKind(dict(n["Resources"]), dict(n.get("Labels") or {}), 1) for n in alive]
-    # Not public, and the only way to the autoscaler's limits (tests/distributed/test_placement.py).
-    config = ray._private.state.state.get_cluster_config()
-    for group in config.node_group_configs if config is not None else ():
-        # Nodes that run already are counted twice: a limit that is too high only delays the error.
-        count = math.inf if group.max_count < 0 else group.max_count
-        if count:
-            found.append(NodeKind({k: float(v) for k, v in group.resources.items()}, None, count))
-    return found

@@ -109,7 +109,11 @@ def _run(
         with team_of(config, directory.logs, console.milestone) as team:
             console.milestone("starting actors")
             place, sources = config.placement, data.sources
-            team.start(place.startup_timeout_s, config.sync.timeout_s, sources, console.milestone)
+            directory.note_actors(
+                team.start(
+                    place.startup_timeout_s, config.sync.timeout_s, sources, console.milestone
+                )
+            )
             method = build_method(config)
             session = _Session.build(
                 config, data, sets, directory, store, resume_from, console, team, stop, method

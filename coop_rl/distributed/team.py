@@ -20,6 +20,19 @@ RESYNC_GROUP = "resync"
 
 
 @dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where an actor runs."""
+
+    node_id: str
+    """Ray's, as `ray list nodes` shows it."""
+    address: str
+    """The node's IP address."""
+    pid: int
+    gpus: list[str]
+    """Ids of the node's devices that are the actor's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """One actor and the name it has in errors, logs and `ray list actors`."""
 
@@ -66,8 +79,8 @@ class Team:
         sync_timeout_s: float,
         sources: Sequence[str],
         report: Callable[[str], None],
-    ) -> None:
-        """Bring every process up, then link them.
+    ) -> dict[str, Whereabouts]:
+        """Bring every process up, then link them; return where each one runs, by name.
 
         Args:
             startup_timeout_s: Limit of each start.
@@ -82,8 +95,10 @@ class Team:
             starting += [member.call("start", "start", *address) for member in group]
         if self.meta:
             starting.append(self.meta.call("start", "start", list(sources)))
-        gather(starting, startup_timeout_s)
-        report(f"{len(self.all)} actors are up")
+        found = gather(starting, startup_timeout_s)
+        places: dict[str, Whereabouts] = {c.actor: w for c, w in zip(starting, found, strict=True)}
+        num_nodes = len({place.node_id for place in places.values()})
+        report(f"{len(self.all)} actors are up" + (f" on {num_nodes} nodes" * (num_nodes > 1)))
         if self.meta:
             self._link(GUIDANCE_GROUP, (self.meta, *self.learners), sync_timeout_s)
         if self.shadow:
@@ -100,6 +115,7 @@ class Team:
                 gather(connecting, startup_timeout_s)
         if self.learners:
             report("weight sync and guidance groups are connected")
+        return places
 
     def _link(self, name: str, members: Sequence[Member], timeout_s: float) -> None:
         """Join members into a named group; the first is rank 0 and holds its store."""

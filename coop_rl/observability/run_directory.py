@@ -2,6 +2,7 @@
 
 config.json      resolved config, itself valid input
 run.json         status, versions, commit, seed, times
+actors.json      node, address, process id and GPUs of every actor
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
 """
 
@@ -11,18 +12,21 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from coop_rl.config import RunConfig
 from coop_rl.errors import Interrupted, RunDirectoryError
 from coop_rl.observability.logs import route_library_logs
 from coop_rl.observability.sinks import write_atomically
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 PACKAGES = (
@@ -111,6 +115,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """step-* folders."""
         return self.path / "checkpoints"
+
+    def note_actors(self, places: Mapping[str, "DataclassInstance"]) -> None:
+        """Write where each actor runs; those of a resumed run take the place of the former."""
+        values = {name: asdict(place) for name, place in places.items()}
+        write_atomically(self.path / "actors.json", json.dumps(values, indent=2) + "\n")
 
     @classmethod
     def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":

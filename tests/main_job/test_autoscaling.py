@@ -1,0 +1,63 @@
+"""Rollout nodes come when a run asks for more actors than fit, and go when it is over."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.main_job.harness import metrics, train
+from tests.main_job.ray_head import Head, ray_head
+
+pytestmark = pytest.mark.timeout(600)
+ROLLOUT = {"resources": {"CPU": 1}, "labels": {"role": "rollout"}, "max_workers": 3}
+GONE_WITHIN_S = 90
+
+
+def nodes(head: Head) -> dict[str, str]:
+    """Return {id: role} of the nodes alive, asked by a process with the cluster's token."""
+    ask = (
+        "import json, ray, sys; ray.init(address=sys.argv[1], log_to_driver=False);"
+        "print(json.dumps({n['NodeID']: n['Labels'].get('role', 'head')"
+        " for n in ray.nodes() if n['Alive']}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ask, head.address],
+        env=head.environment, check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_run_grows_the_cluster_uses_the_new_nodes_and_lets_them_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ray_head({"rollout": ROLLOUT}) as head:
+        assert list(nodes(head).values()) == ["head"]
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+            monkeypatch.setenv(name, head.environment[name])
+        common = (
+            f"placement.address={head.address}",
+            "placement.rollout={cpus: 1, strategy: strict_spread, labels: {role: rollout}}",
+            "run.num_steps=2",
+            "checkpoint.every=0",
+        )
+        refused = train(tmp_path / "refused", *common, "rollout.num_actors=4").start().finish(120)
+        assert refused.returncode == 2
+        assert "its autoscaler may not add enough" in " ".join(refused.stderr.split())
+
+        run_dir = tmp_path / "run"
+        done = train(run_dir, *common, "rollout.num_actors=2").start().finish(400)
+        assert done.returncode == 0, done.stderr[-2000:]
+        places = json.loads((run_dir / "actors.json").read_text())
+        used = {places[f"rollout-{i}"]["node_id"] for i in range(2)}
+        assert len(used) == 2
+        assert len([row for row in metrics(run_dir) if "reward/mean" in row]) == 2
+
+        deadline = time.monotonic() + GONE_WITHIN_S
+        while len(alive := nodes(head)) > 1 and time.monotonic() < deadline:
+            time.sleep(1)
+        assert list(alive.values()) == ["head"]
+        assert used.isdisjoint(alive)

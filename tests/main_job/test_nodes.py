@@ -1,0 +1,75 @@
+"""A run over several nodes: roles where the config says, weights and w across them, and growth."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from tests.main_job.harness import metrics, train
+
+pytestmark = pytest.mark.timeout(600)
+ROLES = (
+    "placement.rollout={cpus: 1, strategy: strict_spread, labels: {role: rollout}}",
+    "placement.learner={cpus: 0.5, strategy: strict_pack, labels: {role: learner}}",
+    "placement.shadow={cpus: 0.5, strategy: strict_pack, labels: {role: learner}}",
+    "placement.meta={cpus: 0.5, labels: {role: meta}}",
+    "rollout.num_actors=2",
+    "sync.canary_every=1",
+    "run.num_steps=3",
+    "checkpoint.every=0",
+)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Two nodes for rollouts, one for learners, one for the meta-controller; an empty head."""
+    with tempfile.TemporaryDirectory(prefix="cn", dir="/tmp") as folder:  # sockets: short paths
+        # Ray notes the current cluster in its temporary folder: not in that of other runs.
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        try:
+            for role in ("rollout", "rollout", "learner", "meta"):
+                started.add_node(num_cpus=1, labels={"role": role})
+            yield started
+        finally:
+            started.shutdown()
+
+
+def labels_of_nodes(address: str) -> dict[str, str]:
+    """Return {node id: role}."""
+    ray.init(address=address, log_to_driver=False)
+    try:
+        return {node["NodeID"]: node["Labels"].get("role", "head") for node in ray.nodes()}
+    finally:
+        ray.shutdown()
+
+
+def test_roles_lie_where_the_config_says_and_weights_cross_nodes(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    roles = labels_of_nodes(cluster.address)
+    run_dir = tmp_path / "run"
+    job = train(run_dir, f"placement.address={cluster.address}", *ROLES).start()
+    done = job.finish(400)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "on 4 nodes" in " ".join(done.stderr.split()) + " ".join(done.stdout.split())
+
+    places = json.loads((run_dir / "actors.json").read_text())
+    found = {name: roles[place["node_id"]] for name, place in places.items() if name != "reward"}
+    assert found == {
+        "rollout-0": "rollout",
+        "rollout-1": "rollout",
+        "learner-joint-0": "learner",
+        "learner-rl_only-0": "learner",
+        "meta-controller": "meta",
+    }
+    assert places["rollout-0"]["node_id"] != places["rollout-1"]["node_id"]
+    rows = [row for row in metrics(run_dir) if "reward/mean" in row]
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    # Every sync was proved by the canary on both engines, and w moved on and arrived.
+    assert all(row["sync/bytes"] > 0 and row["sync/canary_mean"] < 1e-3 for row in rows)
+    assert all(row["guidance/update_norm"] > 0 for row in rows)
