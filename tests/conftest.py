@@ -6,8 +6,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-ALLOWED_SKIP = "shared data"
-"""Start of the reason of tests that need files which never are in the repository."""
+ALLOWED_SKIPS = ("gpu:", "root:", "shared data")
+"""Starts of the reasons of tests that need a GPU, root, or files that never are in the repository.
+"""
 _unexpected: list[str] = []
 
 
@@ -25,7 +26,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else ""
         text = reason.removeprefix("Skipped: ")
-        if not text.startswith(("gpu:", ALLOWED_SKIP)):
+        if not text.startswith(ALLOWED_SKIPS):
             _unexpected.append(f"{report.nodeid}: {text}")
 
 

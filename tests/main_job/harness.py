@@ -32,13 +32,17 @@ class Job:
     arguments: list[str]
     tag: str = field(default_factory=lambda: uuid.uuid4().hex)
     process: "subprocess.Popen[str] | None" = None
+    prefix: list[str] = field(default_factory=list)
+    """What runs the command elsewhere."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables beside this process's."""
 
     def start(self) -> "Job":
         """Start in the background."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "coop_rl", *self.arguments],
+            [*self.prefix, sys.executable, "-m", "coop_rl", *self.arguments],
             cwd=ROOT,
-            env={**os.environ, TAG: self.tag},
+            env={**os.environ, **self.environment, TAG: self.tag},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

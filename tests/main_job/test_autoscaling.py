@@ -32,24 +32,27 @@ def nodes(head: Head) -> dict[str, str]:
 
 
 def test_a_run_grows_the_cluster_uses_the_new_nodes_and_lets_them_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     with ray_head({"rollout": ROLLOUT}) as head:
         assert list(nodes(head).values()) == ["head"]
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-            monkeypatch.setenv(name, head.environment[name])
         common = (
             f"placement.address={head.address}",
             "placement.rollout={cpus: 1, strategy: strict_spread, labels: {role: rollout}}",
             "run.num_steps=2",
             "checkpoint.every=0",
         )
-        refused = train(tmp_path / "refused", *common, "rollout.num_actors=4").start().finish(120)
+
+        def run(name: str, num_actors: int) -> "subprocess.CompletedProcess[str]":
+            job = train(tmp_path / name, *common, f"rollout.num_actors={num_actors}")
+            job.environment = head.environment
+            return job.start().finish(400)
+
+        refused = run("refused", 4)
         assert refused.returncode == 2
         assert "its autoscaler may not add enough" in " ".join(refused.stderr.split())
 
-        run_dir = tmp_path / "run"
-        done = train(run_dir, *common, "rollout.num_actors=2").start().finish(400)
+        done, run_dir = run("run", 2), tmp_path / "run"
         assert done.returncode == 0, done.stderr[-2000:]
         places = json.loads((run_dir / "actors.json").read_text())
         used = {places[f"rollout-{i}"]["node_id"] for i in range(2)}
