@@ -132,6 +132,10 @@ class PlacementSection(Section):
     """Each rank of `rl_only`."""
     meta: RoleResources = RoleResources()
     """The meta-controller."""
+    colocated: bool = False
+    """Rollout actors and learners share devices and take turns: while learners train, engines keep
+    their weights in host memory and have no key-value cache (on CPUs they only rest). Give both
+    fractions of a GPU; needs rollout.max_policy_lag 0."""
     reward: RoleResources = RoleResources()
     """The reward actor; its worker processes come on top."""
     driver: RoleResources = RoleResources()

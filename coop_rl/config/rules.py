@@ -40,6 +40,29 @@ def check_lag(config: "RunConfig") -> None:
         )
 
 
+def check_colocated(config: "RunConfig") -> None:
+    """Refuse turns that nobody can take, and transfers between two ranks on one device."""
+    place, lag = config.placement, config.rollout.max_policy_lag
+    if not place.colocated:
+        return
+    if lag > 0:
+        raise ValueError(
+            "placement.colocated makes engines rest while learners train; set "
+            f"rollout.max_policy_lag 0, got {lag}"
+        )
+    if place.rollout.gpus >= 1 or place.learner.gpus >= 1:
+        raise ValueError(
+            "placement.colocated shares devices; give placement.rollout.gpus and "
+            f"placement.learner.gpus fractions, got {place.rollout.gpus:g} and "
+            f"{place.learner.gpus:g}"
+        )
+    if config.sync.backend == "nccl":
+        raise ValueError(
+            "sync.backend nccl cannot connect two processes on one device, which "
+            "placement.colocated asks for; set auto or gloo"
+        )
+
+
 def _check_adapter_gradients_exist(config: "RunConfig", method: BridgeMethod) -> None:
     """Refuse a w-update from a gradient that theta's mix never computes."""
     if method.mix_schedule != "constant" or "mix" in config.meta.guidance:

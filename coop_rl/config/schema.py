@@ -23,7 +23,7 @@ from coop_rl.config.method import (
 )
 from coop_rl.config.reward import RewardSection
 from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
-from coop_rl.config.rules import check_guidance, check_lag, check_profile
+from coop_rl.config.rules import check_colocated, check_guidance, check_lag, check_profile
 
 
 class RunSection(Section):
@@ -158,6 +158,7 @@ class RunConfig(ServingConfig):
         self._check_overlong()
         check_guidance(self)
         check_lag(self)
+        check_colocated(self)
         check_profile(self)
         if self.learner.zero_stage < 2 and self.model.dtype == "bfloat16":
             raise ValueError(

@@ -121,6 +121,11 @@ class RolloutActor(Profiled):
         with span("finish weights"):
             await self._engine.finish_weight_update(version)
 
+    async def sleep(self) -> None:
+        """Leave the device to the learners."""
+        with span("sleep"):
+            await self._engine.sleep()
+
     async def receipt(self) -> Receipt:
         """Return the checksums of the weights that arrived last."""
         return dict(await self._engine.receipt())

@@ -38,6 +38,8 @@ class RayLearners:
 
     def __init__(self, config: RunConfig, team: Team, stages: Stages) -> None:
         self._timeout_s = config.placement.call_timeout_s
+        self._sync_timeout_s = config.sync.timeout_s
+        self._is_colocated = config.placement.colocated
         self._team = team
         self._stages = stages
 
@@ -46,6 +48,10 @@ class RayLearners:
     ) -> tuple[StepResult, StepResult | None]:
         """Step `joint` and `rl_only`, as a rule on the same packed batch."""
         shadow_objective = replace(SHADOW_OBJECTIVE, resync_shadow=objective.resync_shadow)
+        if self._is_colocated:
+            with self._stages.stage("sleep"):
+                sleeping = [m.call("sleep", "sleep") for m in self._team.engines]
+                gather(sleeping, self._sync_timeout_s)
         with self._stages.stage("train"):
             joint_ref = ray.put(batches[0])
             is_shared = batches[1] is batches[0] or not self._team.shadow

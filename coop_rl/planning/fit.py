@@ -1,6 +1,6 @@
 """Whether a run fits its devices, and the fewest devices it would fit on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from coop_rl.config import RunConfig
@@ -61,16 +61,30 @@ def fits(
         needed = num_learners * learner.total + num_engines * (engine.weights + cache)
         return [Fit("all roles together", needed, device_bytes * ROOM)]
     share = config.rollout.gpu_memory_utilization
-    if config.placement.learner.gpus < 1:
-        together = learner.total * (2 if has_shadow(config) else 1)
-        if config.placement.rollout.gpus < 1:
-            together += share * device_bytes
-        found = [Fit("learners and engine on one device", together, device_bytes * ROOM)]
-    else:
-        found = [Fit("learner rank", learner.total, device_bytes * ROOM)]
+    found = [
+        Fit(what, needed, device_bytes * ROOM)
+        for what, needed in _peaks(config, learner, share * device_bytes)
+    ]
     # The cache of one sequence at full length: with less vLLM refuses to start.
     needed = engine.weights + ENGINE_OVERHEAD + engine.sequence
     return [*found, Fit("rollout engine", needed, device_bytes * share)]
+
+
+def _peaks(
+    config: RunConfig, learner: MemoryPlan, engine_bytes: float
+) -> Iterator[tuple[str, float]]:
+    """Yield what learners take of a device, and what stands beside them there."""
+    place = config.placement
+    if place.learner.gpus >= 1:
+        yield "learner rank", learner.total
+        return
+    branches = 2 if has_shadow(config) else 1
+    if place.colocated:
+        yield "learners at work, engine asleep", branches * learner.total
+        yield "learners at rest, engine at work", branches * learner.resting + engine_bytes
+    else:
+        beside = engine_bytes if place.rollout.gpus < 1 else 0.0
+        yield "learners and engine on one device", branches * learner.total + beside
 
 
 def smallest_cluster(

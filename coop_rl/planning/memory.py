@@ -24,6 +24,8 @@ from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import BYTES
 
 GIB = 2**30
+BETWEEN_STEPS = ("weights", "masters", "AdamW", "kept whole", "guidance w", "pi_ref", "look-ahead")
+"""What a learner holds while others have their turn."""
 FP32 = 4
 
 
@@ -38,6 +40,11 @@ class MemoryPlan:
     def total(self) -> float:
         """Bytes at the peak."""
         return sum(self.parts.values())
+
+    @property
+    def resting(self) -> float:
+        """Bytes between steps."""
+        return sum(size for name, size in self.parts.items() if name in BETWEEN_STEPS)
 
 
 def learner_memory(

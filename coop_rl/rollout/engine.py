@@ -35,6 +35,13 @@ class GenerationEngine(Protocol):
         """Go on with frozen requests."""
         ...
 
+    async def sleep(self) -> None:
+        """Give up the device's memory until something is generated or weights are updated.
+
+        Nothing may be under way.
+        """
+        ...
+
     async def init_weight_transfer(self, init_info: Mapping[str, Any]) -> None:
         """Join the transfer group."""
         ...

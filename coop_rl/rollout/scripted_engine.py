@@ -79,6 +79,10 @@ class ScriptedEngine:
         self._note("resume")
         self._running.set()
 
+    async def sleep(self) -> None:
+        """Note the call."""
+        self._note("sleep")
+
     async def init_weight_transfer(self, init_info: Mapping[str, Any]) -> None:
         """Note the call."""
         self._note("init_weight_transfer", init_info)

@@ -4,6 +4,7 @@ Sampled tokens come with their log-probs under the sampling distribution (temper
 applied) and the version of the weights that sampled them; both are recorded by vLLM itself.
 """
 
+import asyncio
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,6 +55,7 @@ class VllmEngine:
         self._backend = BACKEND_NAME if backend == "gloo" else backend
         self._request_ids = itertools.count()
         self._engine: AsyncLLM | None = None
+        self._is_asleep, self._waking = False, asyncio.Lock()
 
     async def start(self) -> None:
         """Start vLLM's processes and load the model; about 20 s, mostly imports."""
@@ -86,7 +88,10 @@ class VllmEngine:
         from vllm.platforms import current_platform
 
         section, model = self._config.rollout, self._config.model
-        device: dict[str, Any] = {"gpu_memory_utilization": section.gpu_memory_utilization}
+        device: dict[str, Any] = {
+            "gpu_memory_utilization": section.gpu_memory_utilization,
+            "enable_sleep_mode": self._config.placement.colocated,
+        }
         if current_platform.is_cpu():
             # A prompt prefilled in parts makes vLLM 0.32 take back a random number, which
             # generators on the CPU cannot: the engine dies. So prompts are prefilled whole.
@@ -126,6 +131,7 @@ class VllmEngine:
                 f"prompts must be shorter than {engine.model_config.max_model_len} tokens, got "
                 f"{len(prompt_token_ids)}; raise model.max_length or drop the prompt"
             )
+        await self._wake(["weights", "kv_cache"])
         request = engine.generate(
             tokens_input(list(prompt_token_ids)),
             sampling_params(sampling, min(sampling.max_tokens, room), seed),
@@ -147,6 +153,19 @@ class VllmEngine:
         with _dead_engine_is_lost_actor():
             await self._started().resume_generation()
 
+    async def sleep(self) -> None:
+        """Move weights to host memory and drop the cache; on CPUs only stop scheduling."""
+        with _dead_engine_is_lost_actor():
+            await self._started().sleep(level=1, mode="keep")
+        self._is_asleep = True
+
+    async def _wake(self, tags: list[str]) -> None:
+        """Take back memory; awake once the cache is there."""
+        async with self._waking:
+            if self._is_asleep:
+                with _dead_engine_is_lost_actor():
+                    self._is_asleep = not await self._started().wake_up(tags)
+
     async def init_weight_transfer(self, init_info: Mapping[str, Any]) -> None:
         """Join the transfer group."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
@@ -156,7 +175,8 @@ class VllmEngine:
             await self._started().init_weight_transfer_engine(request)
 
     async def start_weight_update(self) -> None:
-        """Pause and open an update."""
+        """Pause and open an update; a sleeping engine gets its cache back when it is over."""
+        await self._wake(["weights"])
         await self.pause()
         with _dead_engine_is_lost_actor(), _failure_is_sync_error("starting"):
             await self._started().start_weight_update()
@@ -173,6 +193,7 @@ class VllmEngine:
         """Close the update, stamp `version` on tokens sampled from now on, and resume."""
         with _dead_engine_is_lost_actor(), _failure_is_sync_error("finishing"):
             await self._started().finish_weight_update(weight_version=version)
+        await self._wake(["kv_cache"])
         await self.resume()
 
     async def receipt(self) -> Receipt:

@@ -87,6 +87,22 @@ def test_a_lag_needs_rollouts_at_every_step_and_in_flight_updates_a_lag(minimal:
     load_config(minimal, ["rollout.max_policy_lag=1", "rollout.in_flight_updates=true"])
 
 
+def test_shared_devices_need_turns_fractions_and_no_nccl(minimal: Path) -> None:
+    shared = [
+        "placement.colocated=true",
+        "placement.rollout.gpus=0.5",
+        "placement.learner.gpus=0.5",
+    ]
+    assert load_config(minimal, shared).placement.colocated
+    for override, said in (
+        ("rollout.max_policy_lag=1", r"set rollout\.max_policy_lag 0, got 1"),
+        ("placement.rollout.gpus=1", r"fractions, got 1 and 0\.5"),
+        ("sync.backend=nccl", "cannot connect two processes on one device"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_config(minimal, [*shared, override])
+
+
 def test_bad_files_and_overrides(tmp_path: Path, minimal: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read config"):
         load_config(tmp_path / "absent.yaml")

@@ -1,12 +1,24 @@
 """`coop-rl plan` as a user sees it."""
 
+import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+from rich.console import Console
+
+from coop_rl.config import load_config
+from coop_rl.planning.report import plan_run
 from tests.main_job.harness import ROOT
 
 GOLDEN = ROOT / "tests/planning/golden"
+
+
+def golden(config: str) -> Path:
+    """Return where the plan of a config is kept."""
+    return GOLDEN / config.removeprefix("configs/").replace("/", "-").replace(".yaml", ".txt")
 
 
 def plan(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -18,11 +30,34 @@ def plan(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_demos_plan_is_as_printed_before() -> None:
-    done = plan("configs/local/demo.yaml", "--device-gib", "24")
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.yaml"))
+RIVALS = (
+    "rl", "sft", "cold_start", "sum", "alternate", "chord", "hpt", "luffy", "srft", "relift",
+)  # fmt: skip
+
+
+def options_of(config: str) -> list[str]:
+    """Return the options that name its devices; of a CPU the memory, which differs by machine."""
+    if "/local/smollm2" in config:  # its folder is not in a clone
+        return ["--device-gib", "24", "--set=model.path=HuggingFaceTB/SmolLM2-135M-Instruct"]
+    if "/local/" in config:
+        return ["--device-gib", "24"]
+    return ["--device", "L4" if "/1-gpu" in config else "H100"]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_shipped_configs_plan_fits_and_is_as_printed_before(config: str) -> None:
+    """After a wanted change: `python -m tests.planning.renew`."""
+    done = plan(config, *options_of(config))
     assert done.returncode == 0, done.stderr
-    # After a wanted change: coop-rl plan configs/local/demo.yaml --device-gib 24 > the golden file
-    assert done.stdout == (GOLDEN / "demo.txt").read_text()
+    assert done.stdout == golden(config).read_text()
+
+
+@pytest.mark.parametrize("config", [c for c in CONFIGS if "/paper/" in c])
+@pytest.mark.parametrize("kind", RIVALS)
+def test_every_rival_fits_where_the_papers_method_does(config: str, kind: str) -> None:
+    chosen = load_config(ROOT / config, [f"method.kind={kind}"])
+    plan_run(chosen, Console(file=io.StringIO()), device="H100")
 
 
 LARGE = (
