@@ -9,7 +9,7 @@ export PYTHON TORCH_INDEX_URL
 
 SMOLLM2 := models/smollm2-135m-instruct
 
-.PHONY: help setup demo smollm2 plan submit test check prove study format bench docs clean
+.PHONY: help setup demo smollm2 plan submit test check gpu prove study format bench docs clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
@@ -18,6 +18,7 @@ help:
 	@echo "make submit   CONFIG=... ARGS='--address http://HEAD:8265 --run-dir /shared/run': a run as a Ray job"
 	@echo "make test     run the tests"
 	@echo "make check    what CI runs: format, lint, types, tests"
+	@echo "make gpu      the tests that need CUDA devices (they skip without)"
 	@echo "make prove    whole training runs: bridge x 3 seeds, rl, shuffled rewards (about 18 minutes)"
 	@echo "make study    does the shadow matter: five meta.w_objective x five seeds (about 100 minutes)"
 	@echo "make bench    every measure against its floor; writes bench/results.json (ARGS='packing controller': only those)"
@@ -49,6 +50,9 @@ check: setup
 	ruff check coop_rl tests bench docs
 	mypy
 	COOP_RL_CI=1 pytest
+
+gpu: setup
+	pytest -m gpu
 
 prove: setup
 	pytest -m slow

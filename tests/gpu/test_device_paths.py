@@ -1,0 +1,127 @@
+"""The paths only a GPU takes: sleep mode, DeepSpeed on CUDA, NCCL, and a whole run on one device.
+
+`make gpu` runs them; without a CUDA device they skip. Not run yet, for want of one.
+"""
+
+import asyncio
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from coop_rl.config import load_config
+from coop_rl.rollout.vllm_engine import VllmEngine
+from coop_rl.types import SamplingSettings
+from coop_rl.weights.process_group import PeerGroup, open_store
+from tests.main_job.harness import DEMO, metrics, train
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+ONE_GPU = (
+    "placement.rollout={cpus: 1, gpus: 0.4}",
+    "placement.learner={cpus: 0.5, gpus: 0.3}",
+    "placement.shadow={cpus: 0.5, gpus: 0.3}",
+    "rollout.gpu_memory_utilization=0.2",
+    "run.num_steps=3",
+    "sync.canary_every=1",
+)
+GIVEN_BACK = 0.8
+"""Share of an engine's memory that sleep must free: the CUDA context stays."""
+
+
+def two_devices() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("gpu: needs two CUDA devices")
+
+
+def test_a_sleeping_engine_frees_memory_and_samples_the_same_afterwards() -> None:
+    config = load_config(DEMO, [*ONE_GPU, "placement.colocated=true", "rollout.dtype=float32"])
+    sampling = SamplingSettings(num_samples=1, temperature=1.0, top_p=1.0, max_tokens=16, seed=0)
+
+    async def turn() -> tuple[Any, Any, list[int]]:
+        engine, free = VllmEngine(config, "gloo"), [torch.cuda.mem_get_info()[0]]
+        await engine.start()
+        before = await engine.generate([5, 6, 7], sampling, 1)
+        free.append(torch.cuda.mem_get_info()[0])
+        await engine.sleep()
+        free.append(torch.cuda.mem_get_info()[0])
+        after = await engine.generate([5, 6, 7], sampling, 1)
+        await engine.shutdown()
+        return before, after, free
+
+    before, after, (empty, awake, asleep) = asyncio.run(turn())
+    assert before.token_ids == after.token_ids
+    assert asleep - awake > GIVEN_BACK * (empty - awake)
+
+
+@pytest.mark.parametrize("colocated", [False, True])
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_run_on_one_device(tmp_path: Path, colocated: bool, stage: int) -> None:
+    turns = f"placement.colocated={str(colocated).lower()}"
+    job = train(tmp_path / "run", *ONE_GPU, turns, f"learner.zero_stage={stage}").start()
+    done = job.finish(500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert job.left_over() == []
+    rows = [row for row in metrics(tmp_path / "run") if "reward/mean" in row]
+    assert [row["sync/canary_mean"] < 0.01 for row in rows] == [True] * 3
+
+
+def test_bfloat16_on_one_device(tmp_path: Path) -> None:
+    dtypes = ("model.dtype=bfloat16", "rollout.dtype=bfloat16", "learner.zero_stage=2")
+    done = train(tmp_path / "run", *ONE_GPU, *dtypes).start().finish(500)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_flash_attention_scores_as_sdpa_does(tmp_path: Path) -> None:
+    pytest.importorskip("flash_attn", reason="gpu: needs flash-attn")
+    kind = ("learner.attention=flash_attention_2", "model.dtype=bfloat16", "learner.zero_stage=2")
+    done = train(tmp_path / "run", *ONE_GPU, *kind).start().finish(500)
+    assert done.returncode == 0, done.stderr[-2000:]  # every learner checks its packing at start
+
+
+def test_weights_over_nccl(tmp_path: Path) -> None:
+    two_devices()
+    own = (
+        "placement.rollout={cpus: 1, gpus: 1}",
+        "placement.learner={cpus: 1, gpus: 1}",
+        "method.kind=rl",
+        "sync.backend=nccl",
+        "sync.canary_every=1",
+        "run.num_steps=3",
+    )
+    done = train(tmp_path / "run", *own).start().finish(500)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def _member(host: str, port: int, rank: int, results: Any) -> None:
+    torch.cuda.set_device(rank)
+    group = PeerGroup.join(host, port, rank, 2, 60.0, "test", backend="nccl")
+    tensor = torch.full((1024,), float(rank), device="cuda")
+    group.broadcast(tensor)
+    torch.cuda.synchronize()
+    results.put(float(tensor.sum()))
+
+
+def test_a_peer_group_over_nccl() -> None:
+    two_devices()
+    store, port = open_store("127.0.0.1", 60.0)
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    members = [
+        context.Process(target=_member, args=("127.0.0.1", port, rank, results)) for rank in (0, 1)
+    ]
+    for member in members:
+        member.start()
+    assert [results.get(timeout=120), results.get(timeout=120)] == [0.0, 0.0]
+    for member in members:
+        member.join(30)
+    del store
+
+
+def test_the_small_demo_says_which_device_it_used(tmp_path: Path) -> None:
+    done = train(tmp_path / "run", *ONE_GPU, "run.num_steps=1").start().finish(500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    actors = (tmp_path / "run/actors.json").read_text()
+    assert '"gpus": []' in actors  # the reward actor
+    assert '"gpus": [\n      "0"' in actors
