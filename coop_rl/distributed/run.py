@@ -21,6 +21,7 @@ from coop_rl.distributed.checkpoints import RayCheckpoints, StopAtBoundary, Stop
 from coop_rl.distributed.cluster import named_environment, preflight_local, ray_session
 from coop_rl.distributed.generation import Generation
 from coop_rl.distributed.profile import ProfilingObserver
+from coop_rl.distributed.ray_metrics import RayMetricsSink
 from coop_rl.distributed.roles import RayLearners, RayMetaController, RayWeights
 from coop_rl.distributed.rollouts import RayRollouts, RayShadowRollouts
 from coop_rl.distributed.team import Team
@@ -164,7 +165,9 @@ class _Session:
         shadow = Generation(config, team.shadow_rollouts, team.reward, stop)
         shadow_rollouts = RayShadowRollouts(config, team, shadow, stages)
         checkpoints = RayCheckpoints(config, team, store, resume_from, stop, stages)
-        observer = RunObserver(config, directory, console, stages)
+        on_cluster = config.placement.address is not None
+        live = (RayMetricsSink(config.run.name).write,) if on_cluster else ()
+        observer = RunObserver(config, directory, console, stages, *live)
         evaluation = Evaluator(config, sets, joint.run, stages, directory.evaluations)
         held_out = sets[0].prompts
         validation = RayValidation(

@@ -1,7 +1,7 @@
 """The loop's role `Observer`: a step's record to metrics, samples, events and terminal."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -28,9 +28,14 @@ class RunObserver:
     """
 
     def __init__(
-        self, config: RunConfig, directory: RunDirectory, console: RunConsole, stages: Stages
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        console: RunConsole,
+        stages: Stages,
+        show: Callable[[Metrics], None] = lambda _: None,
     ) -> None:
-        """Open the run's files.
+        """Open the run's files; `show` gets every row as well.
 
         Raises:
             RunError: They cannot be written.
@@ -39,6 +44,7 @@ class RunObserver:
         self._directory = directory
         self._console = console
         self._stages = stages
+        self._show = show
         self._ledger = Ledger(config)
         self._forgetting = Forgetting()
         self._metrics = JsonlSink(directory.metrics)
@@ -120,6 +126,7 @@ class RunObserver:
         self._metrics.write(metrics)
         if self._events:
             self._events.write(step, metrics)
+        self._show(metrics)
 
     def _show_sample(self, groups: Sequence[ScoredGroup]) -> None:
         group, rollout, reward = next(_by_sample(groups))

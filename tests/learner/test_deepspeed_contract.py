@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import coop_rl.learner.deepspeed_engine as ours
+from coop_rl.errors import ConfigError
 from coop_rl.learner.deepspeed_engine import _import_deepspeed
 
 SOURCE = Path(ours.__file__).read_text()
@@ -71,5 +72,5 @@ def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import deepspeed
 
     monkeypatch.setattr(deepspeed, "__version__", "0.20.0")
-    with pytest.raises(ours.ConfigError, match=r"deepspeed 0\.20\.0 is installed"):
+    with pytest.raises(ConfigError, match=r"deepspeed 0\.20\.0 is installed"):
         _import_deepspeed()

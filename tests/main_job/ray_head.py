@@ -38,6 +38,8 @@ class Head:
     job_server: str
     address: str
     """Of the control store, for drivers."""
+    metrics: str
+    """What Prometheus would scrape."""
     environment: dict[str, str]
     """With the cluster's token; give it to clients."""
 
@@ -63,7 +65,7 @@ def ray_head(node_types: Mapping[str, Any] | None = None, num_cpus: int = 2) -> 
         num_cpus: Of the head itself.
     """
     tag = uuid.uuid4().hex
-    gcs, dashboard, client, agent = free_ports(4)
+    gcs, dashboard, client, agent, exporter = free_ports(5)
     shared = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2}
     unset = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", TAG)
     base = {k: v for k, v in os.environ.items() if k not in unset} | shared
@@ -75,10 +77,10 @@ def ray_head(node_types: Mapping[str, Any] | None = None, num_cpus: int = 2) -> 
             f"--dashboard-port={dashboard}", f"--temp-dir={folder}/r",
             "--min-worker-port=0", "--max-worker-port=0", f"--ray-client-server-port={client}",
             f"--dashboard-agent-listen-port={agent}", "--object-store-memory=150000000",
-            "--disable-usage-stats",
+            "--disable-usage-stats", f"--metrics-export-port={exporter}",
         ]  # fmt: skip
         log = Path(folder) / "head.log"
-        settings = base | {TAG: tag, "PATH": bin_first}
+        settings = base | {TAG: tag, "PATH": bin_first, "RAY_metrics_report_interval_ms": "1000"}
         if node_types:
             path = Path(folder) / "autoscaling.yaml"
             path.write_text(yaml.safe_dump(autoscaling(gcs, num_cpus, node_types)))
@@ -89,7 +91,8 @@ def ray_head(node_types: Mapping[str, Any] | None = None, num_cpus: int = 2) -> 
         url = f"http://127.0.0.1:{dashboard}"
         try:
             _wait_for(url, shared["RAY_AUTH_TOKEN"], process, log)
-            yield Head(url, f"127.0.0.1:{gcs}", base | {"PATH": bin_first})
+            scraped = f"http://127.0.0.1:{exporter}/metrics"
+            yield Head(url, f"127.0.0.1:{gcs}", scraped, base | {"PATH": bin_first})
         finally:
             process.terminate()
             end(tagged(tag))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.main_job.ray_head import RAY, Head, ray_head
 pytestmark = pytest.mark.timeout(600)
 CONFIG = "configs/local/demo.yaml"
 LIMIT_S = 240
+SCRAPE_LIMIT_S = 60
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -51,6 +53,18 @@ def sets(*more: str) -> list[str]:
     return [f"--set={value}" for value in (*SMALL, "checkpoint.every=0", *more)]
 
 
+def scraped(head: Head, name: str) -> str:
+    """Return the line of a gauge, once there is one."""
+    deadline = time.monotonic() + SCRAPE_LIMIT_S
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(head.metrics, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        if found := [line for line in lines if line.startswith(name)]:
+            return found[0]
+        time.sleep(1)
+    raise TimeoutError(f"no {name} within {SCRAPE_LIMIT_S} s")
+
+
 def is_shown(step: int, num_steps: int, output: str) -> bool:
     return re.search(rf"step +{step}/{num_steps}\b", output) is not None
 
@@ -77,6 +91,8 @@ def test_a_job_is_submitted_followed_stopped_resumed_and_finished(
     assert job["variables"]["COOP_RL_SEEN"] == "yes"
     assert "COOP_RL_HIDDEN" not in job["variables"]
     assert head.environment["RAY_AUTH_TOKEN"] not in job["all"]
+    shown = scraped(head, "ray_coop_rl_reward_mean")
+    assert 'run="demo"' in shown
     assert ask(head, "stop", name)
     output, _ = followed.communicate(timeout=LIMIT_S)
     assert followed.returncode == 1, output
