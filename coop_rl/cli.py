@@ -94,6 +94,25 @@ def plan(
 
 
 @app.command()
+def doctor(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of findings.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Without the trials: two ranks, and an engine.")
+    ] = False,
+) -> None:
+    """Say what of this machine, and of the config's cluster, would make the run fail."""
+    run_config = load_config(config, overrides or [])
+    from rich.console import Console
+
+    from coop_rl.diagnosis.report import examine  # heavy: torch
+    from coop_rl.distributed.nodes import node_findings
+
+    examine(run_config, Console(highlight=False), node_findings, as_json=as_json, is_quick=quick)
+
+
+@app.command()
 def submit(
     config: ConfigPath,
     overrides: Overrides = None,

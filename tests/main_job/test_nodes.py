@@ -9,7 +9,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from tests.main_job.harness import metrics, train
+from tests.main_job.harness import DEMO, Job, metrics, train
 
 pytestmark = pytest.mark.timeout(600)
 ROLES = (
@@ -52,6 +52,14 @@ def test_roles_lie_where_the_config_says_and_weights_cross_nodes(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     roles = labels_of_nodes(cluster.address)
+    address = f"--set=placement.address={cluster.address}"
+    elsewhere = f"--set=run.dir={tmp_path / 'runs'}"
+    looked = Job(["doctor", str(DEMO), address, elsewhere, "--quick", "--json"]).start().finish()
+    assert looked.returncode == 0, looked.stderr[-2000:]
+    findings = [finding for finding in json.loads(looked.stdout) if "node" in finding["check"]]
+    assert [finding["status"] for finding in findings] == ["ok"] * 3 * 5
+    assert list((tmp_path / "runs").iterdir()) == []
+
     run_dir = tmp_path / "run"
     job = train(run_dir, f"placement.address={cluster.address}", *ROLES).start()
     done = job.finish(400)

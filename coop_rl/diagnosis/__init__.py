@@ -1,0 +1,1 @@
+"""`coop-rl doctor`: what of this machine or cluster would make a run fail, and what mends it."""

