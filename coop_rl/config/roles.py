@@ -143,6 +143,9 @@ class PlacementSection(Section):
     environment: list[str] = Field(default_factory=list)
     """Names of environment variables that a cluster's actors and a submitted driver get from where
     the run is started; no others travel, and no secrets: Ray shows them to whoever may look."""
+    min_nodes: int = Field(1, ge=1)
+    """Nodes to wait for before anything is placed: on a cluster that is still coming up and that no
+    autoscaler lets grow, what does not fit on the nodes there would be refused at once."""
     startup_timeout_s: float = Field(600.0, gt=0)
     """Longest wait for the actors to come up."""
     call_timeout_s: float = Field(1800.0, gt=0)

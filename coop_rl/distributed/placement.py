@@ -61,19 +61,20 @@ def reserved(config: ServingConfig, report: Callable[[str], None]) -> Iterator[P
         report: Gets a line every 30 s while something is missing.
 
     Raises:
-        ResourceError: The cluster, scaled up as far as it may be, cannot hold all actors, or there
-            was not enough room within `placement.startup_timeout_s`.
+        ResourceError: Too few nodes came; or the cluster, scaled up as far as it may be, cannot
+            hold all actors; or there was not enough room within `placement.startup_timeout_s`.
     """
     wanted = {
         role: (count, need)
         for role, (count, need) in role_counts(config).items()
         if count and resources_of(need)
     }
+    began, limit_s = time.monotonic(), config.placement.startup_timeout_s
+    _wait_for_nodes(config.placement.min_nodes, began, limit_s, report)
     lack = _what_lacks(wanted)
     if lack and not autoscaler.may_grow():
         raise ResourceError(f"{lack}; {ADVICE}")
     groups: dict[str, PlacementGroup] = {}
-    began, limit_s = time.monotonic(), config.placement.startup_timeout_s
     try:
         for precedence in sorted({_precedence(need) for _, need in wanted.values()}):
             asked = {r: w for r, w in wanted.items() if _precedence(w[1]) == precedence}
@@ -105,6 +106,28 @@ def _ask(role: str, count: int, need: RoleResources) -> PlacementGroup:
         bundle_label_selector=labels,
     )
     return group
+
+
+def _wait_for_nodes(
+    count: int, began: float, limit_s: float, report: Callable[[str], None]
+) -> None:
+    """Wait until the cluster has so many nodes."""
+    reported = time.monotonic()
+    while (found := len(_alive())) < count:
+        now = time.monotonic()
+        if now - began >= limit_s:
+            raise ResourceError(
+                f"{found} of placement.min_nodes {count} nodes came within "
+                f"placement.startup_timeout_s {limit_s:g} s; start the others, or lower it"
+            )
+        if now - reported >= REPORT_EVERY_S:
+            reported = now
+            report(f"waiting for nodes: {found} of {count} are there")
+        wait_a_moment([], began + limit_s - now)
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _wait(
@@ -171,7 +194,7 @@ def _impossible(groups: Mapping[str, PlacementGroup]) -> set[str]:
 
 def _what_lacks(wanted: Mapping[str, tuple[int, RoleResources]]) -> str | None:
     """Say what the nodes that are there could not hold, were they free; None: nothing."""
-    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    alive = _alive()
     for role, (_, need) in wanted.items():
         if lack := _no_node_for(role, need, alive):
             return lack

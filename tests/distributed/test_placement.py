@@ -123,6 +123,15 @@ def test_a_wait_says_what_is_missing_and_ends(
         pass
 
 
+def test_nodes_that_are_still_coming_up_are_waited_for(cluster: Cluster) -> None:
+    said = r"4 of placement\.min_nodes 5 nodes came within placement\.startup_timeout_s 2 s"
+    limits = ("placement.min_nodes=5", "placement.startup_timeout_s=2")
+    with pytest.raises(ResourceError, match=said), reserved(configure(*limits), ignore):
+        pass
+    with reserved(configure("placement.min_nodes=4"), ignore):
+        pass
+
+
 def test_roles_that_may_lie_anywhere_leave_labelled_nodes_to_those_that_need_them(
     cluster: Cluster,
 ) -> None:
