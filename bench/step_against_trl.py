@@ -6,7 +6,7 @@ TRL is no dependency of ours; it goes into a folder of its own, over our environ
 
 | case | model | step | precision |
 |---|---|---|---|
-| demo | 0.8 M | 64 prompts x 8 samples x at most 26 tokens | fp32 |
+| demo | 0.8 M | 64 prompts x 8 samples x at most 64 tokens | fp32 |
 | smollm2 | 135 M | 16 x 8 x 64 | fp32 |
 | smollm2-best | 135 M | 16 x 8 x 64 | bf16: what each offers |
 
@@ -50,7 +50,7 @@ class Case:
 
 
 CASES = {
-    "demo": Case("configs/local/demo.yaml", 64, 26, "float32", 512, 1.5),
+    "demo": Case("configs/local/demo.yaml", 64, 64, "float32", 512, 1.5),
     "smollm2": Case("configs/local/smollm2-chain-sum.yaml", 16, 64, "float32", 32, 1.4),
     "smollm2-best": Case("configs/local/smollm2-chain-sum.yaml", 16, 64, "bfloat16", 32, 2.0),
 }
