@@ -169,9 +169,10 @@ def submit(
             f"ray job stop {name}"
         ) from None
     if info.status != JobStatus.SUCCEEDED:
+        # Ray adds the end of the output, which was passed on.
+        reason = (info.message or "no reason given").partition(", last available logs")[0]
         raise RunError(
-            f"job {name} ended as {info.status}: {(info.message or 'no reason given')[:300]}; "
-            "submit it again to resume"
+            f"job {name} ended as {info.status}: {reason}; submit it again to resume"
         )
 
 
