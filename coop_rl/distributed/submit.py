@@ -171,9 +171,7 @@ def submit(
     if info.status != JobStatus.SUCCEEDED:
         # Ray adds the end of the output, which was passed on.
         reason = (info.message or "no reason given").partition(", last available logs")[0]
-        raise RunError(
-            f"job {name} ended as {info.status}: {reason}; submit it again to resume"
-        )
+        raise RunError(f"job {name} ended as {info.status}: {reason}; submit it again to resume")
 
 
 async def follow(
