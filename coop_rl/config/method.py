@@ -348,7 +348,8 @@ class ShadowSection(Section):
     num_rollout_actors: int = Field(0, ge=0)
     """Rollout actors that serve pi(theta-hat, w); 0: nothing is sampled from the shadow."""
     offload: bool = False
-    """Keep theta-hat's optimiser state in host memory between steps; learner.zero_stage 3 only."""
+    """Keep theta-hat's moments in host memory but for its updates, as learner.offload does for
+    both branches; learner.zero_stage 0 or 3 only."""
 
 
 class GainSection(Section):

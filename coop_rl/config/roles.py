@@ -85,6 +85,9 @@ class LearnerSection(Section):
     computed anew, a chunk at a time."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    offload: bool = False
+    """Keep AdamW's moments of both branches in host memory but for the update itself, which then
+    lasts as long as moving them there and back; zero_stage 0 or 3 only."""
     grad_stats_every: int = Field(1, ge=0)
     """Steps between measurements of the SFT and RL gradient norms and cosine; 0: never."""
     num_threads: int = Field(1, ge=1)

@@ -63,6 +63,18 @@ def check_colocated(config: "RunConfig") -> None:
         )
 
 
+def check_ranks(config: "RunConfig") -> None:
+    """Refuse two ranks of a learner group on one device, which NCCL cannot connect."""
+    place, ranks = config.placement, config.learner.num_ranks
+    for name, role in (("learner", place.learner), ("shadow", place.shadow)):
+        if ranks > 1 and 0 < role.gpus <= 0.5 and role.strategy != "strict_spread":
+            raise ValueError(
+                f"placement.{name}.gpus {role.gpus:g} lets two of learner.num_ranks {ranks} lie on "
+                "one device, which NCCL cannot connect; give more than 0.5, or one rank, or on "
+                "nodes of one GPU strategy strict_spread"
+            )
+
+
 def _check_adapter_gradients_exist(config: "RunConfig", method: BridgeMethod) -> None:
     """Refuse a w-update from a gradient that theta's mix never computes."""
     if method.mix_schedule != "constant" or "mix" in config.meta.guidance:
@@ -138,8 +150,9 @@ def _check_shadow(config: "RunConfig") -> None:
         raise ValueError(
             "shadow.rollouts own leaves no shared rollouts to reweight; set gain.estimator fresh"
         )
-    if config.shadow.offload and config.learner.zero_stage in (1, 2):
-        raise ValueError(
-            f"shadow.offload needs learner.zero_stage 0 or 3, got {config.learner.zero_stage}; "
-            "DeepSpeed keeps views of the optimiser state at the others"
-        )
+    for name, section in (("shadow", config.shadow), ("learner", config.learner)):
+        if section.offload and config.learner.zero_stage in (1, 2):
+            raise ValueError(
+                f"{name}.offload needs learner.zero_stage 0 or 3, got {config.learner.zero_stage}; "
+                "DeepSpeed keeps views of the optimiser state at the others"
+            )

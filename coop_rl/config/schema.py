@@ -23,7 +23,13 @@ from coop_rl.config.method import (
 )
 from coop_rl.config.reward import RewardSection
 from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
-from coop_rl.config.rules import check_colocated, check_guidance, check_lag, check_profile
+from coop_rl.config.rules import (
+    check_colocated,
+    check_guidance,
+    check_lag,
+    check_profile,
+    check_ranks,
+)
 
 
 class RunSection(Section):
@@ -159,6 +165,7 @@ class RunConfig(ServingConfig):
         check_guidance(self)
         check_lag(self)
         check_colocated(self)
+        check_ranks(self)
         check_profile(self)
         if self.learner.zero_stage < 2 and self.model.dtype == "bfloat16":
             raise ValueError(

@@ -1,6 +1,7 @@
 """Every size that follows from the config, for the table printed before anything starts."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import RunConfig, ServingConfig
@@ -65,6 +66,18 @@ def zero_stage(config: RunConfig, ranks: int | None = None) -> int:
     """
     is_alone = (ranks or config.learner.num_ranks) == 1
     return 0 if is_alone and config.model.dtype == "float32" else config.learner.zero_stage
+
+
+def weight_backend(config: ServingConfig) -> Literal["gloo", "nccl"]:
+    """Return `nccl` where rollout actors and learners have whole devices of their own, else `gloo`.
+
+    NCCL refuses two ranks on one device.
+    """
+    if config.sync.backend != "auto":
+        return config.sync.backend
+    place = config.placement
+    own_devices = all(role.gpus >= 1 for role in (place.rollout, place.learner))
+    return "nccl" if own_devices else "gloo"
 
 
 def named_verifiers(config: ServingConfig) -> set[str]:

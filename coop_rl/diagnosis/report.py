@@ -11,7 +11,7 @@ from coop_rl.config import RunConfig
 from coop_rl.diagnosis.finding import Finding, attempt
 from coop_rl.diagnosis.machine import machine_findings
 from coop_rl.diagnosis.trials import collective, engine
-from coop_rl.errors import ResourceError
+from coop_rl.errors import ResourceError, UserError, first_line
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -60,7 +60,11 @@ def _all(
 ) -> Iterator[Finding]:
     yield from machine_findings(config)
     if config.placement.address is not None:
-        yield from nodes(config)
+        try:
+            yield from nodes(config)
+        except UserError as error:
+            found, _, fix = first_line(error).partition("; ")
+            yield Finding("cluster", "fail", found, fix)
     if is_quick:
         return
     yield attempt("collective", collective, "look at firewall and GLOO_SOCKET_IFNAME, NCCL_DEBUG")

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import ServingConfig
-from coop_rl.config.sizes import role_counts
+from coop_rl.config.sizes import role_counts, weight_backend
 from coop_rl.distributed.actors import (
     LearnerActor,
     MetaControllerActor,
@@ -20,9 +20,6 @@ from coop_rl.distributed.actors import (
 from coop_rl.distributed.placement import Placement, reserved
 from coop_rl.distributed.team import Member, Team
 
-if TYPE_CHECKING:  # imports vllm, which the driver has no use for
-    from coop_rl.weights.publisher import SyncBackend
-
 MANY_CALLS = 4096
 """Groups one rollout actor may hold at once; its engine queues them itself."""
 SINGLE = ("reward", "meta-controller")
@@ -30,18 +27,6 @@ SINGLE = ("reward", "meta-controller")
 INDEX = object()
 SHUTDOWN_GRACE_S = 10.0
 """How long an engine gets to end its own processes."""
-
-
-def weight_backend(config: ServingConfig) -> "SyncBackend":
-    """Return `nccl` where rollout actors and learners have whole devices of their own, else `gloo`.
-
-    NCCL refuses two ranks on one device.
-    """
-    if config.sync.backend != "auto":
-        return config.sync.backend
-    place = config.placement
-    own_devices = all(role.gpus >= 1 for role in (place.rollout, place.learner))
-    return "nccl" if own_devices else "gloo"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A look at every node of a cluster, for `coop-rl doctor`."""
 
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ from coop_rl.errors import RunDirectoryError
 from coop_rl.observability.run_directory import package_versions
 
 LIMIT_S = 120.0
+KNOCK_S = 5.0
 MOST_APART_S = 1.0
 """Between two clocks: logs and metrics of the roles would tell another order."""
 
 
 def node_findings(config: RunConfig) -> Iterator[Finding]:
-    """Yield versions, shared folder and clock of every node of the cluster at placement.address.
+    """Yield versions, shared folder, ports and clock of every node of the cluster we join.
 
     Raises:
         UserError: Nobody answers there, or the run directory cannot be written.
@@ -41,7 +43,11 @@ def node_findings(config: RunConfig) -> Iterator[Finding]:
         with ray_session(config.placement, Devices(cpus={}, gpus={}), "doctor"):
             nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
             began = time.time()
-            answers = gather([_ask(node, probe) for node in nodes], LIMIT_S)
+            host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+            # A port the kernel chose, as those of a run's stores and groups are.
+            with socket.create_server((host, 0), backlog=len(nodes)) as listener:
+                here = (host, listener.getsockname()[1])
+                answers = gather([_ask(node, probe, here) for node in nodes], LIMIT_S)
             waited_s = time.time() - began
         for node, answer in zip(nodes, answers, strict=True):
             yield from _judge(node, answer, secret, folder, began, waited_s)
@@ -49,13 +55,23 @@ def node_findings(config: RunConfig) -> Iterator[Finding]:
         probe.unlink()
 
 
-def _ask(node: dict[str, Any], probe: Path) -> Call:
-    """Start a task on one node."""
+def _ask(node: dict[str, Any], probe: Path, here: tuple[str, int]) -> Call:
+    """Start a task on one node, which looks for `probe` and knocks at `here`."""
 
     def look(path: str) -> dict[str, Any]:
-        file = Path(path)
+        file, now = Path(path), time.time()
         content = file.read_text() if file.exists() else ""
-        return {"time": time.time(), "versions": package_versions(), "probe": content}
+        try:
+            socket.create_connection(here, KNOCK_S).close()
+            refusal = ""
+        except OSError as error:
+            refusal = str(error)
+        return {
+            "time": now,
+            "versions": package_versions(),
+            "probe": content,
+            "refusal": refusal,
+        }
 
     where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     task: Any = ray.remote(look)
@@ -85,6 +101,12 @@ def _judge(
         answer["probe"] == secret,
         str(folder),
         "mount the storage of run.dir on all nodes at the same path",
+    )
+    yield judge(
+        f"{name}: ports",
+        not answer["refusal"],
+        answer["refusal"] or "any of the driver's node can be reached",
+        "open all TCP ports between nodes: learners and engines meet at ones the kernel chooses",
     )
     # It answered some time between asking and the last answer.
     apart_s = max(began - answer["time"], answer["time"] - began - waited_s, 0.0)

@@ -169,10 +169,9 @@ def submit(
             f"ray job stop {name}"
         ) from None
     if info.status != JobStatus.SUCCEEDED:
-        raise RunError(
-            f"job {name} ended as {info.status}: {(info.message or 'no reason given')[:300]}; "
-            "submit it again to resume"
-        )
+        # Ray adds the end of the output, which was passed on.
+        reason = (info.message or "no reason given").partition(", last available logs")[0]
+        raise RunError(f"job {name} ended as {info.status}: {reason}; submit it again to resume")
 
 
 async def follow(

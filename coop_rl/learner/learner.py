@@ -13,7 +13,8 @@ not the bracket's (another estimator, or `fresh` rollouts), h_w^RL has passes of
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -21,13 +22,7 @@ from pathlib import Path
 import torch
 
 from coop_rl.errors import VersionError
-from coop_rl.learner.engine import (
-    MASTER,
-    NUM_STEPS,
-    StepStats,
-    TrainingEngine,
-    state_layout,
-)
+from coop_rl.learner.engine import MASTER, NUM_STEPS, StepStats, TrainingEngine, state_layout
 from coop_rl.learner.lookahead import Lookahead
 from coop_rl.learner.passes import (
     Passes,
@@ -119,7 +114,6 @@ class Learner:
         """
         began = time.perf_counter()
         self._passes.counter = TokenCounter()
-        self._offload(self.engine.device)
         self._passes.remember_old_log_probs(batch.minibatches)
         taken: list[Gradients] = []
         updates: list[StepStats] = []
@@ -129,14 +123,19 @@ class Learner:
             taken.append(self.compute(step, minibatch, objective, bracket, has_w=is_first))
             if is_first and objective.resync_shadow:
                 self._resync(batch)
-            updates.append(self._update(step, objective))
-        self._offload(HOST)
+            with self._moments_at_hand():
+                updates.append(self._update(step, objective))
         return self._result(taken, updates, began), taken[0].adapter
 
-    def _offload(self, device: torch.device) -> None:
-        """Move the shadow's moments, where the config wants them away between steps."""
-        if self._settings.offloads_shadow and self.branch == "rl_only":
-            self.engine.offload_moments(device)
+    @contextmanager
+    def _moments_at_hand(self) -> Iterator[None]:
+        """Bring AdamW's moments onto the device, where the config keeps them away otherwise."""
+        is_away = self.branch in self._settings.offloaded
+        if is_away:
+            self.engine.offload_moments(self.engine.device)
+        yield
+        if is_away:
+            self.engine.offload_moments(HOST)
 
     @span("optimizer")
     def _update(self, step: int, objective: Objective) -> StepStats:
@@ -314,12 +313,14 @@ class Learner:
 
     def send_state(self, group: BroadcastGroup | None) -> None:
         """Send theta_k to the shadow; every rank of `joint` calls it, only rank 0 has the group."""
-        send_state(group, self.engine, self.version.theta)
+        with self._moments_at_hand():
+            send_state(group, self.engine, self.version.theta)
 
     def receive_state(self, group: BroadcastGroup) -> None:
         """Become theta_k, with its optimiser state and without a gradient."""
         self.engine.zero_grad()
-        receive_state(group, self.engine, self.version.theta)
+        with self._moments_at_hand():
+            receive_state(group, self.engine, self.version.theta)
 
     def receive_guidance(self, group: BroadcastGroup | None = None) -> Receipt:
         """Receive the meta-controller's next w; returns the checksums of what is held then.
@@ -359,22 +360,21 @@ class Learner:
 
     def save_state(self, folder: Path) -> None:
         """Write `folder/<branch>`: every rank gathers, rank 0 writes."""
-        self._offload(self.engine.device)
         writer = StateWriter(folder / self.branch) if self.engine.rank == 0 else None
-        for key, tensor in self.engine.export_state():
-            if writer:
-                writer.add(key, tensor)
-        if self._has_own_optimizer:
-            self.engine.swap_optimizer_state()
+        with self._moments_at_hand():
             for key, tensor in self.engine.export_state():
-                if writer and not key.startswith(MASTER):
-                    writer.add(OWN_OPTIMIZER + key, tensor)
-            self.engine.swap_optimizer_state()
+                if writer:
+                    writer.add(key, tensor)
+            if self._has_own_optimizer:
+                self.engine.swap_optimizer_state()
+                for key, tensor in self.engine.export_state():
+                    if writer and not key.startswith(MASTER):
+                        writer.add(OWN_OPTIMIZER + key, tensor)
+                self.engine.swap_optimizer_state()
         if writer:
             if self.adapter is not None:
                 writer.add(ADAPTER_KEY, self.adapter.flatten())
             writer.finish({"theta": self.version.theta, "adapter": self.version.adapter})
-        self._offload(HOST)
         if self._lookahead:
             self._lookahead.save(folder)
 
@@ -383,15 +383,13 @@ class Learner:
         reader = StateReader(folder / self.branch)
         keys = [key for key, _, _ in state_layout(self.engine.metadata())]
         own_keys = [key if key.startswith(MASTER) else OWN_OPTIMIZER + key for key in keys]
-        if reader.has(OWN_OPTIMIZER + NUM_STEPS):
-            self._has_own_optimizer = True
-            self.engine.import_state(
-                (key.removeprefix(OWN_OPTIMIZER), tensor) for key, tensor in reader.read(own_keys)
-            )
-            self.engine.swap_optimizer_state()
-        self._offload(self.engine.device)
-        self.engine.import_state(reader.read(keys))
-        self._offload(HOST)
+        with self._moments_at_hand():
+            if reader.has(OWN_OPTIMIZER + NUM_STEPS):
+                self._has_own_optimizer = True
+                own = reader.read(own_keys)
+                self.engine.import_state((k.removeprefix(OWN_OPTIMIZER), t) for k, t in own)
+                self.engine.swap_optimizer_state()
+            self.engine.import_state(reader.read(keys))
         if self.adapter is not None:
             for _, flat in reader.read([ADAPTER_KEY]):
                 self.adapter.load_flat(flat)

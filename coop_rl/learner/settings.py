@@ -8,6 +8,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import learns_by_lookahead
 from coop_rl.learner.passes import LossSettings
+from coop_rl.types import Branch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,17 @@ class LearnerSettings:
     """Whether guidance is learned from what an update does to the next batch's return."""
     has_example_lookahead: bool = False
     """Whether that is known for every demonstration, too."""
-    offloads_shadow: bool = False
+    offloaded: frozenset[Branch] = frozenset()
+    """Branches whose moments are in host memory but for the update."""
 
     @classmethod
     def from_config(cls, config: RunConfig) -> "LearnerSettings":
         """Take the sections `learner`, `method`, `meta` and `shadow`."""
         section, rl = config.learner, rl_settings(config.method)
+        away: dict[Branch, bool] = {
+            "joint": section.offload,
+            "rl_only": section.offload or config.shadow.offload,
+        }
         loss = LossSettings(
             estimator=build_method(config).estimator,
             ratio_cap=rl.ratio_cap,
@@ -54,7 +60,7 @@ class LearnerSettings:
             betas=section.betas,
             has_lookahead=learns_by_lookahead(config),
             has_example_lookahead=learns_by_lookahead(config) and config.meta.per_example,
-            offloads_shadow=config.shadow.offload,
+            offloaded=frozenset(branch for branch, is_away in away.items() if is_away),
         )
 
     def lr_at(self, step: int) -> float:

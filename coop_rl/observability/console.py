@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coop_rl.config import DerivedSizes, RunConfig
-from coop_rl.config.sizes import zero_stage
+from coop_rl.config.sizes import weight_backend, zero_stage
 from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
@@ -217,6 +217,7 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
             f"tensor parallel {rollout.tensor_parallel_size}",
         ),
         ("sequences at once per actor", f"{sequences_at_once(config):,}", "rollout.max_num_seqs"),
+        ("weight sync", weight_backend(config), f"sync.backend {config.sync.backend}"),
     ]
     if config.method.kind == "bridge":
         share = f"{config.mix:g} / {config.penalty:g}"

@@ -78,7 +78,8 @@ def _peaks(
     if place.learner.gpus >= 1:
         yield "learner rank", learner.total
         return
-    branches = 2 if has_shadow(config) else 1
+    shares = place.learner.gpus + place.shadow.gpus <= 1
+    branches = 2 if has_shadow(config) and shares else 1
     if place.colocated:
         yield "learners at work, engine asleep", branches * learner.total
         yield "learners at rest, engine at work", branches * learner.resting + engine_bytes

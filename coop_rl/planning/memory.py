@@ -52,7 +52,9 @@ def learner_memory(
 ) -> MemoryPlan:
     """Return the peak of one rank of `joint`, or of `rl_only`, which is built alike.
 
-    Left out: `shadow.offload`, and the second AdamW state that `relift` keeps.
+    With `learner.offload` AdamW's moments come onto a GPU when activations and logits are gone: the
+    larger of both counts. Left out: `shadow.offload`, which spares one branch only, and the second
+    AdamW state that `relift` keeps.
 
     Args:
         config: The run.
@@ -90,6 +92,9 @@ def learner_memory(
     tokens = tokens or min(config.learner.micro_batch_tokens, tokens_per_rank(config, shape, ranks))
     parts["activations"] = activation_bytes(shape, tokens, compute, config)
     parts["logits"] = logits_bytes(config, shape, tokens)
+    if config.learner.offload and config.placement.learner.gpus:
+        passes = parts["activations"] + parts["logits"]
+        parts["AdamW beyond them"] = max(0.0, parts.pop("AdamW") - passes)
     return MemoryPlan(parts)
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.config.sizes import role_counts, zero_stage
+from coop_rl.config.sizes import role_counts, weight_backend, zero_stage
 from coop_rl.errors import ResourceError
 from coop_rl.planning.cost import ASSUMPTIONS, StepCost, step_cost
 from coop_rl.planning.devices import ACCELERATOR_LABEL, Device, device_named
@@ -146,7 +146,8 @@ def _step(config: RunConfig, cost: StepCost) -> Table:
     table.add_column("figure", justify="right")
     table.add_row("tokens generated", f"{cost.generated_tokens:,.0f}")
     table.add_row("tokens trained, both branches", f"{cost.trained_tokens:,.0f}")
-    table.add_row("bytes sent to each engine", f"{cost.sync_bytes / GIB:,.3f} GiB")
+    sent = f"bytes sent to each engine, by {weight_backend(config)}"
+    table.add_row(sent, f"{cost.sync_bytes / GIB:,.3f} GiB")
     for name, seconds in (
         ("generating", cost.generate_s),
         ("training", cost.train_s),

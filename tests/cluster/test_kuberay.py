@@ -1,12 +1,16 @@
 """KubeRay manifests against the operator's own schemas (the CRDs' openAPIV3Schema, as data)."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
+
+from coop_rl.config import load_config
+from coop_rl.config.sizes import role_counts
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "cluster/kuberay"
@@ -65,6 +69,28 @@ def test_clusters_ask_for_a_token_and_hold_no_secret(name: str) -> None:
         for variable in spec["containers"][0]["env"]:
             is_secret = "TOKEN" in variable["name"]
             assert is_secret == ("valueFrom" in variable), variable["name"]
+            if is_secret:
+                # The operator makes a Secret of the cluster's name, for Ray's token.
+                secret = variable["valueFrom"]["secretKeyRef"]["name"]
+                assert secret != load(name)["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_run_of_16_gpus_fits_the_pods(name: str) -> None:
+    """Each labelled role on the pods of its label, all of them together."""
+    config = load_config(ROOT / "configs/cluster/16-gpus.yaml")
+    asked: dict[str, Counter[str]] = {}
+    for count, need in role_counts(config).values():
+        if "role" in need.labels:
+            total = Counter({"cpu": count * need.cpus, "nvidia.com/gpu": count * need.gpus})
+            asked[need.labels["role"]] = asked.get(need.labels["role"], Counter()) + total
+    assert sum(total["nvidia.com/gpu"] for total in asked.values()) == 16
+    for group in cluster_spec(name)["workerGroupSpecs"]:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        total = asked.pop(group["labels"]["role"])
+        for kind in total:
+            assert total[kind] <= group["maxReplicas"] * float(limits[kind]), group["groupName"]
+    assert asked == {}
 
 
 def test_both_manifests_describe_the_same_cluster() -> None:

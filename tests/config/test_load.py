@@ -7,7 +7,7 @@ import yaml
 
 from coop_rl.config import RunConfig, derive_sizes, load_config
 from coop_rl.config.reference import render_reference
-from coop_rl.config.sizes import has_shadow
+from coop_rl.config.sizes import has_shadow, weight_backend
 from coop_rl.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -93,7 +93,11 @@ def test_shared_devices_need_turns_fractions_and_no_nccl(minimal: Path) -> None:
         "placement.rollout.gpus=0.5",
         "placement.learner.gpus=0.5",
     ]
-    assert load_config(minimal, shared).placement.colocated
+    config = load_config(minimal, shared)
+    assert config.placement.colocated
+    assert weight_backend(config) == "gloo"
+    own = ["placement.rollout.gpus=1", "placement.learner.gpus=1"]
+    assert weight_backend(load_config(minimal, own)) == "nccl"
     for override, said in (
         ("rollout.max_policy_lag=1", r"set rollout\.max_policy_lag 0, got 1"),
         ("placement.rollout.gpus=1", r"fractions, got 1 and 0\.5"),
@@ -101,6 +105,14 @@ def test_shared_devices_need_turns_fractions_and_no_nccl(minimal: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             load_config(minimal, [*shared, override])
+
+
+def test_two_ranks_of_a_group_do_not_share_a_device(minimal: Path) -> None:
+    two = ["learner.num_ranks=2", "placement.learner.gpus=0.5", "placement.shadow.gpus=1"]
+    with pytest.raises(ConfigError, match=r"placement\.learner\.gpus 0\.5 lets two of"):
+        load_config(minimal, two)
+    for apart in ("{gpus: 0.6}", "{gpus: 0.5, strategy: strict_spread}"):
+        load_config(minimal, [*two, f"placement.learner={apart}"])
 
 
 def test_bad_files_and_overrides(tmp_path: Path, minimal: Path) -> None:
@@ -194,6 +206,7 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
             "set gain.estimator fresh",
         ),
         (["shadow.offload=true"], "shadow.offload needs learner.zero_stage 0 or 3, got 2"),
+        (["learner.offload=true"], "learner.offload needs learner.zero_stage 0 or 3, got 2"),
         (["learner.num_minibatches=33"], "learner.num_minibatches must be at most prompts.per_st"),
         (["checkpoint.best=eval/x/pass@1"], "is no metric of the evaluation; allowed: eval/dem"),
         (

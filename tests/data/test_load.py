@@ -18,6 +18,7 @@ DEMO = ROOT / "configs/local/demo.yaml"
 MODEL = ROOT / "configs/local/demo/model"
 PROMPT = {"prompt": "1+2=?\n", "answer": "3"}
 TRACE = {**PROMPT, "reasoning": "1+2=3"}
+SHIPPED = sorted((ROOT / "configs").glob("[cp]*/*.yaml"))
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -84,6 +85,14 @@ def test_templates_render_prompt_and_response(build) -> None:
 def test_fill_leaves_other_braces_alone() -> None:
     template, values = r"{reasoning}\boxed{} {answer}", {"reasoning": "{answer}", "answer": "4"}
     assert fill(template, values) == r"{answer}\boxed{} 4"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_demonstrations_of_shipped_configs_end_as_their_questions_ask(path: Path) -> None:
+    config = load_config(path)
+    assert "\\boxed{}" in config.prompts.question_template
+    text = fill(config.demonstrations.response_template, {"reasoning": "So", "answer": "42"})
+    assert text.endswith("\\boxed{42}")
 
 
 def test_chat_template_is_used_where_there_is_one(build, tmp_path: Path) -> None:

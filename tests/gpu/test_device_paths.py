@@ -73,6 +73,12 @@ def test_bfloat16_on_one_device(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_moments_in_host_memory_but_for_updates(tmp_path: Path) -> None:
+    kind = ("model.dtype=bfloat16", "learner.zero_stage=3", "learner.offload=true")
+    done = train(tmp_path / "run", *ONE_GPU, *kind).start().finish(500)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_flash_attention_scores_as_sdpa_does(tmp_path: Path) -> None:
     pytest.importorskip("flash_attn", reason="gpu: needs flash-attn")
     kind = ("learner.attention=flash_attention_2", "model.dtype=bfloat16", "learner.zero_stage=2")

@@ -339,8 +339,8 @@ def own_optimizer(build: Build, folder: Path) -> dict[str, Any]:
 
 
 def offloaded(build: Build) -> dict[str, Any]:
-    """The shadow with its moments moved away between steps, beside one that keeps them."""
-    moving = build(Setup(replace(LEARNER, offloads_shadow=True), branch="rl_only"))
+    """The shadow with its moments moved away but for updates, beside one that keeps them."""
+    moving = build(Setup(replace(LEARNER, offloaded=frozenset({"rl_only"})), branch="rl_only"))
     staying = build(Setup(branch="rl_only"))
     size = staying.engine.world_size
     try:

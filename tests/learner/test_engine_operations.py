@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 import torch
 
+from coop_rl.config import load_config
 from coop_rl.learner.engine import NamedTensors, StepStats
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.local_engine import LocalEngine
+from coop_rl.learner.settings import LearnerSettings
 from coop_rl.models import PolicyModel
+from coop_rl.types import Branch
 from tests.learner.engine_scenes import (
     BY_SOURCE,
     FILED,
@@ -27,8 +30,17 @@ from tests.learner.engine_scenes import (
     build_local,
     guided,
 )
-from tests.learner.scenes import ENGINE, LEARNER, RL_ONLY, build_batch, build_policy, one_step
+from tests.learner.scenes import (
+    ENGINE,
+    LEARNER,
+    RL_ONLY,
+    Pipe,
+    build_batch,
+    build_policy,
+    one_step,
+)
 from tests.learner.worlds import LIMIT_OF_ALL_S, STAGES, WORLDS
+from tests.main_job.harness import DEMO
 
 pytestmark = pytest.mark.timeout(LIMIT_OF_ALL_S)
 COUNTED = ("forward_tokens", "backward_tokens")
@@ -206,10 +218,16 @@ class AwareEngine(LocalEngine):
         self.device = torch.device("cpu", 0)
         self.are_away = False
         self.num_moves = 0
+        self.seen: list[bool] = []
+        """Whether they were away, in each backward pass."""
 
     def offload_moments(self, device: torch.device) -> None:
         self.are_away = device == torch.device("cpu")
         self.num_moves += 1
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.seen.append(self.are_away)
+        super().backward(loss)
 
     def step(self, lr: float) -> StepStats:
         assert not self.are_away
@@ -224,13 +242,36 @@ class AwareEngine(LocalEngine):
         super().import_state(tensors)
 
 
-def test_the_shadows_moments_are_away_between_steps_and_back_when_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("branch", ["joint", "rl_only"])
+def test_moments_are_away_but_for_updates_and_states(tmp_path: Path, branch: Branch) -> None:
     policy, adapter = build_policy()
     engine = AwareEngine(policy)
-    learner = Learner(replace(LEARNER, offloads_shadow=True), "rl_only", engine, adapter)
-    learner.step(0, one_step(build_batch(0, 1)), RL_ONLY)
-    for action in (learner.save_state, learner.load_state):
+    learner = Learner(replace(LEARNER, offloaded=frozenset({branch})), branch, engine, adapter)
+    for step in range(2):
+        learner.step(step, one_step(build_batch(step, 1)), RL_ONLY)
+    first, *_, last = engine.seen
+    assert (first, last) == (False, True)  # before the first update there are none
+    pipe = Pipe()
+    for action in (
+        lambda: learner.save_state(tmp_path),
+        lambda: learner.load_state(tmp_path),
+        lambda: learner.send_state(pipe.sender()),
+        lambda: learner.receive_state(pipe.receiver()),
+    ):
         assert engine.are_away
-        action(tmp_path)
+        action()
     assert engine.are_away
-    assert engine.num_moves == 6
+    assert engine.num_moves == 2 * 2 + 4 * 2
+
+
+@pytest.mark.parametrize(
+    ("override", "branches"),
+    [
+        ("shadow.offload=true", {"rl_only"}),
+        ("learner.offload=true", {"joint", "rl_only"}),
+        ("learner.offload=false", set()),
+    ],
+)
+def test_which_branches_moments_are_away(override: str, branches: set[str]) -> None:
+    config = load_config(DEMO, ["learner.zero_stage=3", override])
+    assert LearnerSettings.from_config(config).offloaded == branches

@@ -57,16 +57,18 @@ def test_roles_lie_where_the_config_says_and_weights_cross_nodes(
     looked = Job(["doctor", str(DEMO), address, elsewhere, "--quick", "--json"]).start().finish()
     assert looked.returncode == 0, looked.stderr[-2000:]
     findings = [finding for finding in json.loads(looked.stdout) if "node" in finding["check"]]
-    assert [finding["status"] for finding in findings] == ["ok"] * 3 * 5
+    assert [finding["status"] for finding in findings] == ["ok"] * 4 * 5
     assert list((tmp_path / "runs").iterdir()) == []
 
     run_dir = tmp_path / "run"
     job = train(run_dir, f"placement.address={cluster.address}", *ROLES).start()
     done = job.finish(400)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "on 4 nodes" in " ".join(done.stderr.split()) + " ".join(done.stdout.split())
-
     places = json.loads((run_dir / "actors.json").read_text())
+    # Where the reward actor lies, which reserves nothing, is Ray's choice: maybe on the head.
+    used = len({place["node_id"] for place in places.values()})
+    assert used in (4, 5)
+    assert f"on {used} nodes" in " ".join(done.stderr.split()) + " ".join(done.stdout.split())
     found = {name: roles[place["node_id"]] for name, place in places.items() if name != "reward"}
     assert found == {
         "rollout-0": "rollout",

@@ -49,3 +49,13 @@ def test_a_learner_rank_holds_what_plan_says(dtype: str, stage: int, ranks: int)
     names = AT_REST + (KEPT_BY_STAGE_3 if stage == 3 else ())
     resting = sum(plan.parts[name] for name in names)
     assert measured["resting"] == pytest.approx(resting, rel=0.05)
+
+
+def test_moments_in_host_memory_and_what_a_pass_adds_do_not_meet() -> None:
+    shipped = Path(DEMO).parents[1] / "cluster/16-gpus.yaml"
+    here, away = (load_config(shipped, [f"learner.offload={value}"]) for value in ("false", "true"))
+    shape = shape_of(here.model.path)
+    full, spared = learner_memory(here, shape), learner_memory(away, shape)
+    passes = full.parts["activations"] + full.parts["logits"]
+    assert full.total - spared.total == pytest.approx(min(full.parts["AdamW"], passes))
+    assert full.resting - spared.resting == full.parts["AdamW"]
