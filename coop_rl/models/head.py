@@ -240,7 +240,8 @@ def _backward(
 
 
 def _pieces(values_CV: torch.Tensor) -> Sequence[torch.Tensor]:
-    return values_CV.split(max(1, PIECE[values_CV.device.type] // values_CV.size(1)))
+    rows = max(1, PIECE[values_CV.device.type] // values_CV.size(1))
+    return torch.split(values_CV, rows)
 
 
 def _pick(log_p_CV: torch.Tensor, target_C: torch.Tensor) -> torch.Tensor:
