@@ -52,7 +52,7 @@ class LearnerSection(Section):
     num_ranks: int = Field(1, ge=1)
     """Ranks of each learner group."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed ZeRO stage; a single fp32 rank has nothing to split and takes 0."""
+    """DeepSpeed ZeRO stage; a single rank has nothing to split and takes 0."""
     lr: float = Field(1e-6, ge=0)
     """Rate of theta and theta-hat."""
     betas: tuple[float, float] = (0.9, 0.95)

@@ -167,11 +167,10 @@ class RunConfig(ServingConfig):
         check_colocated(self)
         check_ranks(self)
         check_profile(self)
-        if self.learner.zero_stage < 2 and self.model.dtype == "bfloat16":
+        if self.learner.zero_stage == 1 and self.model.dtype == "bfloat16":
             raise ValueError(
-                f"model.dtype bfloat16 needs fp32 masters, which learner.zero_stage "
-                f"{self.learner.zero_stage} does not keep here; set learner.zero_stage 2 or 3, "
-                "or model.dtype float32"
+                "model.dtype bfloat16 needs fp32 masters, which learner.zero_stage 1 does not keep "
+                "here; set learner.zero_stage 0, 2 or 3, or model.dtype float32"
             )
         return self
 

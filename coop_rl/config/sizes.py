@@ -61,11 +61,10 @@ def learns_by_lookahead(config: RunConfig) -> bool:
 def zero_stage(config: RunConfig, ranks: int | None = None) -> int:
     """Return the ZeRO stage a learner group of so many ranks (the config's) runs at.
 
-    One rank has nobody to split with: in fp32 it takes stage 0, the same step without the copies of
-    gradients that the others make. In bf16 it keeps its stage, which brings the fp32 masters.
+    One rank has nobody to split with: it takes stage 0, the same step without the copies of
+    gradients that the others make.
     """
-    is_alone = (ranks or config.learner.num_ranks) == 1
-    return 0 if is_alone and config.model.dtype == "float32" else config.learner.zero_stage
+    return 0 if (ranks or config.learner.num_ranks) == 1 else config.learner.zero_stage
 
 
 def weight_backend(config: ServingConfig) -> Literal["gloo", "nccl"]:

@@ -16,6 +16,7 @@ def reduce_bucket(num_params: int) -> int:
 
 def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any]:
     """Return ZeRO stage, AdamW and clipping; accumulation and rates are ours to manage."""
+    is_bfloat16 = settings.is_bfloat16 and settings.zero_stage > 0
     optimizer = {
         "lr": 0.0,  # set at every step
         "betas": list(settings.betas),
@@ -27,7 +28,8 @@ def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": settings.max_grad_norm,
+        # At stage 0 the engine clips, and has the masters and the optimiser.
+        "gradient_clipping": settings.max_grad_norm if settings.zero_stage else 0.0,
         "zero_allow_untested_optimizer": True,
         "optimizer": {"type": "AdamW", "params": optimizer},
         "zero_optimization": {
@@ -36,9 +38,9 @@ def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any
             "overlap_comm": False,  # stages 0, 1, 3 refuse it with unmanaged accumulation
             "stage3_param_persistence_threshold": settings.persistence_threshold,
         },
-        "bf16": {"enabled": settings.is_bfloat16},
+        "bf16": {"enabled": is_bfloat16},
         "steps_per_print": NEVER,
     }
-    if settings.is_bfloat16:
+    if is_bfloat16:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config

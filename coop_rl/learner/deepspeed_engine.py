@@ -6,13 +6,13 @@ touches DeepSpeed's internals, all of it in this file:
 
 | stage | accumulated gradient | reduced |
 |---|---|---|
-| 0 | `param.grad` | in `step`, by us |
+| 0 | `grad` of the masters (`whole_masters`) | in `step`, by us |
 | 1 | `param.grad` | in `step`, by DeepSpeed |
 | 2 | own slices of `all_grad_tensors` (bf16: one flat buffer) | in every `backward` |
 | 3 | partitions in `averaged_gradients` | in every `backward` |
 
 DeepSpeed averages over ranks; our losses carry global denominators, so they are multiplied by the
-number of ranks. Stage 0 has no guard against non-finite gradients: ours is in `_step_replicated`.
+number of ranks. Of stage 0 masters, clipping and the guard against non-finite gradients are ours.
 """
 
 import logging
@@ -40,6 +40,7 @@ from coop_rl.learner.engine import (
     swap_states,
     take,
 )
+from coop_rl.learner.whole_masters import WholeMasters, gradients_of
 from coop_rl.learner.world import limit_all_groups
 from coop_rl.models import TokenScores, checkpoint_name
 from coop_rl.types import TokenGrid
@@ -57,24 +58,18 @@ class DeepSpeedEngine:
             module: The policy, whole, with the adapter's hooks already attached.
             settings: Optimiser and ZeRO stage.
             timeout_s: Limit of every collective.
-
-        Raises:
-            ConfigError: bf16 at a stage without fp32 accumulation.
         """
         self._stage = settings.zero_stage
         self._stash: list[State] = []
+        self._settings = settings
         self._is_bfloat16 = settings.is_bfloat16
-        if self._is_bfloat16 and self._stage < 2:
-            raise ConfigError(
-                f"learner.zero_stage must be 2 or 3 with model.dtype bfloat16, got {self._stage}; "
-                "stages 0 and 1 would not accumulate gradients in fp32 shards"
-            )
         deepspeed = _import_deepspeed()
         self._params = [(checkpoint_name(n), p) for n, p in module.named_parameters()]
         # Taken now: ZeRO-3 empties the parameters it partitions.
         self._metadata = [(name, tuple(p.shape)) for name, p in self._params]
         self._engine, *_ = deepspeed.initialize(
             model=module,
+            optimizer=self._build_optimizer if self._stage == 0 else None,
             model_parameters=[p for _, p in self._params],
             config=deepspeed_config(settings, sum(p.numel() for _, p in self._params)),
             dist_init_required=False,
@@ -86,6 +81,11 @@ class DeepSpeedEngine:
         self.world_size = dist.get_world_size()
         self.device = torch.device(self._engine.device)
         self.loss_factor = float(self.world_size)
+
+    def _build_optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """Stage 0: take masters of the weights, which are on the device by now."""
+        self._replica = WholeMasters(parameters, self._settings)
+        return self._replica.optimizer
 
     def __call__(self, grid: TokenGrid) -> TokenScores:
         """Score tokens."""
@@ -120,8 +120,8 @@ class DeepSpeedEngine:
 
     def _reduced(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield (owning rank, reduced gradient) of every parameter; stages 0 and 1."""
-        for index, (_, parameter) in enumerate(self._params):
-            whole = _gradient_of(parameter).detach().clone()
+        for index, gradient in enumerate(self._accumulated()):
+            whole = gradient.detach().clone()
             self.all_reduce_sum(whole)
             yield index % self.world_size, whole.div_(self.world_size)
 
@@ -200,7 +200,7 @@ class DeepSpeedEngine:
     def zero_grad(self) -> None:
         """Forget the accumulated gradient."""
         if self._stage == 0:
-            self._engine.zero_grad()
+            self._replica.zero_grad()
             return
         zero = self._engine.optimizer
         zero.zero_grad()
@@ -223,13 +223,14 @@ class DeepSpeedEngine:
         )
 
     def _step_replicated(self) -> StepStats:
-        self._engine.buffered_allreduce_fallback()
+        if self.world_size > 1:
+            self._engine.buffered_allreduce_fallback(self._replica.gradients())
         # The reduced gradients are the same on all ranks, hence so is the verdict.
-        squares = [_gradient_of(p).double().square().sum() for _, p in self._params]
-        norm = torch.stack(squares).sum().sqrt()
+        norm = nn.utils.clip_grad_norm_(self._replica.masters, self._settings.max_grad_norm)
         is_applied = bool(torch.isfinite(norm))
         if is_applied:
             self._engine.step()
+            self._replica.refresh()
         self.zero_grad()
         return StepStats(float(norm), is_applied)
 
@@ -240,7 +241,7 @@ class DeepSpeedEngine:
     def full_parameters(self) -> NamedTensors:
         """Yield the full fp32 parameters, gathering one at a time."""
         for name, parameter in self._params:
-            if self._stage == 0 or (self._stage < 3 and not self._is_bfloat16):
+            if 0 < self._stage < 3 and not self._is_bfloat16:
                 yield name, parameter.detach()
             else:
                 yield name, self._full(parameter)
@@ -276,8 +277,10 @@ class DeepSpeedEngine:
 
     def _accumulated(self) -> list[torch.Tensor]:
         """Return the tensors that hold the accumulated gradient, themselves."""
-        if self._stage < 2:
-            return [_gradient_of(p) for _, p in self._params]
+        if self._stage == 0:
+            return self._replica.gradients()
+        if self._stage == 1:
+            return gradients_of(p for _, p in self._params)
         zero = self._engine.optimizer
         if self._stage == 3:
             return [
@@ -310,7 +313,7 @@ class DeepSpeedEngine:
     def _masters(self) -> list[torch.Tensor]:
         """Return the fp32 tensors the inner optimiser updates."""
         if self._stage == 0:
-            return [p for _, p in self._params]
+            return self._replica.masters
         zero = self._engine.optimizer
         return list(
             zero.fp32_partitioned_groups_flat
@@ -327,15 +330,15 @@ class DeepSpeedEngine:
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _full(self, parameter: nn.Parameter, moment: str | None = None) -> torch.Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+        import deepspeed.utils as access
 
         full: torch.Tensor
         if self._stage == 0:
-            full = parameter if moment is None else self._inner_optimizer().state[parameter][moment]
+            full = self._replica.value(parameter, moment)
         elif moment is None:
-            full = safe_get_full_fp32_param(parameter)
+            full = access.safe_get_full_fp32_param(parameter)
         else:
-            full = safe_get_full_optimizer_state(parameter, moment)
+            full = access.safe_get_full_optimizer_state(parameter, moment)
         return full.detach()
 
     def _overwrite(self, parameter: nn.Parameter, value: torch.Tensor, moment: str | None) -> None:
@@ -362,6 +365,8 @@ class DeepSpeedEngine:
 
     def _refresh_weights(self) -> None:
         """Carry changed masters over to the weights the module computes with."""
+        if self._stage == 0:
+            self._replica.refresh()
         zero = self._engine.optimizer
         if self._stage in (1, 2):
             zero.update_lp_params()
@@ -373,11 +378,6 @@ class DeepSpeedEngine:
                 zero._unflatten_partitioned_parameters(i)
             if persistent := zero.persistent_parameters:
                 persistent[0].all_gather(persistent)
-
-
-def _gradient_of(parameter: nn.Parameter) -> torch.Tensor:
-    assert parameter.grad is not None, "a parameter took no part in the loss"
-    return parameter.grad
 
 
 def _import_deepspeed() -> Any:

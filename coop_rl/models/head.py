@@ -9,15 +9,19 @@ of a token's log-prob and entropy H:
     d log p_y / d logit_v = [v = y] - p_v              d H / d logit_v = -p_v (log p_v + H)
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-WORKING_CHUNKS, KEPT_CHUNKS = 3, 3
-"""Chunks of logits that exist while one is computed (its logits, log-probs and a product), and how
-many are kept."""
+WORKING_CHUNKS, KEPT_CHUNKS = 2, 4
+"""Chunks of logits that exist while one is computed (its log-probs, and the logits or gradient in
+16 bits), and how many are kept."""
+PIECE = {"cpu": 1 << 20, "cuda": 1 << 24}
+"""Values of a chunk that element-wise work takes at once, so that its temporaries lie in a CPU's
+cache; fresh memory costs more than the work."""
 
 
 def chunk_for(num_bytes: float, vocabulary: int) -> int:
@@ -79,9 +83,9 @@ class ChunkedHead(nn.Module):
     def _without_gradient(self, hidden_TH: torch.Tensor, target_T: torch.Tensor) -> TokenScores:
         parts: list[tuple[torch.Tensor, ...]] = []
         for hidden_CH, target_C in _chunks(self._chunk, hidden_TH, target_T):
-            log_p_CV = _log_softmax(hidden_CH, self.weight, self.bias, self._temperature)
+            log_p_CV, entropy_C = _log_softmax(hidden_CH, self.weight, self.bias, self._temperature)
             is_top_C = log_p_CV.argmax(-1) == target_C
-            parts.append((*_measure(log_p_CV, target_C), is_top_C))
+            parts.append((_pick(log_p_CV, target_C), entropy_C, is_top_C))
         log_prob_T, entropy_T, is_top_T = (torch.cat(part) for part in zip(*parts, strict=True))
         return TokenScores(log_prob_T, entropy_T, is_top_T)
 
@@ -111,8 +115,8 @@ class _ChunkedLogProb(torch.autograd.Function):
         ctx.kept = []
         parts = []
         for hidden_CH, target_C in _chunks(cut.chunk, hidden_TH, target_T):
-            log_p_CV = _log_softmax(hidden_CH, weight_VH, bias_V, cut.temperature)
-            parts.append(_measure(log_p_CV, target_C))
+            log_p_CV, entropy_C = _log_softmax(hidden_CH, weight_VH, bias_V, cut.temperature)
+            parts.append((_pick(log_p_CV, target_C), entropy_C))
             if len(ctx.kept) < cut.num_kept:
                 ctx.kept.append(log_p_CV)
         log_prob_T, entropy_T = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -137,20 +141,18 @@ class _ChunkedLogProb(torch.autograd.Function):
             part = slice(first, first + len(target_C))
             first = part.stop
             log_p_CV = (
-                kept.pop(0) if kept else _log_softmax(hidden_CH, weight_VH, bias_V, temperature)
+                kept.pop(0) if kept else _log_softmax(hidden_CH, weight_VH, bias_V, temperature)[0]
             )
-            slope_C1 = grad_log_prob_T[part, None]
-            slope_CV = slope_C1
-            if grad_entropy_T is not None:
-                own_C1, other_C1 = entropy_T[part, None], grad_entropy_T[part, None]
-                slope_CV = slope_C1 + other_C1 * (log_p_CV + own_C1)
-            grad_CV = log_p_CV.exp_().mul_(-slope_CV)
-            grad_CV.scatter_add_(1, target_C[:, None], slope_C1)
-            if temperature != 1.0:
-                grad_CV.div_(temperature)
+            grad_CV = _backward(
+                log_p_CV,
+                target_C,
+                grad_log_prob_T[part, None] / temperature,
+                None if grad_entropy_T is None else grad_entropy_T[part, None] / temperature,
+                entropy_T[part, None],
+                hidden_TH.dtype,
+            )
             if bias_V is not None:
-                bias_sum.add(grad_CV.sum(0))
-            grad_CV = grad_CV.to(hidden_TH.dtype)
+                bias_sum.add(grad_CV.sum(0, dtype=log_p_CV.dtype))
             torch.mm(grad_CV, weight_VH, out=grad_hidden_TH[part])
             if ctx.needs_input_grad[1]:
                 weight_sum.add_product(grad_CV, hidden_CH)
@@ -194,16 +196,53 @@ def _log_softmax(
     weight_VH: torch.Tensor,
     bias_V: torch.Tensor | None,
     temperature: float,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probs and entropy."""
     logits_CV = nn.functional.linear(hidden_CH, weight_VH, bias_V)
     # fp32 (or better): a bf16 log-softmax is off by more than a step moves the policy.
-    logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
-    if temperature != 1.0:
-        logits_CV.div_(temperature)
-    return logits_CV.log_softmax(-1)
+    dtype = torch.promote_types(logits_CV.dtype, torch.float32)
+    log_p_CV = logits_CV if logits_CV.dtype == dtype else torch.empty_like(logits_CV, dtype=dtype)
+    entropies = []
+    for logits_PV, log_p_PV in zip(_pieces(logits_CV), _pieces(log_p_CV), strict=True):
+        scaled_PV = logits_PV.to(dtype)
+        if temperature != 1.0:
+            scaled_PV = scaled_PV / temperature
+        torch.log_softmax(scaled_PV, -1, out=log_p_PV)
+        entropies.append(-torch.linalg.vecdot(log_p_PV.exp(), log_p_PV))
+    return log_p_CV, torch.cat(entropies)
 
 
-def _measure(log_p_CV: torch.Tensor, target_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log-prob of the targets and entropy."""
-    entropy_C = -torch.linalg.vecdot(log_p_CV.exp(), log_p_CV)
-    return log_p_CV.gather(-1, target_C[:, None]).squeeze(-1), entropy_C
+def _backward(
+    log_p_CV: torch.Tensor,
+    target_C: torch.Tensor,
+    slope_C1: torch.Tensor,
+    entropy_slope_C1: torch.Tensor | None,
+    entropy_C1: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Return the logits' gradient in `dtype`, given those of log-prob and entropy.
+
+    Overwrites the log-probs.
+    """
+    grad_CV = log_p_CV if log_p_CV.dtype == dtype else torch.empty_like(log_p_CV, dtype=dtype)
+    first = 0
+    for log_p_PV, grad_PV in zip(_pieces(log_p_CV), _pieces(grad_CV), strict=True):
+        part = slice(first, first + len(log_p_PV))
+        first = part.stop
+        slope_PV = slope_P1 = slope_C1[part]
+        if entropy_slope_C1 is not None:
+            slope_PV = slope_P1 + entropy_slope_C1[part] * (log_p_PV + entropy_C1[part])
+        log_p_PV.exp_().mul_(-slope_PV)
+        log_p_PV.scatter_add_(1, target_C[part, None], slope_P1)
+        if grad_CV is not log_p_CV:
+            grad_PV.copy_(log_p_PV)
+    return grad_CV
+
+
+def _pieces(values_CV: torch.Tensor) -> Sequence[torch.Tensor]:
+    rows = max(1, PIECE[values_CV.device.type] // values_CV.size(1))
+    return torch.split(values_CV, rows)
+
+
+def _pick(log_p_CV: torch.Tensor, target_C: torch.Tensor) -> torch.Tensor:
+    return log_p_CV.gather(-1, target_C[:, None]).squeeze(-1)

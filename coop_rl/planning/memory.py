@@ -5,6 +5,7 @@ With N weights, R ranks, c bytes a value of the compute type (2 or 4), per learn
 | ZeRO | weights | masters | gradients | AdamW |
 |---|---|---|---|---|
 | 0 (fp32) | 4N | the weights | 4N | 8N |
+| 0 (bf16) | 2N | 4N | 4N | 8N |
 | 1 (fp32) | 4N | 4N/R | 4N | 8N/R |
 | 2 | cN | 4N/R | 4N/R | 8N/R |
 | 3 | cN/R | 4N/R | 4N/R | 8N/R |
@@ -67,7 +68,7 @@ def learner_memory(
     size, own = shape.num_params, shape.num_params / ranks
     parts = {
         "weights": compute * (own if stage == 3 else size),
-        "masters": 0.0 if stage == 0 else FP32 * own,
+        "masters": FP32 * own if stage else float((compute < FP32) * FP32 * size),
         "gradients": FP32 * (own if stage >= 2 else size),
         "AdamW": 2 * FP32 * (own if stage else size),
     }

@@ -72,9 +72,10 @@ def test_w_must_not_follow_a_gradient_that_is_never_computed(minimal: Path) -> N
         assert load_config(minimal, [*overrides, "meta.w_objective=frozen"])
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-def test_bfloat16_needs_a_stage_with_fp32_masters(minimal: Path, stage: int) -> None:
+def test_bfloat16_needs_a_stage_with_fp32_masters(minimal: Path) -> None:
     with pytest.raises(ConfigError, match="fp32 masters"):
+        load_config(minimal, ["model.dtype=bfloat16", "learner.zero_stage=1"])
+    for stage in (0, 2, 3):
         load_config(minimal, ["model.dtype=bfloat16", f"learner.zero_stage={stage}"])
 
 

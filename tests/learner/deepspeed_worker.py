@@ -194,7 +194,7 @@ def operations() -> dict[str, Callable[[], Any]]:
         for name, filed in engine_scenes.FILED.items():
             folder = scene_folder(f"{name}-{stage}")
             plan[f"{name}-{stage}"] = partial(filed, build, folder)
-    for stage in (2, 3):
+    for stage in (0, 2, 3):
         build = partial(build_at, stage, is_bfloat16=True)
         for name in ("alignment", "dropped_gradient", "shifted"):
             plan[f"{name}-{stage}-bfloat16"] = partial(engine_scenes.PLAIN[name], build)
@@ -224,6 +224,7 @@ def scenes_for(world_size: int) -> dict[str, Callable[[], Any]]:
             steps, stage, is_tied=False, is_checkpointed=True
         )
         plan[f"save-{stage}"] = partial(save_and_load, stage)
+    for stage in (0, 2, 3):
         plan[f"bfloat16-{stage}"] = partial(bfloat16, stage)
     plan |= operations()
     plan["replay-persistent-3"] = partial(replay, 3, persistence_threshold=300)

@@ -142,7 +142,7 @@ def test_saved_state_loads_into_a_fresh_learner(recorded, world_size, stage) -> 
 
 
 @pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_bfloat16_keeps_fp32_masters(recorded, world_size, stage) -> None:
     got = recorded[world_size][f"bfloat16-{stage}"]
     policy, adapter = build_policy()

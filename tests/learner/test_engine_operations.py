@@ -45,7 +45,7 @@ from tests.main_job.harness import DEMO
 pytestmark = pytest.mark.timeout(LIMIT_OF_ALL_S)
 COUNTED = ("forward_tokens", "backward_tokens")
 LOOKAHEAD = ("lookahead", "example_lookahead")
-SIXTEEN_BITS = [f"{stage}-bfloat16" for stage in (2, 3)]
+SIXTEEN_BITS = [f"{stage}-bfloat16" for stage in (0, 2, 3)]
 every_world = pytest.mark.parametrize("world_size", WORLDS)
 every_stage = pytest.mark.parametrize("stage", STAGES)
 
