@@ -98,7 +98,7 @@ class Reload:
         packed = [vars(module).pop("cpu_linear", None) is not None for module in sharing]
         linear = None
         for module in (m for m, had_one in zip(sharing, packed, strict=True) if had_one):
-            if linear is None or getattr(module, "bias", None) is not None:
+            if linear is None or "bias" in dict(module.named_parameters(recurse=False)):
                 dispatch_cpu_unquantized_gemm(module, remove_weight=False)
                 linear = module.cpu_linear
             else:
