@@ -4,9 +4,10 @@
 
 Ours is one whole `WeightPublisher.publish`: pause, gather, merge theta + s*B*A, checksums, send,
 verify, load into the engine, resume. Raw is torch's gloo broadcasting one flat buffer from this
-process to another one, which answers when it has it. By turns, fp32, over loopback; bytes/s.
-Extra memory is the highest resident size of the sender, and of the engine's worker, above what it
-was before, over the size of the largest weight.
+process to another one, which answers when it has it. By turns, over loopback; bytes/s; engines in
+fp32 and in bf16, which is half the bytes of the same fp32 weights. CPU seconds are those of both
+processes. Extra memory is the highest resident size of the sender, and of the engine's worker,
+above what it was before, over the size of the largest weight as it travels.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from math import prod
@@ -26,7 +28,7 @@ import torch
 from report import Measure, of_ratios, save
 
 from coop_rl.config import RunConfig, load_config
-from coop_rl.learner.build import GatheredTheta, build_policy
+from coop_rl.learner.build import DTYPES, GatheredTheta, build_policy
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.rollout.vllm_engine import VllmEngine
@@ -34,6 +36,7 @@ from coop_rl.types import PolicyVersion
 from coop_rl.weights.peak_memory import measure_extra_memory
 from coop_rl.weights.process_group import PeerGroup, open_store
 from coop_rl.weights.publisher import WeightPublisher
+from coop_rl.weights.receipt import receipt_of
 from coop_rl.weights.source import MergedWeightSource
 
 CONFIG = Path("configs/local/smollm2-chain-sum.yaml")
@@ -77,6 +80,7 @@ class RawBroadcast:
         store, port = open_store(HOST, LIMIT_S)
         command = [sys.executable, __file__, "receive", str(port), str(num_bytes)]
         self._receiver = subprocess.Popen(command)
+        self.pid = self._receiver.pid
         self._group = PeerGroup.join(HOST, port, 0, 2, LIMIT_S, "raw", store=store)
         self._buffer = torch.ones(num_bytes, dtype=torch.uint8)
         self._answer = torch.zeros(1, dtype=torch.uint8)
@@ -112,8 +116,26 @@ class Round:
 
     ours_s: float
     raw_s: float
+    ours_cpu_s: tuple[float, float]
+    raw_cpu_s: tuple[float, float]
     sender_bytes: int
     worker_bytes: int
+
+
+def cpu_seconds(pid: int) -> Callable[[], tuple[float, float]]:
+    """Begin; the function returned gives the CPU seconds of this process and of `pid` since."""
+
+    def now() -> tuple[float, float]:
+        own, other = psutil.Process().cpu_times(), psutil.Process(pid).cpu_times()
+        return own.user + own.system, other.user + other.system
+
+    before = now()
+
+    def since() -> tuple[float, float]:
+        own, other = now()
+        return own - before[0], other - before[1]
+
+    return since
 
 
 def worker_pid() -> int:
@@ -122,7 +144,9 @@ def worker_pid() -> int:
     return int(max(found, key=lambda process: process.memory_info().rss).pid)
 
 
-async def measure(config: RunConfig, rounds: int) -> tuple[list[Round], int, int]:
+async def measure(
+    config: RunConfig, dtype: torch.dtype, rounds: int
+) -> tuple[list[Round], int, int]:
     """Return the rounds, the bytes of a sync and those of the largest weight."""
     engine = VllmEngine(config, "gloo")
     await engine.start()
@@ -135,22 +159,57 @@ async def measure(config: RunConfig, rounds: int) -> tuple[list[Round], int, int
         num_engine_workers=1,
         host=HOST,
         client=LoopClient(engine, asyncio.get_running_loop()),
-        source=MergedWeightSource(theta, adapter, torch.float32),
+        source=MergedWeightSource(theta, adapter, dtype),
         timeout_s=LIMIT_S,
     )
-    sizes = [4 * prod(shape) for _, shape in theta.metadata()]
+    sizes = [dtype.itemsize * prod(shape) for _, shape in theta.metadata()]
+    # Loading maps the file; a learner that has trained has read it.
+    receipt_of(theta)
     raw, found = RawBroadcast(sum(sizes)), []
     for number in range(rounds + 1):
-        extra = measure_extra_memory(worker)
+        extra, ours_cpu_s = measure_extra_memory(worker), cpu_seconds(worker)
         version = PolicyVersion(number, number)
         report = await asyncio.to_thread(publisher.publish, version)
-        worker_bytes = extra()
+        worker_bytes, ours = extra(), ours_cpu_s()
+        raw_cpu_s = cpu_seconds(raw.pid)
         raw_s = raw.seconds()
-        found.append(Round(report.seconds, raw_s, report.extra_bytes, worker_bytes))
+        found.append(
+            Round(report.seconds, raw_s, ours, raw_cpu_s(), report.extra_bytes, worker_bytes)
+        )
     raw.close()
     publisher.close()
     await engine.shutdown()
     return found, sum(sizes), max(sizes)
+
+
+def measures_of(name: str, rounds: list[Round], num_bytes: int, largest: int) -> list[Measure]:
+    """Return speed and memory of one engine's type; the first round only counts for memory."""
+    first, *found = rounds
+    detail: dict[str, float | str] = {
+        "ours": num_bytes / median(r.ours_s for r in found) / 1e9,
+        "reference": num_bytes / median(r.raw_s for r in found) / 1e9,
+        "unit": "GB/s",
+    }
+    for side, who in enumerate(("sender", "receiver")):
+        detail[f"{who}_cpu_s"] = median(r.ours_cpu_s[side] for r in found)
+        detail[f"raw_{who}_cpu_s"] = median(r.raw_cpu_s[side] for r in found)
+    ratios = [r.raw_s / r.ours_s for r in found]
+    measures = [of_ratios(f"weight sync over raw gloo, {name}", ratios, 0.6, detail=detail)]
+    for who in ("sender", "worker"):
+        # The first sync too: later ones find memory that it left behind.
+        extra = [getattr(r, f"{who}_bytes") for r in (first, *found)]
+        measures.append(
+            Measure(
+                f"peak memory of a sync over the largest weight, {name}, {who}",
+                max(extra) / largest,
+                min(extra) / largest,
+                max(extra) / largest,
+                3.0,
+                higher_is_better=False,
+                detail={"ours": max(extra) / 1e6, "reference": largest / 1e6, "unit": "MB"},
+            )
+        )
+    return measures
 
 
 def main() -> None:
@@ -162,34 +221,11 @@ def main() -> None:
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 7
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    config = load_config(CONFIG, [f"model.path={model}", "rollout.dtype=float32"])
-    (first, *found), num_bytes, largest = asyncio.run(measure(config, rounds))
-    speeds = {
-        "ours": num_bytes / median(r.ours_s for r in found) / 1e9,
-        "reference": num_bytes / median(r.raw_s for r in found) / 1e9,
-    }
-    measures = [
-        of_ratios(
-            "weight sync over raw gloo",
-            [r.raw_s / r.ours_s for r in found],
-            0.6,
-            detail=speeds | {"unit": "GB/s"},
-        )
-    ]
-    for who in ("sender", "worker"):
-        # The first sync too: later ones find memory that it left behind.
-        extra = [getattr(r, f"{who}_bytes") for r in (first, *found)]
-        measures.append(
-            Measure(
-                f"peak memory of a sync over the largest weight, {who}",
-                max(extra) / largest,
-                min(extra) / largest,
-                max(extra) / largest,
-                3.0,
-                higher_is_better=False,
-                detail={"ours": max(extra) / 1e6, "reference": largest / 1e6, "unit": "MB"},
-            )
-        )
+    measures = []
+    for name in ("float32", "bfloat16"):
+        settings = [f"model.path={model}", "model.dtype=float32", f"rollout.dtype={name}"]
+        config = load_config(CONFIG, settings)
+        measures += measures_of(name, *asyncio.run(measure(config, DTYPES[name], rounds)))
     for measured in measures:
         sys.stdout.write(f"{measured}\n")
     save("weight_sync", measures)

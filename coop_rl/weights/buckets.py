@@ -14,7 +14,7 @@ A closing header says how many buckets there were; an abort header says that the
 that receivers fail at once and not by their time limit. Knows nothing of vLLM.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -28,8 +28,9 @@ from coop_rl.weights.process_group import PeerGroup
 from coop_rl.weights.receipt import Receipt, receipt_of
 
 T = TypeVar("T")
-DEFAULT_BUCKET_BYTES = 32 * 2**20
-"""Large enough that latency does not count, small enough to be nothing beside a model."""
+DEFAULT_BUCKET_BYTES = 8 * 2**20
+"""Large enough that latency does not count; small enough that caches hold it while it is merged,
+checked and loaded, and that the allocator keeps its memory for the next one."""
 ALIGNMENT = 16
 """Bytes; a view as a wider type needs an offset divisible by its size."""
 DATA, END, ABORT = 1, 2, 3
@@ -137,18 +138,12 @@ class BucketSender:
             raise
 
     def _fill(self, bucket: Bucket, iterator: Iterator[tuple[str, torch.Tensor]]) -> torch.Tensor:
-        """Copy the next tensors of `iterator` into one buffer."""
+        """Copy the next tensors of `iterator` into one buffer; a single one is its own buffer."""
+        if len(bucket.specs) == 1:
+            return flat_bytes(_next(iterator, bucket.specs[0]).cpu().contiguous())
         buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
         for spec, view in bucket.views(buffer):
-            name, tensor = next(iterator, (None, None))
-            if tensor is None:
-                raise WeightSyncError(f"tensor {spec.name} was declared but is missing")
-            if (name, tensor.dtype, tuple(tensor.shape)) != (spec.name, spec.dtype, spec.shape):
-                raise WeightSyncError(
-                    f"declared {spec.name} {spec.dtype} {spec.shape}, "
-                    f"got {name} {tensor.dtype} {tuple(tensor.shape)}"
-                )
-            view.copy_(tensor.detach())
+            view.copy_(_next(iterator, spec))
         return buffer
 
     def _transmit(self, bucket: Bucket, buffer: torch.Tensor) -> None:
@@ -173,25 +168,32 @@ class BucketSender:
 
 
 def receive(
-    group: PeerGroup, buckets: Sequence[Bucket], receipt: Receipt
-) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    group: PeerGroup,
+    buckets: Sequence[Bucket],
+    receipt: Receipt,
+    place: Callable[[TensorSpec], torch.Tensor | None] = lambda _: None,
+) -> Generator[list[tuple[str, torch.Tensor]], None, None]:
     """Yield the tensors of each bucket once their checksums have been verified.
 
-    Every bucket has fresh memory: the consumer may keep views of it (vLLM does, until the layer is
-    complete).
+    Every bucket has memory of its own: the consumer may keep views of it (vLLM does, until the
+    layer is complete).
 
     Args:
         group: The group whose root sends.
         buckets: What is expected.
         receipt: Gets the checksum of every tensor that arrived unharmed.
+        place: Where a tensor that travels by itself is to arrive, if the consumer has a place for
+            it; it is overwritten before its checksum is known.
 
     Raises:
         ActorLostError: The sender was lost, or did not send within the limit.
         WeightSyncError: A tensor is damaged, or a bucket is missing or not the expected one.
     """
     try:
-        arrivals = _arrivals(group, buckets, receipt)
-        with closing(ahead(arrivals, outsized(buckets))) as arrived:
+        places = {b.index: place(b.specs[0]) for b in buckets if len(b.specs) == 1}
+        arrivals = _arrivals(group, buckets, receipt, places)
+        new = [b for b in buckets if places.get(b.index) is None]
+        with closing(ahead(arrivals, outsized(new))) as arrived:
             yield from arrived
         kind, index, _ = _receive_header(group, "the end of the weights")
         if (kind, index) != (END, len(buckets)):
@@ -230,16 +232,41 @@ def ahead(items: Iterator[tuple[Bucket, T]], alone: Bucket | None) -> Generator[
 
 def outsized(buckets: Sequence[Bucket]) -> Bucket | None:
     """Return the bucket that decides the peak of memory, such as an embedding's, if any does."""
-    largest = max(buckets, key=lambda bucket: bucket.num_bytes)
-    return largest if largest.num_bytes > 2 * DEFAULT_BUCKET_BYTES else None
+    largest = max(buckets, key=lambda bucket: bucket.num_bytes, default=None)
+    return largest if largest and largest.num_bytes > 2 * DEFAULT_BUCKET_BYTES else None
+
+
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the memory of a contiguous tensor."""
+    return tensor.detach().reshape(-1).view(torch.uint8)
+
+
+def _next(iterator: Iterator[tuple[str, torch.Tensor]], spec: TensorSpec) -> torch.Tensor:
+    """Return the next tensor of `iterator`, which must be the declared one."""
+    name, tensor = next(iterator, (None, None))
+    if tensor is None:
+        raise WeightSyncError(f"tensor {spec.name} was declared but is missing")
+    if (name, tensor.dtype, tuple(tensor.shape)) != (spec.name, spec.dtype, spec.shape):
+        raise WeightSyncError(
+            f"declared {spec.name} {spec.dtype} {spec.shape}, "
+            f"got {name} {tensor.dtype} {tuple(tensor.shape)}"
+        )
+    return tensor.detach()
 
 
 def _arrivals(
-    group: PeerGroup, buckets: Sequence[Bucket], receipt: Receipt
+    group: PeerGroup,
+    buckets: Sequence[Bucket],
+    receipt: Receipt,
+    places: Mapping[int, torch.Tensor | None],
 ) -> Iterator[tuple[Bucket, list[tuple[str, torch.Tensor]]]]:
     for bucket in buckets:
         _check_header(bucket, *_receive_header(group, str(bucket)))
-        buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
+        own = places.get(bucket.index)
+        if own is None:
+            buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
+        else:
+            buffer = flat_bytes(own)
         receipt |= _receive_verified(group, bucket, buffer)
         yield bucket, [(spec.name, tensor) for spec, tensor in bucket.views(buffer)]
 

@@ -4,7 +4,7 @@ The shape of vLLM's NCCL pair (`vllm.distributed.weight_transfer.nccl_engine`):
 
     learner rank 0 (sender)          client                      engine workers
     trainer_init: open store -- init_weight_transfer_engine -->  join the group
-    send_weights ------------- start_weight_update ----------->  open a layerwise reload
+    send_weights ------------- start_weight_update ----------->  open a reload
                  ------------- update_weights ---------------->  receive ...
                  ============= buckets over gloo =============>  ... and load
                  ------------- finish_weight_update ---------->  close the reload
@@ -16,6 +16,7 @@ transfer closes the group on both sides; `trainer_init` makes a new one.
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -42,6 +43,7 @@ from coop_rl.weights.buckets import (
 from coop_rl.weights.plugin import BACKEND_NAME
 from coop_rl.weights.process_group import PeerGroup, open_store
 from coop_rl.weights.receipt import Receipt
+from coop_rl.weights.reload import Reload
 
 GROUP_NAME = "weights"
 EXPLANATION_GRACE_S = 10.0
@@ -111,6 +113,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     receipt: Receipt
     """Of the last completed update; read by `ReceiptExtension`."""
     _arrived: Receipt
+    _reload: Reload
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Join the sender's group, leaving an older one."""
@@ -128,11 +131,9 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         )
 
     def start_weight_update(self) -> None:
-        """Open a layerwise reload: kernels may have repacked the weights they loaded."""
-        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
-
+        """Open a reload of the model."""
         self._arrived = {}
-        initialize_layerwise_reload(self.model)
+        self._reload = Reload(self.model, self.model_config, self.device)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Receive and load; unlike the base class also where there is no accelerator."""
@@ -142,27 +143,21 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
         """Receive all buckets and hand their tensors to the model's loader."""
-        from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
-
         if self._group is None:
             raise WeightSyncError("update_weights before init_weight_transfer_engine")
         try:
-            with disable_mtp_completeness_check():
-                buckets = update_info.buckets(self._bucket_bytes)
-                for tensors in receive(self._group, buckets, self._arrived):
-                    self.model.load_weights(tensors)
-                    del tensors  # before the next bucket is waited for
+            buckets = update_info.buckets(self._bucket_bytes)
+            arriving = receive(self._group, buckets, self._arrived, self._reload.place)
+            # Closed at once when loading fails: that tells the sender.
+            with closing(arriving):
+                self._reload.load(arriving)
         except BaseException:
-            abandon_reload(self.model, self.model_config)
+            self._reload.abandon()
             raise
 
     def finish_weight_update(self) -> None:
         """Close the reload."""
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
-
-        finalize_layerwise_reload(self.model, self.model_config)
-        if self.device.type == "cpu":
-            repack_embeddings(self.model)
+        self._reload.finish()
         self.receipt = self._arrived
 
     def shutdown(self) -> None:
@@ -170,36 +165,6 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         if self._group is not None:
             self._group.close()
             self._group = None
-
-
-def abandon_reload(model: torch.nn.Module, model_config: Any) -> None:
-    """Forget what arrived for unfinished layers and give those their old weights back.
-
-    The model is then part old, part new, but whole, and the next update starts clean; leftovers
-    would be counted with its tensors, and layers closed before theirs have all arrived.
-    """
-    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
-    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
-
-    for layer in model.modules():
-        info = get_layerwise_info(layer)
-        info.loaded_weights.clear()
-        info.load_numel = 0
-    finalize_layerwise_reload(model, model_config)
-
-
-def repack_embeddings(model: torch.nn.Module) -> None:
-    """Pack tied embeddings anew for the CPU's matrix product.
-
-    A tied lm_head multiplies with a packed copy of the embedding, which vLLM 0.32 does not renew in
-    a reload: without this, log-probs are off by 0.1 to 0.5 nats after a sync.
-    """
-    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
-
-    for module in model.modules():
-        if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
-            dispatch_cpu_unquantized_gemm(module, remove_weight=False)
 
 
 class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):

@@ -223,3 +223,19 @@ def test_undeclared_tensor_is_refused_and_the_source_is_drained():
     assert "declared a" in str(sent)
     # The other learner ranks gather along: the sender must reach the end as they do.
     assert next(iterator, None) is None
+
+
+def test_a_tensor_by_itself_arrives_where_the_consumer_wants_it():
+    place = torch.zeros(100, 10)
+    sender, receiver = make_groups(timeout_s=20.0)
+    buckets = plan_buckets(SPECS, 128)
+    _, got = in_parallel(
+        lambda: BucketSender(sender, buckets).send(tensors()),
+        lambda: [
+            pair
+            for part in receive(receiver, buckets, {}, lambda s: {"large": place}.get(s.name))
+            for pair in part
+        ],
+    )
+    assert dict(got)["large"].data_ptr() == place.data_ptr()
+    assert torch.equal(place, dict(tensors())["large"])
