@@ -4,6 +4,7 @@ TORCH_INDEX_URL ?=
 BIN := $(CURDIR)/.venv/bin
 # A fixed place for DeepSpeed's compiled collective; ninja and the compiler are found through PATH.
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.venv/torch_extensions
+OWN_PATH := $(PATH)
 export PATH := $(BIN):$(PATH)
 export PYTHON TORCH_INDEX_URL
 
@@ -18,7 +19,7 @@ help:
 	@echo "make submit   CONFIG=... ARGS='--address http://HEAD:8265 --run-dir /shared/run': a run as a Ray job"
 	@echo "make test     run the tests"
 	@echo "make check    what CI runs: format, lint, types, tests"
-	@echo "make gpu      the tests that need CUDA devices (they skip without)"
+	@echo "make gpu      the tests that need CUDA devices, in the Python environment it is called from"
 	@echo "make prove    whole training runs: bridge x 3 seeds, rl, shuffled rewards (about 18 minutes)"
 	@echo "make study    does the shadow matter: five meta.w_objective x five seeds (about 100 minutes)"
 	@echo "make bench    every measure against its floor; writes bench/results.json (ARGS='packing controller': only those)"
@@ -51,8 +52,12 @@ check: setup
 	mypy
 	COOP_RL_CI=1 pytest
 
-gpu: setup
-	pytest -m gpu
+# In the environment it is called from: .venv holds the CPU builds.
+gpu: export PATH := $(OWN_PATH)
+gpu:
+	@python3 -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: torch " + \
+	torch.__version__ + " of " + sys.executable + " sees no CUDA device; call it where vllm and a CUDA torch are")'
+	python3 -m pytest -m gpu tests/gpu
 
 prove: setup
 	pytest -m slow

@@ -11,7 +11,7 @@ from coop_rl.config import RunConfig
 from coop_rl.diagnosis.finding import Finding, attempt
 from coop_rl.diagnosis.machine import machine_findings
 from coop_rl.diagnosis.trials import collective, engine
-from coop_rl.errors import ResourceError, UserError, first_line
+from coop_rl.errors import ResourceError, RunError, UserError, first_line
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -62,7 +62,7 @@ def _all(
     if config.placement.address is not None:
         try:
             yield from nodes(config)
-        except UserError as error:
+        except (UserError, RunError) as error:
             found, _, fix = first_line(error).partition("; ")
             yield Finding("cluster", "fail", found, fix)
     if is_quick:

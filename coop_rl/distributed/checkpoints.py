@@ -17,7 +17,7 @@ from coop_rl.config import RunConfig
 from coop_rl.distributed.calls import breaking_off, gather
 from coop_rl.distributed.team import Team
 from coop_rl.errors import Interrupted
-from coop_rl.learner.checkpoint import CheckpointStore, read_progress
+from coop_rl.learner.checkpoint import CheckpointStore, stored_progress
 from coop_rl.observability.stages import Stages
 from coop_rl.types import PolicyVersion
 
@@ -27,11 +27,16 @@ class StopAtBoundary(Exception):  # noqa: N818 - not a failure
 
 
 class StopRequest:
-    """Whether the user asked the run to stop; a second request ends it at once."""
+    """Whether the user asked the run to stop.
+
+    Before training begins a request ends it at once, since there is nothing to save; afterwards a
+    second one does.
+    """
 
     def __init__(self) -> None:
         self._num_signals = 0
         self._is_at_boundary = False
+        self._is_training = False
 
     @property
     def is_set(self) -> bool:
@@ -41,17 +46,28 @@ class StopRequest:
     def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
         self._num_signals += 1
 
+    def begin_training(self) -> None:
+        """From now on a request waits for a boundary, which is saved.
+
+        Raises:
+            Interrupted: A stop was asked for already.
+        """
+        self.check()
+        self._is_training = True
+
     def check(self) -> None:
         """Break off a wait where that is asked for and safe.
 
         Raises:
             StopAtBoundary: The learners stand at a boundary, which can be saved.
-            Interrupted: It is the second request.
+            Interrupted: It is the second request, or nothing was trained yet.
         """
         if self._num_signals > 1:
             raise Interrupted("stopped at once; the last checkpoint stands")
         if self.is_set and self._is_at_boundary:
             raise StopAtBoundary
+        if self.is_set and not self._is_training:
+            raise Interrupted("nothing was trained yet")
 
     @contextmanager
     def at_boundary(self) -> Iterator[None]:
@@ -97,9 +113,9 @@ class RayCheckpoints:
         self.last: Path | None = resume_from
 
     def restore(self) -> Progress:
-        """Load the checkpoint the run resumes from, if any."""
+        """Load the checkpoint the run resumes from, if any; it was verified when it was found."""
         if self._resume_from:
-            self._boundary = read_progress(self._resume_from)
+            self._boundary = stored_progress(self._resume_from)
             members = self._team.learners + ((self._team.meta,) if self._team.meta else ())
             folder = str(self._resume_from)
             gather(
@@ -139,7 +155,7 @@ class RayCheckpoints:
             return
         if not self._store.is_better(self._best, evaluated[self._best]):
             return
-        if self.last is None or read_progress(self.last).next_step != step:
+        if self.last is None or stored_progress(self.last).next_step != step:
             self._save()
         self._store.mark_best(step, self._best, evaluated[self._best])
 
@@ -149,7 +165,7 @@ class RayCheckpoints:
         Raises:
             Interrupted: Always; everything is saved.
         """
-        if self.last is None or read_progress(self.last) != self._boundary:
+        if self.last is None or stored_progress(self.last) != self._boundary:
             self._save()
         self._interrupt()
 

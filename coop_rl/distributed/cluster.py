@@ -5,12 +5,14 @@ import logging
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
 import ray
+from ray.exceptions import AuthenticationError
 
 from coop_rl.config.roles import PlacementSection
 from coop_rl.config.sizes import Devices
@@ -20,6 +22,7 @@ CONNECT_TIMEOUT_S = 10.0
 """How long a cluster's head may take to accept a connection."""
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the driver of a submitted job."""
+TOKEN_ADVICE = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
 GRACE_S = 5.0
 """How long our processes get to end by themselves before they are killed by pid."""
 
@@ -83,14 +86,16 @@ def _environment_beside_the_jobs(names: Sequence[str]) -> dict[str, Any] | None:
 def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> Iterator[None]:
     """Join or start Ray for the length of a run, then end every process this run started."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray refuses a second actor of a name in it, and two runs on a cluster may have the same name.
+    namespace = f"coop-rl-{run_name}-{uuid.uuid4().hex[:8]}"
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     try:
         if placement.address is None:
             preflight_local(sizes)
-            _start(run_name)
+            _start(namespace)
         else:
             # `placement.reserved` compares with the cluster.
-            _join(placement.address, run_name, placement.environment)
+            _join(placement.address, namespace, placement.environment)
         yield
     finally:
         ours = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
@@ -98,7 +103,7 @@ def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> I
         _end(ours)
 
 
-def _start(run_name: str) -> None:
+def _start(namespace: str) -> None:
     """Start a local Ray.
 
     Raises:
@@ -110,7 +115,7 @@ def _start(run_name: str) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            namespace=f"coop-rl-{run_name}",
+            namespace=namespace,
             configure_logging=False,
         )
     except Exception as error:  # Ray raises nothing narrower
@@ -120,25 +125,44 @@ def _start(run_name: str) -> None:
         ) from error
 
 
-def _join(address: str, run_name: str, names: Sequence[str]) -> None:
+def _join(address: str, namespace: str, names: Sequence[str]) -> None:
     """Connect to a running cluster; its actors get the environment variables of these names.
 
     Raises:
-        ResourceError: Nobody answers there.
+        ResourceError: Nobody answers there, or it does not let us in.
     """
+    has_answered = False
     try:
         _, colon, port = address.rpartition(":")
         if colon and port.isdecimal():
             # Ray itself would try for minutes.
             host = address.removesuffix(f":{port}").removeprefix("ray://")
             socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+            has_answered = True
         ray.init(
             address=address,
             log_to_driver=False,
-            namespace=f"coop-rl-{run_name}",
+            namespace=namespace,
             runtime_env=_environment_beside_the_jobs(names),
         )
+    except AuthenticationError:
+        raise ResourceError(
+            f"the cluster at placement.address {address!r} wants a token; {TOKEN_ADVICE}"
+        ) from None
+    except RuntimeError as error:
+        if not str(error).startswith("Version mismatch"):
+            raise
+        reason = " ".join(str(error).split())
+        raise ResourceError(
+            f"cannot join the cluster at placement.address {address!r}: {reason}; take its versions"
+        ) from None
     except (OSError, ValueError) as error:
+        if has_answered and isinstance(error, ConnectionError):
+            # Ray does not tell it from other failures.
+            raise ResourceError(
+                f"placement.address {address!r} answers but no Ray cluster let us in: it may want "
+                f"another token; {TOKEN_ADVICE}"
+            ) from None
         reason = first_line(error)
         raise ResourceError(
             f"no Ray cluster at placement.address {address!r}: {reason}; start one with ray start "

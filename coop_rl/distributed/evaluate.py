@@ -221,7 +221,7 @@ def _evaluate(target: Target, folder: Path, console: EvaluationConsole) -> list[
                 result.write(folder / f"{chosen.name}.json", about)
                 console.end(result)
                 results.append(result)
-    except StopAtBoundary:
+    except (StopAtBoundary, Interrupted):
         raise Interrupted(f"what was measured is in {folder}") from None
     finally:
         console.close()

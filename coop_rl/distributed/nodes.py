@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from coop_rl.config import RunConfig
@@ -15,7 +16,7 @@ from coop_rl.config.sizes import Devices
 from coop_rl.diagnosis.finding import Finding, judge
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.cluster import ray_session
-from coop_rl.errors import RunDirectoryError
+from coop_rl.errors import RunDirectoryError, RunError, first_line
 from coop_rl.observability.run_directory import package_versions
 
 LIMIT_S = 120.0
@@ -29,6 +30,7 @@ def node_findings(config: RunConfig) -> Iterator[Finding]:
 
     Raises:
         UserError: Nobody answers there, or the run directory cannot be written.
+        RunError: A node was lost, did not answer in time, or cannot do the look.
     """
     folder, secret = Path(config.run.dir).absolute(), uuid.uuid4().hex
     probe = folder / f".doctor-{secret[:8]}"
@@ -51,6 +53,10 @@ def node_findings(config: RunConfig) -> Iterator[Finding]:
             waited_s = time.time() - began
         for node, answer in zip(nodes, answers, strict=True):
             yield from _judge(node, answer, secret, folder, began, waited_s)
+    except RayError as error:
+        raise RunError(
+            f"a node was lost meanwhile: {first_line(error)}; run doctor again"
+        ) from None
     finally:
         probe.unlink()
 

@@ -29,7 +29,7 @@ from coop_rl.distributed.validation import Measurements, RayValidation
 from coop_rl.errors import RunDirectoryError
 from coop_rl.evaluation.evaluator import Evaluator
 from coop_rl.evaluation.sets import EvaluationSet, run_sets
-from coop_rl.learner.checkpoint import CheckpointStore, read_progress
+from coop_rl.learner.checkpoint import CheckpointStore, read_progress, stored_progress
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.forgetting import describe_forgetting
 from coop_rl.observability.observer import RunObserver
@@ -78,7 +78,7 @@ def _require_kept(folder: Path) -> None:
 
 
 def _resume_point(config: RunConfig, store: CheckpointStore, resume: str) -> Path | None:
-    """Return the checkpoint to go on from, or None to start anew."""
+    """Return the checkpoint to go on from, verified, or None to start anew."""
     if resume == "never":
         if store.complete():
             raise RunDirectoryError(
@@ -86,8 +86,13 @@ def _resume_point(config: RunConfig, store: CheckpointStore, resume: str) -> Pat
                 "give another --run-dir or run.name"
             )
         return None
-    checkpoint = store.latest() if resume == "auto" else Path(resume)
-    if checkpoint and read_progress(checkpoint).next_step >= config.run.num_steps:
+    if resume == "auto":
+        checkpoint = store.latest()
+        progress = stored_progress(checkpoint) if checkpoint else None
+    else:
+        checkpoint = Path(resume)
+        progress = read_progress(checkpoint)
+    if progress and progress.next_step >= config.run.num_steps:
         raise RunDirectoryError(
             f"nothing to train: {checkpoint} already holds all {config.run.num_steps} steps; "
             "raise run.num_steps, or give another --run-dir or run.name"
@@ -124,6 +129,7 @@ def _run(
                     shape = PackShape.from_config(
                         config, read_model_facts(config.model).hidden_size
                     )
+                    stop.begin_training()
                     train(config.run.num_steps, method, shape, session.roles)
             except StopAtBoundary:
                 session.checkpoints.save_and_stop()

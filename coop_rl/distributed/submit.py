@@ -25,7 +25,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from coop_rl.config import RunConfig
-from coop_rl.distributed.cluster import named_environment
+from coop_rl.distributed.cluster import TOKEN_ADVICE, named_environment
 from coop_rl.errors import Interrupted, ResourceError, RunDirectoryError, RunError, first_line
 
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
@@ -75,7 +75,8 @@ def plan_submission(
             "a relative one would lie in the package Ray deletes; set run.dir or --run-dir"
         )
     place = config.placement
-    command = ["python", "-m", "coop_rl", "train", str(path.resolve().relative_to(root))]
+    # Images without a virtual environment may lack `python`.
+    command = ["python3", "-m", "coop_rl", "train", str(path.resolve().relative_to(root))]
     sets = [*overrides, *([] if place.address else ["placement.address=auto"])]
     command += [f"--set={value}" for value in sets]
     command += ["--run-dir", str(folder)]
@@ -125,10 +126,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(where)
     except AuthenticationError:
-        raise ResourceError(
-            f"the cluster at {where} wants another token; set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
-        ) from None
+        raise ResourceError(f"the cluster at {where} wants another token; {TOKEN_ADVICE}") from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(f"no Ray job server at {where}: {first_line(error)}") from None
 

@@ -134,6 +134,11 @@ def read_progress(checkpoint: Path) -> Progress:
         raise RunDirectoryError(
             f"{checkpoint / damaged[0]} does not match its checksum; resume from another checkpoint"
         )
+    return stored_progress(checkpoint)
+
+
+def stored_progress(checkpoint: Path) -> Progress:
+    """Return the same of a checkpoint this process wrote or has verified; hashing takes long."""
     values = json.loads((checkpoint / PROGRESS).read_text())
     return Progress(
         values["next_step"],

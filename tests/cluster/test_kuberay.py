@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from coop_rl.config import load_config
+from coop_rl.config.roles import PlacementSection
 from coop_rl.config.sizes import role_counts
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +74,16 @@ def test_clusters_ask_for_a_token_and_hold_no_secret(name: str) -> None:
                 # The operator makes a Secret of the cluster's name, for Ray's token.
                 secret = variable["valueFrom"]["secretKeyRef"]["name"]
                 assert secret != load(name)["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_stopped_jobs_get_their_time(name: str) -> None:
+    grace_s = PlacementSection().stop_grace_s
+    for pod in (cluster_spec(name)["headGroupSpec"], *cluster_spec(name)["workerGroupSpecs"]):
+        spec = pod["template"]["spec"]
+        variables = {v["name"]: v.get("value") for v in spec["containers"][0]["env"]}
+        assert variables["RAY_JOB_STOP_WAIT_TIME_S"] == str(grace_s)
+        assert spec["terminationGracePeriodSeconds"] == grace_s
 
 
 @pytest.mark.parametrize("name", KINDS)

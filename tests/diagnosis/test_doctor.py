@@ -2,16 +2,21 @@
 
 import json
 import time
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from coop_rl.config import RunConfig, load_config
 from coop_rl.diagnosis import machine
 from coop_rl.diagnosis.finding import Finding, attempt
+from coop_rl.diagnosis.report import examine
 from coop_rl.distributed.nodes import _judge
+from coop_rl.errors import ActorLostError, ResourceError
 from coop_rl.observability.run_directory import package_versions
 from tests.main_job.harness import DEMO, Job
 
@@ -47,6 +52,20 @@ def test_a_cluster_that_does_not_answer_is_a_finding() -> None:
     assert "fail cluster no Ray cluster at placement.address '127.0.0.1:9'" in shown
     assert "fix: start one with ray start --head" in shown
     assert "packages" in shown
+
+
+def test_a_node_that_is_lost_is_a_finding_beside_the_others() -> None:
+    def nodes(_: RunConfig) -> Iterator[Finding]:
+        raise ActorLostError("no answer within 120 s from 10.0.0.7 (doctor)")
+        yield
+
+    shown = StringIO()
+    config = configure("placement.address=auto")
+    with pytest.raises(ResourceError, match=r"checks failed: .*cluster"):
+        examine(config, Console(file=shown, width=200), nodes, as_json=True, is_quick=True)
+    found = {finding["check"]: finding for finding in json.loads(shown.getvalue())}
+    assert "10.0.0.7" in found["cluster"]["found"]
+    assert "packages" in found
 
 
 def test_packages_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """Roles on the nodes that the config says, on Ray's fake multi-node cluster of one machine."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ from ray.cluster_utils import Cluster
 
 from coop_rl.config import RunConfig, load_config
 from coop_rl.distributed import placement
+from coop_rl.distributed.checkpoints import StopRequest
 from coop_rl.distributed.placement import reserved
-from coop_rl.errors import ResourceError
+from coop_rl.errors import Interrupted, ResourceError
 
 DEMO = Path("configs/local/demo.yaml")
 ON_ROLLOUT = "placement.rollout={cpus: 1, strategy: strict_spread, labels: {role: rollout}}"
@@ -130,6 +133,16 @@ def test_nodes_that_are_still_coming_up_are_waited_for(cluster: Cluster) -> None
         pass
     with reserved(configure("placement.min_nodes=4"), ignore):
         pass
+
+
+def test_a_request_to_stop_ends_the_wait_for_nodes(cluster: Cluster) -> None:
+    stop, asked = StopRequest(), Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    late = configure("placement.min_nodes=5", "placement.startup_timeout_s=20")
+    with stop.listening():
+        asked.start()
+        with pytest.raises(Interrupted, match="nothing was trained"), reserved(late, ignore):
+            pass
+    assert stop.is_set
 
 
 def test_roles_that_may_lie_anywhere_leave_labelled_nodes_to_those_that_need_them(

@@ -1,6 +1,8 @@
 """The paths only a GPU takes: sleep mode, DeepSpeed on CUDA, NCCL, and a whole run on one device.
 
-`make gpu` runs them; without a CUDA device they skip. Not run yet, for want of one.
+`make gpu` runs them, in the environment it is called from (the GPU extra and pytest, or the image
+with pytest and pytest-timeout); in other test runs they skip without a CUDA device. Not run yet,
+for want of one.
 """
 
 import asyncio

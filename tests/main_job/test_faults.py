@@ -32,6 +32,22 @@ def test_ctrl_c_saves_a_checkpoint_and_leaves_nothing(tmp_path: Path) -> None:
     assert job.left_over() == []
 
 
+def test_ctrl_c_breaks_off_the_start(tmp_path: Path) -> None:
+    job = train(tmp_path / "run").start()
+    assert job.process is not None
+    assert job.process.stdout is not None
+    while "starting actors" not in (line := job.process.stdout.readline()):
+        assert line, job.finish(60).stderr
+    job.process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    done = job.finish(60)
+    assert done.returncode == 130, done.stderr[-2000:]
+    assert time.monotonic() - asked < 20
+    assert "nothing was trained yet" in done.stderr
+    assert list((tmp_path / "run").glob("checkpoints/*")) == []
+    assert job.left_over() == []
+
+
 def test_ctrl_c_breaks_off_generation_at_the_last_boundary(tmp_path: Path) -> None:
     # Evaluations that take far longer than a step, so that the signal comes during one.
     slow = ("evaluation.every=2", "evaluation.num_items=256", "evaluation.num_samples=32")

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.main_job.harness import ROOT, SMALL, metrics, wait_for_step
+from coop_rl.config import load_config
+from coop_rl.distributed.submit import plan_submission
+from tests.main_job.harness import ROOT, SMALL, metrics, train, wait_for_step
 from tests.main_job.job_client import ask, jobs
 from tests.main_job.ray_head import RAY, Head, ray_head
 
@@ -110,7 +112,7 @@ def test_a_job_is_submitted_followed_stopped_resumed_and_finished(
     again = subprocess.run(
         [
             RAY, "job", "submit", "--address", head.job_server, "--working-dir", ".", "--",
-            "python", "-m", "coop_rl", "train", CONFIG, "--run-dir", str(run_dir),
+            "python3", "-m", "coop_rl", "train", CONFIG, "--run-dir", str(run_dir),
             "--set=placement.address=auto", f"--set=run.num_steps={num_steps}", *sets(),
         ],
         cwd=client_folder, env=environment, timeout=LIMIT_S, text=True,
@@ -180,11 +182,31 @@ def test_what_cannot_be_submitted_is_refused_in_one_line(
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
+def test_a_submitted_job_starts_where_there_is_only_python3(tmp_path: Path) -> None:
+    """As in vLLM's image, which docker/gpu.Dockerfile is built from."""
+    config = load_config(ROOT / CONFIG)
+    job = plan_submission(config, ROOT / CONFIG, (), tmp_path, ROOT)
+    assert job.entrypoint.startswith("python3 -m coop_rl train ")
+
+
+@pytest.mark.parametrize("token", [{"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}])
+def test_a_cluster_that_wants_another_token_is_not_taken_for_none(
+    head: Head, tmp_path: Path, token: dict[str, str]
+) -> None:
+    job = train(tmp_path / "run", f"placement.address={head.address}")
+    job.environment = head.environment | token
+    done = job.start().finish(120)
+    assert done.returncode == 2
+    assert "it may want another token; set RAY_AUTH_MODE=token" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert job.left_over() == []
+
+
 def test_a_job_does_not_write_into_the_package_that_ray_deletes(
     head: Head, client_folder: Path
 ) -> None:
-    train = f"python -m coop_rl train {CONFIG} --set=placement.address=auto"
-    name = ask(head, "submit", train, str(client_folder))
+    entrypoint = f"python3 -m coop_rl train {CONFIG} --set=placement.address=auto"
+    name = ask(head, "submit", entrypoint, str(client_folder))
     job = wait_for_end(head, name)
     assert job["status"] == "FAILED"
     assert "lies in the job's package, which Ray deletes" in job["logs"]

@@ -1,0 +1,56 @@
+"""Joining a cluster: what differs between runs, and what does not fit (real Ray)."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from coop_rl.config import load_config
+from coop_rl.config.roles import PlacementSection
+from coop_rl.config.sizes import Devices
+from coop_rl.distributed.cluster import ray_session
+from coop_rl.errors import ResourceError
+
+NOTHING = Devices(cpus={}, gpus={})
+
+
+@pytest.fixture(scope="module")
+def placement() -> Iterator[PlacementSection]:
+    """Of a run on a cluster of one node."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cc", dir="/tmp") as folder,  # sockets: short paths
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # Ray notes the current cluster in its temporary folder: not in that of other runs.
+        patch.setenv("RAY_TMPDIR", folder)
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        try:
+            address = f"placement.address={started.address}"
+            yield load_config(Path("configs/local/demo.yaml"), [address]).placement
+        finally:
+            started.shutdown()
+
+
+def test_two_runs_of_one_name_may_share_a_cluster(placement: PlacementSection) -> None:
+    """Actor names, such as rollout-0, count within a namespace."""
+    namespaces = set()
+    for _ in range(2):
+        with ray_session(placement, NOTHING, "same"):
+            namespaces.add(ray.get_runtime_context().namespace)
+    assert len(namespaces) == 2
+    assert all(name.startswith("coop-rl-same-") for name in namespaces)
+
+
+def test_other_versions_are_refused_in_one_line(
+    placement: PlacementSection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, other = ray.__version__, "9.9.9"
+    monkeypatch.setattr(ray, "__version__", other)
+    with pytest.raises(ResourceError) as caught, ray_session(placement, NOTHING, "x"):
+        pass
+    assert f"started with: Ray: {ours}" in str(caught.value)
+    assert f"Ray: {other}" in str(caught.value)
+    assert "\n" not in str(caught.value)
