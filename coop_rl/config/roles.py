@@ -41,7 +41,7 @@ class RolloutSection(Section):
     enforce_eager: bool = True
     """Skip graph capture: quicker start, slower on GPUs."""
     tensor_parallel_size: int = Field(1, ge=1)
-    """Devices per engine."""
+    """Devices per engine, all of one node; on GPUs `placement.rollout.gpus` is the same number."""
     prefix_caching: bool = True
     """Share the prompt's key-value cache between the samples of a group."""
 
@@ -114,7 +114,7 @@ class RoleResources(Section):
     cpus: float = Field(0.0, ge=0)
     """Logical CPUs."""
     gpus: float = Field(0.0, ge=0)
-    """GPUs."""
+    """GPUs; the actor sees no others, and none at 0."""
     strategy: Literal["pack", "spread", "strict_pack", "strict_spread"] = "pack"
     """How the role's actors lie: on few nodes or on many; strict: on one, or each on its own."""
     labels: dict[str, str] = Field(default_factory=dict)

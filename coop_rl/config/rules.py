@@ -1,4 +1,4 @@
-"""Rules across sections about guidance, shadow, gain and lag; called by `RunConfig`'s validator.
+"""Rules across sections about guidance, shadow, gain, lag and devices, for the schema's validators.
 
 Each raises ValueError with what was got and what to change.
 """
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from coop_rl.config.method import AlternateMethod, BridgeMethod, ReliftMethod
 
 if TYPE_CHECKING:
-    from coop_rl.config.schema import RunConfig
+    from coop_rl.config.schema import RunConfig, ServingConfig
 
 LOOKAHEAD = ("mix", "demonstrations")
 
@@ -60,6 +60,16 @@ def check_colocated(config: "RunConfig") -> None:
         raise ValueError(
             "sync.backend nccl cannot connect two processes on one device, which "
             "placement.colocated asks for; set auto or gloo"
+        )
+
+
+def check_engines(config: "ServingConfig") -> None:
+    """Refuse engines whose workers have not just one device each."""
+    gpus, workers = config.placement.rollout.gpus, config.rollout.tensor_parallel_size
+    if workers > 1 and gpus not in (0, workers):
+        raise ValueError(
+            f"rollout.tensor_parallel_size {workers} needs as many devices for every engine; set "
+            f"placement.rollout.gpus {workers}, got {gpus:g}"
         )
 
 

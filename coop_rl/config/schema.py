@@ -25,6 +25,7 @@ from coop_rl.config.reward import RewardSection
 from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
 from coop_rl.config.rules import (
     check_colocated,
+    check_engines,
     check_guidance,
     check_lag,
     check_profile,
@@ -100,8 +101,9 @@ class ServingConfig(Section):
         return [self.evaluation.data] if self.evaluation.data else []
 
     @model_validator(mode="after")
-    def _check_verifiers(self) -> Self:
-        """Refuse rows judged by a function where the config names none."""
+    def _check_serving(self) -> Self:
+        """Refuse rows judged by a function where the config names none, and ill-sized engines."""
+        check_engines(self)
         for source in self.sources:
             if source.verifier == "python" and self.reward.kind != "python":
                 raise ValueError(

@@ -1,10 +1,12 @@
 """Ray actor shells: a few lines each around plain classes that are testable without Ray.
 
-Every shell first sends its output to its own log file, then imports what is heavy, so that the
-terminal stays readable and an import error is in the log too.
+Every shell first sends its output to its own log file and hides devices that are not its own, then
+imports what is heavy, so that the terminal stays readable and an import error is in the log too.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,14 +58,24 @@ def own_address(config: ServingConfig) -> str:
 
 def whereabouts() -> Whereabouts:
     """Say where this actor runs."""
-    context = ray.get_runtime_context()
-    gpus = context.get_accelerator_ids().get("GPU", [])
+    node_id = ray.get_runtime_context().get_node_id()
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return Whereabouts(context.get_node_id(), address, os.getpid(), [str(gpu) for gpu in gpus])
+    return Whereabouts(node_id, address, os.getpid(), own_gpus())
 
 
-class Profiled:
-    """What every actor can: record what it does."""
+def own_gpus() -> list[str]:
+    """Return the ids of the node's devices that this actor reserves."""
+    return [str(gpu) for gpu in ray.get_runtime_context().get_accelerator_ids().get("GPU", [])]
+
+
+class Shell:
+    """What every actor does first, and can: record what it does."""
+
+    def __init__(self, log: Path) -> None:
+        redirect_output(log)
+        if not own_gpus():
+            # Ray shows an actor that reserves GPUs those alone, any other one all of the node's.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
     def start_recording(self) -> None:
         """Record spans from now on."""
@@ -75,11 +87,11 @@ class Profiled:
         return trace.take_spans()
 
 
-class RolloutActor(Profiled):
+class RolloutActor(Shell):
     """A vLLM engine; asynchronous, so groups overlap inside it."""
 
     def __init__(self, config: ServingConfig, backend: str, log: Path) -> None:
-        redirect_output(log)
+        super().__init__(log)
         self._config, self._backend = config, backend
 
     async def start(self) -> Whereabouts:
@@ -135,13 +147,13 @@ class RolloutActor(Profiled):
         await self._engine.shutdown()
 
 
-class LearnerActor(Profiled):
+class LearnerActor(Shell):
     """One rank of a learner group; both branches are this class."""
 
     def __init__(
         self, config: RunConfig, branch: Branch, rank: int, backend: "SyncBackend", log: Path
     ) -> None:
-        redirect_output(log)
+        super().__init__(log)
         from coop_rl.learner.build import LearnerRank
 
         self._config, self._backend = config, backend
@@ -170,58 +182,76 @@ class LearnerActor(Profiled):
         tensor_parallel = self._config.rollout.tensor_parallel_size
         timeout_s = self._config.sync.timeout_s
         self._learner.connect_rollouts(
-            RayWeightSyncClient(actors, tensor_parallel, timeout_s),
+            RayWeightSyncClient(actors, tensor_parallel, timeout_s, self._leave_memory),
             backend=self._backend,
             host=own_address(self._config),
             num_engine_workers=len(actors) * tensor_parallel,
         )
 
-    @span("step")
     def step(
         self, step: int, batch: BranchBatch, objective: Objective
     ) -> tuple[StepResult, AdapterGradients | None]:
         """Take one step; the gradients of w are a return of their own, so they can stay remote."""
-        return self._learner.step(step, batch, objective)
+        with self._turn("step"):
+            return self._learner.step(step, batch, objective)
 
     @span("receive w")
     def receive_guidance(self) -> Receipt:
         """Receive w from the meta-controller; returns the checksums of what is held then."""
         return self._learner.receive_guidance()
 
-    @span("score")
     def score(self, rows: list[TokenRow]) -> list[list[float]]:
         """Return log-probs of the rows' responses; all ranks are called alike."""
-        return self._learner.score(rows)
+        with self._turn("score"):
+            return self._learner.score(rows)
 
-    @span("score")
     def fit(self, rows: list[TokenRow]) -> DemonstrationFit:
         """Return how well the rows' responses are predicted; all ranks are called alike."""
-        return self._learner.fit(rows)
+        with self._turn("score"):
+            return self._learner.fit(rows)
 
     def receipt(self) -> Receipt:
         """Return the checksums of what `publish` sends; all ranks are called alike."""
         return self._learner.receipt()
 
-    @span("publish")
     def publish(self, version: PolicyVersion) -> "SyncReport":
         """Send merged weights to the rollout actors."""
-        return self._learner.publish(version)
+        with self._turn("publish"):
+            return self._learner.publish(version)
 
-    @span("save")
     def save(self, folder: str) -> None:
         """Write this branch's state."""
-        self._learner.save_state(Path(folder))
+        with self._turn("save"):
+            self._learner.save_state(Path(folder))
 
     def load(self, folder: str) -> None:
         """Read this branch's state."""
-        self._learner.load_state(Path(folder))
+        with self._turn("load"):
+            self._learner.load_state(Path(folder))
+
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        """Record what is done, and leave no memory behind."""
+        with span(name):
+            yield
+            self._leave_memory()
+
+    def _leave_memory(self) -> None:
+        """Where engines share the device, give back what torch keeps of freed tensors.
+
+        An engine that wakes could not have it otherwise.
+        """
+        if self._config.placement.colocated:
+            import torch
+
+            torch.cuda.empty_cache()  # nothing on CPUs
 
 
-class MetaControllerActor(Profiled):
+class MetaControllerActor(Shell):
     """The keeper of w and of other guidance."""
 
     def __init__(self, config: RunConfig, log: Path) -> None:
-        redirect_output(log)
+        super().__init__(log)
         self._config = config
         self._groups = GroupRegistry(own_address(config), config.sync.timeout_s)
 
@@ -270,11 +300,11 @@ class MetaControllerActor(Profiled):
         self._meta.load_state(Path(folder))
 
 
-class RewardActor(Profiled):
+class RewardActor(Shell):
     """The verifier's pool of processes."""
 
     def __init__(self, config: ServingConfig, log: Path) -> None:
-        redirect_output(log)
+        super().__init__(log)
         self._config = config
 
     def start(self) -> Whereabouts:

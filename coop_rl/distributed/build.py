@@ -81,4 +81,5 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
         joint=actors("learner joint", LearnerActor, ("joint", INDEX, backend)),
         shadow=actors("learner rl_only", LearnerActor, ("rl_only", INDEX, backend)),
         meta=next(iter(actors("meta-controller", MetaControllerActor, ())), None),
+        engine_gpus=config.placement.rollout.gpus,
     )

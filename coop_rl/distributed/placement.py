@@ -71,15 +71,14 @@ def reserved(config: ServingConfig, report: Callable[[str], None]) -> Iterator[P
     }
     began, limit_s = time.monotonic(), config.placement.startup_timeout_s
     _wait_for_nodes(config.placement.min_nodes, began, limit_s, report)
-    lack = _what_lacks(wanted)
-    if lack and not autoscaler.may_grow():
+    if (lack := _what_lacks(wanted)) and not autoscaler.may_grow():
         raise ResourceError(f"{lack}; {ADVICE}")
     groups: dict[str, PlacementGroup] = {}
     try:
         for precedence in sorted({_precedence(need) for _, need in wanted.values()}):
             asked = {r: w for r, w in wanted.items() if _precedence(w[1]) == precedence}
             groups |= {role: _ask(role, count, need) for role, (count, need) in asked.items()}
-            _wait({role: groups[role] for role in asked}, asked, lack, began, limit_s, report)
+            _wait({role: groups[role] for role in asked}, wanted, began, limit_s, report)
         yield Placement(groups)
     finally:
         for group in groups.values():
@@ -133,12 +132,11 @@ def _alive() -> list[dict[str, Any]]:
 def _wait(
     groups: Mapping[str, PlacementGroup],
     wanted: Mapping[str, tuple[int, RoleResources]],
-    lack: str | None,
     began: float,
     limit_s: float,
     report: Callable[[str], None],
 ) -> None:
-    """Wait until all groups have room; `lack` is what the nodes that are there cannot hold."""
+    """Wait until all groups have room; `wanted` are all roles', which share the nodes."""
     pending = dict(groups)
     reported = possible = time.monotonic()
     while True:
@@ -147,7 +145,8 @@ def _wait(
             return
         wait_a_moment([], began + limit_s - time.monotonic())
         now = time.monotonic()
-        # Groups that fit on the nodes there are only wait for other work.
+        # Groups that fit on the nodes there are only wait for other work; nodes come and go.
+        lack = _what_lacks(wanted)
         if not lack or pending.keys().isdisjoint(_impossible(groups)):
             possible = now
         elif now - possible >= IMPOSSIBLE_FOR_S:
@@ -205,20 +204,39 @@ def _what_lacks(wanted: Mapping[str, tuple[int, RoleResources]]) -> str | None:
         if total > most + TOLERANCE:
             parts = " + ".join(f"{role} {n:g}" for role, n in asked.items() if n)
             return f"{total:g} {kind}s are asked for ({parts}), this cluster has {most:g}"
+    for role, (count, need) in wanted.items():
+        if (room := _room(need, alive)) < count:
+            return f"this cluster has room for {room} of {describe(count, need)} for {role}"
     return None
 
 
 def _no_node_for(role: str, need: RoleResources, alive: Sequence[dict[str, Any]]) -> str | None:
-    asked = resources_of(need)
-    if any(
-        all(node["Resources"].get(kind, 0.0) >= n for kind, n in asked.items())
-        and need.labels.items() <= (node.get("Labels") or {}).items()
-        for node in alive
-    ):
+    if _room(need, alive):
         return None
+    asked = resources_of(need)
     largest = {kind: max(node["Resources"].get(kind, 0.0) for node in alive) for kind in asked}
     have = ", ".join(f"{n:g} {kind}" for kind, n in largest.items())
     return (
         f"no node of this cluster can hold {describe(1, need)} for {role}: the most one has is "
         f"{have}"
     )
+
+
+def _room(need: RoleResources, alive: Sequence[dict[str, Any]]) -> int:
+    """Return how many actors that need so much the nodes could hold, each role by itself."""
+    asked = resources_of(need)
+    held = [
+        min(_times(n, node["Resources"].get(kind, 0.0), kind) for kind, n in asked.items())
+        for node in alive
+        if need.labels.items() <= (node.get("Labels") or {}).items()
+    ]
+    if need.strategy == "strict_spread":
+        return sum(n > 0 for n in held)
+    return max(held, default=0) if need.strategy == "strict_pack" else sum(held)
+
+
+def _times(need: float, has: float, kind: str) -> int:
+    """Return how often `has` holds `need`; a fraction of a GPU lies on one device."""
+    if kind == "GPU" and need < 1:
+        return int(has) * int(1 / need + TOLERANCE)
+    return int(has / need + TOLERANCE)

@@ -4,7 +4,7 @@ The structural counterpart of vLLM's `VLLMWeightSyncClient`, with a deadline on 
 own Ray client waits without one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -17,9 +17,17 @@ class RayWeightSyncClient:
     """Calls the same weight-update method on every rollout actor at once."""
 
     def __init__(
-        self, actors: Sequence[ActorHandle[Any]], workers_per_actor: int, timeout_s: float
+        self,
+        actors: Sequence[ActorHandle[Any]],
+        workers_per_actor: int,
+        timeout_s: float,
+        before_finish: Callable[[], None],
     ) -> None:
-        """Address `actors`; each is `workers_per_actor` ranks of the transfer group."""
+        """Address `actors`; each is `workers_per_actor` ranks of the transfer group.
+
+        `before_finish` is called once all is sent: engines that slept take their cache back then.
+        """
+        self._before_finish = before_finish
         self._actors = list(actors)
         self._workers_per_actor = workers_per_actor
         self._timeout_s = timeout_s
@@ -51,6 +59,7 @@ class RayWeightSyncClient:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Close the update, stamp the version, resume generation."""
+        self._before_finish()
         version = weight_version or self.version
         self._call(
             "finish weight update", [a.finish_weight_update.remote(version) for a in self._actors]

@@ -56,6 +56,8 @@ class Team:
     """Empty: nothing is trained."""
     shadow: tuple[Member, ...] = ()
     meta: Member | None = None
+    engine_gpus: float = 0.0
+    """Devices of one engine; a fraction: others run on the same device."""
 
     @property
     def learners(self) -> tuple[Member, ...]:
@@ -88,7 +90,7 @@ class Team:
             sources: Names of the demonstrations' sources, for the meta-controller.
             report: Gets one line per milestone.
         """
-        starting = [m.call("start", "start") for m in (*self.engines, self.reward)]
+        starting = self._start_engines(startup_timeout_s)
         worlds = [group for group in (self.joint, self.shadow) if group]
         opened = [group[0].call("open world", "open_world") for group in worlds]
         for group, address in zip(worlds, gather(opened, startup_timeout_s), strict=True):
@@ -116,6 +118,21 @@ class Team:
         if self.learners:
             report("weight sync and guidance groups are connected")
         return places
+
+    def _start_engines(self, timeout_s: float) -> list[Call]:
+        """Start the reward actor and the engines, and wait where others will share their devices.
+
+        vLLM measures what is free while it starts: what others take meanwhile it counts as its own,
+        and where they give something back it fails.
+        """
+        starting = [self.reward.call("start", "start")]
+        for engine in self.engines:
+            starting.append(engine.call("start", "start"))
+            if 0 < self.engine_gpus <= 0.5:  # two engines fit on one device
+                gather(starting, timeout_s)
+        if 0 < self.engine_gpus < 1:
+            gather(starting, timeout_s)
+        return starting
 
     def _link(self, name: str, members: Sequence[Member], timeout_s: float) -> None:
         """Join members into a named group; the first is rank 0 and holds its store."""

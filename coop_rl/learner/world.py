@@ -47,7 +47,7 @@ def init_world(
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         if interface:
             os.environ.setdefault(variable, interface)
-    # Each learner process sees its own device only (Ray sets CUDA_VISIBLE_DEVICES).
+    # Each learner process sees its own device only (Ray), or none (`distributed.actors`).
     os.environ.setdefault("LOCAL_RANK", "0")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     try:

@@ -105,6 +105,9 @@ class VllmEngine:
                 "kv_cache_memory_bytes": kv_cache_bytes(self._config, facts, free_memory()),
                 "enable_chunked_prefill": False,
             }
+        if section.tensor_parallel_size > 1:
+            # Left to itself vLLM takes ray in a placement group, and then a bundle for each worker.
+            device["distributed_executor_backend"] = "mp"
         return dict(
             model=model.path,
             dtype=section.dtype,

@@ -116,6 +116,14 @@ def test_two_ranks_of_a_group_do_not_share_a_device(minimal: Path) -> None:
         load_config(minimal, [*two, f"placement.learner={apart}"])
 
 
+def test_an_engine_has_a_device_for_each_of_its_workers(minimal: Path) -> None:
+    four = ["rollout.tensor_parallel_size=4", "placement.learner.gpus=1"]
+    with pytest.raises(ConfigError, match=r"set placement\.rollout\.gpus 4, got 1"):
+        load_config(minimal, [*four, "placement.rollout.gpus=1"])
+    for gpus in (0, 4):
+        load_config(minimal, [*four, f"placement.rollout.gpus={gpus}"])
+
+
 def test_bad_files_and_overrides(tmp_path: Path, minimal: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read config"):
         load_config(tmp_path / "absent.yaml")

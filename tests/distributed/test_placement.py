@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group_table
 
 from coop_rl.config import RunConfig, load_config
-from coop_rl.distributed import placement
+from coop_rl.config.roles import RoleResources
+from coop_rl.distributed import autoscaler, placement
 from coop_rl.distributed.checkpoints import StopRequest
 from coop_rl.distributed.placement import reserved
 from coop_rl.errors import Interrupted, ResourceError
@@ -97,6 +99,70 @@ def test_what_no_node_can_hold_is_refused_at_once(cluster: Cluster) -> None:
             reserved(configure(override), ignore),
         ):
             pass
+
+
+def test_what_does_not_fit_node_by_node_is_refused_at_once(cluster: Cluster) -> None:
+    """All of it is less than the cluster's 3 CPUs together."""
+    for overrides, said in (
+        (
+            ("placement.rollout={cpus: 1, strategy: strict_pack}", "rollout.num_actors=2"),
+            r"room for 1 of 2 x \(1 CPU\), strict_pack for rollout",
+        ),
+        (
+            (ON_ROLLOUT, "rollout.num_actors=3", "placement.learner.cpus=0"),
+            r"room for 2 of 3 x \(1 CPU\), strict_spread, on nodes with role=rollout for rollout",
+        ),
+        (
+            ("placement.learner={cpus: 1, labels: {role: learner}}", "learner.num_ranks=2"),
+            r"room for 1 of 2 x \(1 CPU\), pack, on nodes with role=learner for learner joint",
+        ),
+        (
+            ("placement.rollout.cpus=0.6", "placement.learner.cpus=0", "rollout.num_actors=4"),
+            r"room for 3 of 4 x \(0\.6 CPU\), pack for rollout",
+        ),
+    ):
+        with (
+            pytest.raises(ResourceError, match=f"this cluster has {said}"),
+            reserved(configure(*overrides), ignore),
+        ):
+            pass
+
+
+def test_a_share_of_a_gpu_lies_on_one_device() -> None:
+    nodes = [{"Resources": {"CPU": 8.0, "GPU": 2.0}}, {"Resources": {"CPU": 1.0, "GPU": 2.0}}]
+    for gpus, held in ((0.6, 4), (0.5, 8), (0.3, 12), (1, 4), (2, 2), (3, 0)):
+        assert placement._room(RoleResources(gpus=gpus), nodes) == held
+    assert placement._room(RoleResources(cpus=1, gpus=0.5), nodes) == 5
+
+
+def test_a_growing_cluster_that_lost_the_room_is_told_so(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = cluster.add_node(num_cpus=1, labels={"role": "spare"})
+    spare = configure(
+        "placement.rollout={cpus: 1, labels: {role: spare}}",
+        "placement.learner.cpus=0",
+        "placement.startup_timeout_s=60",
+    )
+    # What an autoscaler says that is at its maximum: it cannot make room for anything more.
+    monkeypatch.setattr(autoscaler, "may_grow", lambda: True)
+    monkeypatch.setattr(autoscaler, "impossible_groups", lambda: set(placement_group_table()))
+    monkeypatch.setattr(placement, "IMPOSSIBLE_FOR_S", 1.0)
+    monkeypatch.setattr(placement, "REPORT_EVERY_S", 2.0)
+    lines: list[str] = []
+
+    def lose(line: str) -> None:
+        lines.append(line)  # until now it waited, for others to leave
+        if len(lines) == 1:
+            cluster.remove_node(node)
+
+    with (
+        reserved(spare, ignore),
+        pytest.raises(ResourceError, match=r"role=spare.*its autoscaler may not add enough"),
+        reserved(spare, lose),
+    ):
+        pass
+    assert lines
 
 
 def test_more_than_the_cluster_has_is_refused_with_the_arithmetic(cluster: Cluster) -> None:

@@ -1,0 +1,111 @@
+"""The start of a team's actors: their order, their devices, and what learners leave on them."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+
+from coop_rl.config import load_config
+from coop_rl.distributed.actors import LearnerActor, RewardActor
+from coop_rl.distributed.sync_client import RayWeightSyncClient
+from coop_rl.distributed.team import Member, Team, Whereabouts
+
+DEMO = Path("configs/local/demo.yaml")
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """Ray with a device that only its books know of."""
+    ray.init(
+        num_cpus=1,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield
+    ray.shutdown()
+
+
+def timed_team(engine_gpus: float) -> Team:
+    """Actors that only say when they started, two engines among them."""
+
+    class Timed:
+        """Local: Ray's workers can't import test modules."""
+
+        def open_world(self) -> tuple[str, int]:
+            return "127.0.0.1", 1
+
+        def start(self, *_: Any) -> Whereabouts:
+            began = time.monotonic()
+            time.sleep(0.3)
+            return Whereabouts("node", f"{began} {time.monotonic()}", os.getpid(), [])
+
+        def connect_rollouts(self, _: Any) -> None:
+            pass
+
+    actor: Any = ray.remote(num_cpus=0)(Timed)
+    names = ("rollout-0", "rollout-1", "reward", "learner-joint-0")
+    members = [Member(name, actor.remote()) for name in names]
+    ready = [member.handle.open_world.remote() for member in members]
+    ray.get(ready, timeout=60)
+    return Team(
+        rollouts=tuple(members[:2]),
+        reward=members[2],
+        joint=(members[3],),
+        engine_gpus=engine_gpus,
+    )
+
+
+@pytest.mark.parametrize(("engine_gpus", "turns"), [(0.5, 3), (0.6, 2), (1.0, 1), (0.0, 1)])
+def test_nobody_starts_on_a_device_where_an_engine_measures_what_is_free(
+    local_ray: None, engine_gpus: float, turns: int
+) -> None:
+    places = timed_team(engine_gpus).start(60, 60, (), lambda _: None)
+    times = {name: [float(t) for t in place.address.split()] for name, place in places.items()}
+    first, second, learner = (times[n] for n in ("rollout-0", "rollout-1", "learner-joint-0"))
+    assert (second[0] >= first[1]) == (turns == 3)
+    assert (learner[0] >= max(first[1], second[1])) == (turns >= 2)
+
+
+@pytest.mark.parametrize(("gpus", "visible"), [(0, ""), (0.5, "0")])
+def test_an_actor_sees_the_devices_it_reserves_and_no_others(
+    local_ray: None, tmp_path: Path, gpus: float, visible: str
+) -> None:
+    remote: Any = ray.remote(RewardActor)
+    actor = remote.options(num_cpus=0, num_gpus=gpus).remote(load_config(DEMO), tmp_path / "log")
+    seen = actor.__ray_call__.remote(lambda _: os.environ.get("CUDA_VISIBLE_DEVICES"))
+    assert ray.get(seen, timeout=60) == visible
+
+
+@pytest.mark.parametrize("colocated", [False, True])
+def test_a_learner_leaves_its_device_to_engines_after_each_turn(
+    monkeypatch: pytest.MonkeyPatch, colocated: bool
+) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("empty"))
+
+    class Learner:
+        """Notes what it is asked for."""
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: events.append(name)
+
+    actor: Any = LearnerActor.__new__(LearnerActor)
+    actor._config = load_config(DEMO, [f"placement.colocated={str(colocated).lower()}"])
+    actor._learner = Learner()
+    actor.step(0, None, None)
+    actor.score([])
+    actor.fit([])
+    actor.publish(None)
+    asked = ["step", "score", "fit", "publish"]
+    assert events == [e for name in asked for e in (name, *["empty"] * colocated)]
+    events.clear()
+    RayWeightSyncClient([], 1, 1.0, actor._leave_memory).finish_weight_update("1/1")
+    assert events == ["empty"] * colocated
