@@ -10,7 +10,7 @@ export PYTHON TORCH_INDEX_URL
 
 SMOLLM2 := models/smollm2-135m-instruct
 
-.PHONY: help setup demo smollm2 plan submit test check gpu prove study format bench docs clean
+.PHONY: help setup demo smollm2 plan submit test test-jobs test-rest check gpu prove study format bench docs clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
@@ -43,14 +43,21 @@ plan: setup
 submit: setup
 	@coop-rl submit $(CONFIG) $(ARGS)
 
+# Whole jobs and all other tests side by side; what the others print comes in one piece.
 test: setup
-	pytest
+	@$(MAKE) --no-print-directory -j2 test-jobs test-rest
+
+test-jobs:
+	pytest -p no:cacheprovider tests/main_job
+
+test-rest:
+	@pytest --ignore tests/main_job >.venv/test-rest.log 2>&1; code=$$?; echo; cat .venv/test-rest.log; exit $$code
 
 check: setup
 	ruff format --check coop_rl tests bench docs
 	ruff check coop_rl tests bench docs
 	mypy
-	COOP_RL_CI=1 pytest
+	@COOP_RL_CI=1 $(MAKE) --no-print-directory test
 
 # In the environment it is called from: .venv holds the CPU builds.
 gpu: export PATH := $(OWN_PATH)
