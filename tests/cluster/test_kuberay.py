@@ -1,7 +1,9 @@
 """KubeRay manifests against the operator's own schemas (the CRDs' openAPIV3Schema, as data)."""
 
 import json
+import shlex
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +108,17 @@ def test_the_run_of_16_gpus_fits_the_pods(name: str) -> None:
 
 def test_both_manifests_describe_the_same_cluster() -> None:
     assert cluster_spec("raycluster") == cluster_spec("rayjob")
+
+
+def test_the_jobs_roles_have_devices_and_lie_on_the_pods_for_them() -> None:
+    """The image holds a vLLM for GPUs, and an actor that reserves none sees none."""
+    job = load("rayjob")["spec"]
+    words = shlex.split(job["entrypoint"])
+    sets = [value for word, value in pairwise(words) if word == "--set"]
+    place = load_config(ROOT / words[2], sets).placement
+    groups = job["rayClusterSpec"]["workerGroupSpecs"]
+    roles = {group["labels"]["role"] for group in groups}
+    for resources in (place.rollout, place.learner, place.shadow):
+        assert resources is not None
+        assert resources.gpus >= 1
+        assert resources.labels["role"] in roles
