@@ -37,8 +37,8 @@ ENVIRONMENT = {
     # Threads that wait actively starve each other where other roles use the same cores: two threads
     # on two busy cores made a quarter of the tokens or less.
     "OMP_WAIT_POLICY": "passive",
-    # malloc asks for huge pages: a weight sync packs every weight into new memory, and a third of
-    # that time went into the first touch of its pages.
+    # malloc asks for huge pages: a weight sync packs every weight into new memory, whose pages cost
+    # more to touch for the first time than the packing does.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """Defaults for vLLM's processes; what the user has set stays."""
