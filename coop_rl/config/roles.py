@@ -1,9 +1,9 @@
 """Sections that size the roles: `rollout`, `learner`, `sync`, `placement`."""
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from coop_rl.config.base import Section
 
@@ -134,13 +134,13 @@ class PlacementSection(Section):
     shadow: RoleResources = RoleResources(cpus=1)
     """Each rank of `rl_only`."""
     meta: RoleResources = RoleResources()
-    """The meta-controller."""
+    """The meta-controller; at 0 it lies beside the first rank of `joint`."""
     colocated: bool = False
     """Rollout actors and learners share devices and take turns: while learners train, engines keep
     their weights in host memory and have no key-value cache (on CPUs they only rest). Give both
     fractions of a GPU; needs rollout.max_policy_lag 0."""
     reward: RoleResources = RoleResources()
-    """The reward actor; its worker processes come on top."""
+    """The reward actor, at 0 beside the first rank of `joint`; its worker processes come on top."""
     driver: RoleResources = RoleResources()
     """The driver of a submitted job: what `coop-rl submit` asks Ray to keep for the entrypoint."""
     environment: list[str] = Field(default_factory=list)
@@ -170,3 +170,15 @@ class PlacementSection(Section):
                     "give it to the nodes instead, by a Kubernetes Secret or a file"
                 )
         return names
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        """Refuse labels of actors that reserve nothing; Ray itself places the driver by them."""
+        for role in ("rollout", "learner", "shadow", "meta", "reward"):
+            need: RoleResources = getattr(self, role)
+            if need.labels and not need.cpus and not need.gpus:
+                raise ValueError(
+                    f"{role}.labels choose nodes for what the role reserves, which is nothing; "
+                    "set its cpus or gpus as well"
+                )
+        return self

@@ -3,6 +3,9 @@
 A group is placed as a whole, so no actor of a role starts before all of them have room. Roles tied
 to labelled nodes are placed first, then those with GPUs, then the others. On a cluster that scales,
 asking for a group is what makes it grow. Groups go when the run ends.
+
+Roles that reserve nothing go where rank 0 of `joint` is. Ray alone would put them on any node, also
+on one for rollouts that may be taken away, and no run survives the meta-controller's loss.
 """
 
 import time
@@ -32,6 +35,8 @@ REPORT_EVERY_S = 30.0
 """How often a run that waits for nodes says what is missing."""
 IMPOSSIBLE_FOR_S = 5.0
 """How long the autoscaler must say it cannot make room: nodes that leave count for a moment."""
+ANCHOR = "learner joint"
+"""Whose first actor's node holds those roles that reserve nothing."""
 ADVICE = "add nodes, or lower placement, rollout.num_actors or learner.num_ranks"
 
 
@@ -44,6 +49,8 @@ class Placement:
 
     def options(self, role: str, index: int) -> dict[str, Any]:
         """Return the options that put actor `index` of `role` into its bundle."""
+        if role not in self._groups:
+            role, index = ANCHOR, 0
         if role not in self._groups:
             return {}
         strategy = PlacementGroupSchedulingStrategy(

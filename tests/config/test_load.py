@@ -45,6 +45,7 @@ def test_there_are_shipped_configs() -> None:
         ("lerner={}", "unknown config key lerner; did you mean learner?"),
         ("learner.zero_stage=7", "learner.zero_stage: Input should be 0, 1, 2 or 3, got 7"),
         ("run.num_steps=abc", "run.num_steps: Input should be a valid integer"),
+        ("placement.meta={labels: {role: head}}", "placement: meta.labels choose nodes for what"),
         ("method.mix=1.5", "method.mix: Input should be less than or equal to 1, got 1.5"),
         (
             "method.kind=grpo",

@@ -78,7 +78,8 @@ def test_each_role_lies_where_the_config_says(cluster: Cluster) -> None:
             found[role] = ray.get(calls, timeout=60)
         assert set(found["rollout"]) == nodes_of("rollout")
         assert set(found["learner joint"]) == nodes_of("learner")
-        assert place.options("meta-controller", 0) == {}
+        meta = remote.options(num_cpus=0, **place.options("meta-controller", 0)).remote()
+        assert {ray.get(meta.node.remote(), timeout=60)} == nodes_of("learner")
         assert ray.available_resources().get("CPU", 0.0) == 0.0
 
 
