@@ -10,6 +10,7 @@ weighs them, and the cheapest of a few ways to fill lanes is taken. Called by `p
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Self
 
 import torch
@@ -52,13 +53,13 @@ class Row:
         return len(self.prompt_ids) + len(self.response_ids)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tree:
     """Responses to one prompt, which is computed once."""
 
     rows: tuple[Row, ...]
 
-    @property
+    @cached_property  # ways to fill lanes ask for it thousands of times
     def length(self) -> int:
         """Tokens."""
         return len(self.rows[0].prompt_ids) + sum(len(row.response_ids) for row in self.rows)

@@ -55,7 +55,7 @@ class DeepSpeedEngine:
         """Split `module` and its optimiser over the ranks.
 
         Args:
-            module: The policy, whole, with the adapter's hooks already attached.
+            module: The policy, whole, with the adapter attached already.
             settings: Optimiser and ZeRO stage.
             timeout_s: Limit of every collective.
         """

@@ -1,6 +1,9 @@
-r"""The guidance parameters w: LoRA factors on linear layers, applied by forward hooks.
+r"""The guidance parameters w: LoRA factors on linear layers.
 
-    o  <-  o + s * B (A x),     s = alpha / rank,     merged weight  W + s * B A
+    o = W x + s * B (A x) = W' x,     s = alpha / rank,     merged weight  W' = W + s * B A
+
+Layers of w's own type (fp32) compute with W' (`merged_linear`), bf16 layers with the sum: on W's
+coarse grid a small s * B A would round to nothing.
 
 w is leaf tensors outside the module's parameters, so that ZeRO neither partitions nor sees them:
 their gradient is an ordinary `.grad`, and any ZeRO stage works. The meta-controller owns the
@@ -9,11 +12,13 @@ authoritative copy; learners hold replicas that `load_flat` overwrites.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
 
 from coop_rl.errors import ConfigError, VersionError
+from coop_rl.models.merged_linear import MergedLinear
 
 Shapes = Mapping[str, tuple[int, int]]
 """Layer name -> (out features, in features)."""
@@ -95,26 +100,27 @@ class Adapter:
         return sum(tensor.numel() for tensor in self._tensors.values())
 
     def attach(self, model: nn.Module) -> None:
-        """Hook the layers of `model` (the causal LM) so that their outputs include w's part.
+        """Let the layers of `model` (the causal LM) compute with w.
 
-        Attach before a ZeRO engine wraps the model: its own hooks must see the changed outputs.
+        Attach before a ZeRO engine wraps the model: its own hooks must see the changed layers.
         """
         modules = dict(model.named_modules())
         for name in self.shapes:
-            modules[name].register_forward_hook(self._hook(name))
+            layer = modules[name]
+            assert isinstance(layer, nn.Linear)
+            layer.forward = partial(self._forward, name, layer)  # type: ignore[method-assign]
 
-    def _hook(self, name: str):  # type: ignore[no-untyped-def] # torch's hook type is private
-        a_name, b_name = f"{name}.lora_A", f"{name}.lora_B"
-
-        def add_adapter(
-            _module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
-        ) -> torch.Tensor:
-            x = inputs[0]
-            low_rank = nn.functional.linear(x, self._tensors[a_name].to(x.dtype))
-            part = nn.functional.linear(low_rank, self._tensors[b_name].to(x.dtype))
-            return output + self.scale * part
-
-        return add_adapter
+    def _forward(self, name: str, layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        """Compute an adapted layer, merged where the layer's type holds w's part."""
+        a_RI, b_OR = (self._tensors[f"{name}.{factor}"] for factor in ("lora_A", "lora_B"))
+        if layer.weight.dtype == a_RI.dtype:
+            merged: torch.Tensor = MergedLinear.apply(  # type: ignore[no-untyped-call]
+                x, layer.weight, layer.bias, a_RI, b_OR, self.scale
+            )
+            return merged
+        low_rank = nn.functional.linear(x, a_RI.to(x.dtype))
+        part = nn.functional.linear(low_rank, b_OR.to(x.dtype))
+        return nn.functional.linear(x, layer.weight, layer.bias) + self.scale * part
 
     @torch.no_grad()
     def merge(self, name: str, theta_OI: torch.Tensor) -> torch.Tensor:
