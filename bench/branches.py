@@ -1,6 +1,7 @@
 """What the shadow costs: `python bench/branches.py` (2 cores, Linux).
 
-Whole runs of the demo by turns; a run counts with the median of its steps after the first three.
+Whole runs of the demo by turns; a run counts with the mean of its steps after the first three, as
+many as a whole number of re-syncs of the shadow: on those steps it computes its gradient twice.
 
     shared     bridge's learner seconds over rl's, over the ratio of the tokens they train (RL of
                both branches and SFT); rl's learner has two threads, bridge's two have one each
@@ -13,27 +14,38 @@ Writes bench/results.d/branches.json.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from statistics import median
+from statistics import mean, median
+from typing import Any
 
-from jobs import LEAN, by_turns, run
+from jobs import LEAN, WARM_UP_STEPS, by_turns, rows_of
 from report import Detail, Measure, of_ratios, save
 
 SHARED = {"bridge": ("learner.num_threads=1",), "rl": ("learner.num_threads=2",)}
 OWN = {"bridge": ("learner.num_threads=1",), "sum": ("learner.num_threads=1",)}
+RESYNC_EVERY = 5
 CORES = {"learner-joint": 0, "learner-rl_only": 1, "meta-controller": 1}
 
 
-def seconds_per_token(row: dict[str, float]) -> float:
+Rows = list[dict[str, Any]]
+
+
+def seconds_per_token(rows: Rows) -> float:
     """Return microseconds of the learners for each response token in the losses of all branches."""
-    names = ("rl", "sft", "shadow")
-    return 1e6 * row["time/train_s"] / sum(row.get(f"tokens/trained_{n}", 0.0) for n in names)
+    names = [f"tokens/trained_{name}" for name in ("rl", "sft", "shadow")]
+    num_tokens = sum(row.get(name) or 0.0 for row in rows for name in names)
+    return 1e6 * sum(row["time/train_s"] for row in rows) / num_tokens
+
+
+def seconds_per_step(rows: Rows) -> float:
+    """Return the mean step."""
+    return mean(row["time/step_s"] for row in rows)
 
 
 def compare(
     name: str,
     kinds: Mapping[str, Sequence[str]],
     cores: Mapping[str, int],
-    figure: Callable[[dict[str, float]], float],
+    figure: Callable[[Rows], float],
     limit: float,
     unit: str,
     given: argparse.Namespace,
@@ -41,8 +53,10 @@ def compare(
     """Run both kinds by turns and compare a figure of their steps."""
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     for kind in by_turns(tuple(kinds), given.repeats):
-        sets = (f"method.kind={kind}", f"run.num_steps={given.steps}", *LEAN, *kinds[kind])
-        found[kind].append(figure(run(sets, cores)))
+        num_steps = given.resyncs * RESYNC_EVERY + WARM_UP_STEPS
+        sets = [f"method.kind={kind}", f"run.num_steps={num_steps}", *LEAN, *kinds[kind]]
+        sets += [f"shadow.resync_every={RESYNC_EVERY}"] * (kind == "bridge")
+        found[kind].append(figure(rows_of(sets, cores)))
         sys.stdout.write(f"{kind}: {found[kind][-1]:.4g} {unit}\n")
         sys.stdout.flush()
     ours, reference = found.values()
@@ -55,13 +69,13 @@ def main() -> None:
     """Measure, write, show."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--resyncs", type=int, default=2, help="of the shadow, in a run")
     given = parser.parse_args()
     shared = "bridge's learner seconds a token over rl's, shared cores"
     own = "bridge's step over sum's, a core for each branch"
     measures = [
         compare(shared, SHARED, {}, seconds_per_token, 1.1, "us/token", given),
-        compare(own, OWN, CORES, lambda row: row["time/step_s"], 1.15, "s", given),
+        compare(own, OWN, CORES, seconds_per_step, 1.15, "s", given),
     ]
     for measured in measures:
         sys.stdout.write(f"{measured}\n")

@@ -1,7 +1,7 @@
 """The actors of one run or evaluation, by role, and the start-up that links them.
 
 meta --- "guidance" group --- joint ranks, rl_only ranks        (push of w)
-joint rank 0 --- "resync" group --- rl_only ranks               (theta and optimiser state)
+joint rank r --- "resync" group --- rl_only rank r              (their parts of theta's state)
 joint rank 0 --- weight transfer (vLLM) --- engine workers      (merged weights)
 rl_only rank 0 --- weight transfer --- its own engine workers   (only where the shadow samples)
 joint ranks among themselves, rl_only ranks among themselves    (DeepSpeed's torch worlds)
@@ -103,8 +103,8 @@ class Team:
         report(f"{len(self.all)} actors are up" + (f" on {num_nodes} nodes" * (num_nodes > 1)))
         if self.meta:
             self._link(GUIDANCE_GROUP, (self.meta, *self.learners), sync_timeout_s)
-        if self.shadow:
-            self._link(RESYNC_GROUP, (self.joint[0], *self.shadow), sync_timeout_s)
+        for pair in zip(self.joint, self.shadow, strict=False):  # a run may have no shadow
+            self._link(RESYNC_GROUP, pair, sync_timeout_s)
         for learners, engines in (
             (self.joint, self.rollouts),
             (self.shadow, self.shadow_rollouts),

@@ -37,6 +37,7 @@ from coop_rl.learner.engine import (
     State,
     StepStats,
     fill_state,
+    live_state,
     swap_states,
     take,
 )
@@ -98,7 +99,7 @@ class DeepSpeedEngine:
 
     def scale_gradient(self, factor: float) -> None:
         """Multiply the accumulated gradient by `factor`, wherever it lies."""
-        for tensor in self._accumulated():
+        for tensor in self.gradient_tensors():
             tensor.mul_(factor)
 
     def gradient_parts(self) -> list[torch.Tensor]:
@@ -111,7 +112,7 @@ class DeepSpeedEngine:
             groups = self._engine.optimizer.averaged_gradients
             grouped = [groups[group] for group in sorted(groups)]
         else:
-            grouped = [self._accumulated()]
+            grouped = [self.gradient_tensors()]
         flat = [torch.cat([t.detach().float().reshape(-1) for t in parts]) for parts in grouped]
         return [
             nn.functional.pad(part, (0, master.numel() - part.numel()))
@@ -120,7 +121,7 @@ class DeepSpeedEngine:
 
     def _reduced(self) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield (owning rank, reduced gradient) of every parameter; stages 0 and 1."""
-        for index, gradient in enumerate(self._accumulated()):
+        for index, gradient in enumerate(self.gradient_tensors()):
             whole = gradient.detach().clone()
             self.all_reduce_sum(whole)
             yield index % self.world_size, whole.div_(self.world_size)
@@ -157,12 +158,12 @@ class DeepSpeedEngine:
         with torch.no_grad():
             for master, part in zip(masters, self._whole(parts), strict=True):
                 master.add_(part.view_as(master), alpha=factor)
-            self._refresh_weights()
+            self.refresh_weights()
         yield
         with torch.no_grad():
             for master, value in zip(masters, kept, strict=True):
                 master.copy_(value)
-            self._refresh_weights()
+            self.refresh_weights()
 
     def _whole(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield `parts` cut like the masters, which stage 0 holds whole on every rank."""
@@ -180,9 +181,7 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def swap_optimizer_state(self) -> None:
         """Exchange AdamW's state with the second one, part by part on every rank."""
-        self._ensure_optimizer_state()
-        inner = self._inner_optimizer()
-        swap_states([inner.state[master] for master in self._masters()], self._stash)
+        swap_states(self._states(), self._stash)
 
     def offload_moments(self, device: torch.device) -> None:
         """Move the moments."""
@@ -191,9 +190,7 @@ class DeepSpeedEngine:
                 f"shadow.offload needs learner.zero_stage 0 or 3, got {self._stage}: DeepSpeed "
                 "keeps views of the optimiser state at stages 1 and 2"
             )
-        self._ensure_optimizer_state()
-        for master in self._masters():
-            state = self._inner_optimizer().state[master]
+        for state in self._states():
             for moment in MOMENTS:
                 state[moment].data = state[moment].data.to(device)
 
@@ -248,8 +245,7 @@ class DeepSpeedEngine:
 
     def export_state(self) -> NamedTensors:
         """Yield step count, masters and moments, gathering one at a time."""
-        self._ensure_optimizer_state()
-        step = self._inner_optimizer().state[self._masters()[0]]["step"]
+        step = self._states()[0]["step"]
         yield NUM_STEPS, step.to("cpu", torch.int64).view(1)
         for (_, parameter), (name, shape) in zip(self._params, self._metadata, strict=True):
             yield MASTER + name, self._full(parameter).view(shape)
@@ -259,24 +255,26 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def import_state(self, tensors: NamedTensors) -> None:
         """Overwrite step count, masters and moments; each rank keeps its part."""
-        self._ensure_optimizer_state()
         num_steps = int(take(tensors, NUM_STEPS, (1,)))
-        inner = self._inner_optimizer()
-        for master in self._masters():
-            inner.state[master]["step"].fill_(num_steps)
+        for state in self._states():
+            state["step"].fill_(num_steps)
         for (_, parameter), (name, shape) in zip(self._params, self._metadata, strict=True):
             self._overwrite(parameter, take(tensors, MASTER + name, shape), None)
             for moment in MOMENTS:
                 self._overwrite(parameter, take(tensors, f"{moment}/{name}", shape), moment)
-        self._refresh_weights()
+        self.refresh_weights()
+
+    def state_tensors(self) -> list[torch.Tensor]:
+        """Return own masters with their AdamW state."""
+        return live_state(self._masters(), self._states())
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         """Sum over the ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
 
-    def _accumulated(self) -> list[torch.Tensor]:
-        """Return the tensors that hold the accumulated gradient, themselves."""
+    def gradient_tensors(self) -> list[torch.Tensor]:
+        """Return the tensors that hold the accumulated gradient (see the table above)."""
         if self._stage == 0:
             return self._replica.gradients()
         if self._stage == 1:
@@ -321,13 +319,14 @@ class DeepSpeedEngine:
             else zero.single_partition_of_fp32_groups
         )
 
-    def _ensure_optimizer_state(self) -> None:
-        """Make AdamW's state as its first step would, so that it can be read and written before."""
+    def _states(self) -> list[State]:
+        """Return AdamW's state of every master, made as its first step would make it."""
         inner = self._inner_optimizer()
         for master in self._masters():
             fill_state(inner.state[master], master)
         if self._stage in (1, 2):
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        return [inner.state[master] for master in self._masters()]
 
     def _full(self, parameter: nn.Parameter, moment: str | None = None) -> torch.Tensor:
         import deepspeed.utils as access
@@ -363,7 +362,7 @@ class DeepSpeedEngine:
             else:
                 access.safe_set_local_optimizer_state(parameter, own, moment)
 
-    def _refresh_weights(self) -> None:
+    def refresh_weights(self) -> None:
         """Carry changed masters over to the weights the module computes with."""
         if self._stage == 0:
             self._replica.refresh()

@@ -91,6 +91,13 @@ class TrainingEngine(Protocol):
         """Multiply theta's accumulated gradient by `factor`."""
         ...
 
+    def gradient_tensors(self) -> list[torch.Tensor]:
+        """Return what holds this rank's accumulated gradient, themselves.
+
+        After the same passes an engine of the same rank, size and stage has the same ones.
+        """
+        ...
+
     def gradient_parts(self) -> list[torch.Tensor]:
         """Return copies of this rank's parts of theta's accumulated gradient, fp32.
 
@@ -150,6 +157,18 @@ class TrainingEngine(Protocol):
         """Become the exporter's exact copy; `tensors` in the order of `state_layout`."""
         ...
 
+    def state_tensors(self) -> list[torch.Tensor]:
+        """Return this rank's masters and AdamW state, themselves; no collective.
+
+        An engine of the same rank, size and stage has the same ones. Where they are overwritten,
+        `refresh_weights` has to follow.
+        """
+        ...
+
+    def refresh_weights(self) -> None:
+        """Carry overwritten masters over to the weights the module computes with."""
+        ...
+
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         """Sum `tensor` over the ranks, in place."""
         ...
@@ -191,6 +210,16 @@ def fill_state(state: State, master: torch.Tensor) -> None:
         state["step"] = torch.zeros((), device=master.device)
         for moment in MOMENTS:
             state[moment] = torch.zeros_like(master)
+
+
+def live_state(masters: Sequence[torch.Tensor], states: Sequence[State]) -> list[torch.Tensor]:
+    """Return each master, its step count and its moments."""
+    keys = ("step", *MOMENTS)
+    return [
+        tensor
+        for master, state in zip(masters, states, strict=True)
+        for tensor in (master.detach(), *(state[key] for key in keys))
+    ]
 
 
 def swap_states(states: Sequence[State], stash: list[State]) -> None:

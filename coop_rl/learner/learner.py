@@ -5,7 +5,7 @@
 One step (docs/algorithm.md section 3), on every rank at the same time:
     RL backward passes, unweighted        -> h_w^RL read, theta's gradient scaled by lambda
     SFT backward passes, weighted 1-lambda -> h_w^SFT read, fused theta-gradient complete
-    re-sync steps only: `joint` sends theta_k, `rl_only` becomes it and takes h_theta^RL anew
+    re-sync steps only: `rl_only` becomes theta_k, with the h_theta^RL that `joint` took there
     optimiser step; further minibatches follow in the same way, for theta alone
 The RL passes are unweighted so that both branches run bit for bit the same arithmetic on h_w^RL:
 the bracket is exactly zero where theta-hat = theta, whatever lambda is. Where theta's RL loss is
@@ -121,7 +121,7 @@ class Learner:
             is_first = index == 0
             bracket = batch.bracket if is_first else None
             taken.append(self.compute(step, minibatch, objective, bracket, has_w=is_first))
-            if is_first and objective.resync_shadow:
+            if is_first and objective.resync_shadow and self.branch == "rl_only":
                 self._resync(batch)
             with self._moments_at_hand():
                 updates.append(self._update(step, objective))
@@ -232,8 +232,11 @@ class Learner:
             rl_parts = engine.gradient_parts() if is_measured else None
             if self._lookahead:
                 self._lookahead.measure(rl_parts)
-            if objective.rl_weight != 1.0:
-                engine.scale_gradient(objective.rl_weight)
+        if has_w and objective.resync_shadow and self.branch == "joint":
+            has_gradient = has_rl and self._settings.is_gradient_shared
+            self.send_state(self._groups[RESYNC_GROUP], has_gradient=has_gradient)
+        if has_rl and objective.rl_weight != 1.0:
+            engine.scale_gradient(objective.rl_weight)
         if has_sft:
             total_parts = self._sft_phase(batch, objective, sums, rl_parts, is_measured=is_measured)
             adapter_sft = self._take_adapter_gradients(objective.sft_weight)
@@ -301,26 +304,25 @@ class Learner:
         }
 
     def _resync(self, batch: BranchBatch) -> None:
-        """theta-hat becomes theta_k and takes g_theta^RL there (docs/algorithm.md section 3)."""
-        if self.branch == "joint":
-            self.send_state(self._groups.get(RESYNC_GROUP))
-            return
-        self.receive_state(self._groups[RESYNC_GROUP])
+        """theta-hat becomes theta_k with g_theta^RL there (docs/algorithm.md section 3)."""
+        has_gradient = self.receive_state(self._groups[RESYNC_GROUP])
         self._passes.remember_old_log_probs(batch.minibatches)
+        if has_gradient:
+            return
+        self.engine.zero_grad()
         self._passes.rollouts(batch.minibatches[0], None, is_bracket=False)
         if self.adapter is not None:
             self.adapter.zero_grad()
 
-    def send_state(self, group: BroadcastGroup | None) -> None:
-        """Send theta_k to the shadow; every rank of `joint` calls it, only rank 0 has the group."""
+    def send_state(self, group: BroadcastGroup, *, has_gradient: bool) -> None:
+        """Send this rank's part of theta_k, and of h_theta^RL unless the shadow needs its own."""
         with self._moments_at_hand():
-            send_state(group, self.engine, self.version.theta)
+            send_state(group, self.engine, self.version.theta, has_gradient=has_gradient)
 
-    def receive_state(self, group: BroadcastGroup) -> None:
-        """Become theta_k, with its optimiser state and without a gradient."""
-        self.engine.zero_grad()
+    def receive_state(self, group: BroadcastGroup) -> bool:
+        """Become theta_k, with its optimiser state; return whether its gradient came as well."""
         with self._moments_at_hand():
-            receive_state(group, self.engine, self.version.theta)
+            return receive_state(group, self.engine, self.version.theta)
 
     def receive_guidance(self, group: BroadcastGroup | None = None) -> Receipt:
         """Receive the meta-controller's next w; returns the checksums of what is held then.

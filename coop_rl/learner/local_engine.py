@@ -16,6 +16,7 @@ from coop_rl.learner.engine import (
     State,
     StepStats,
     fill_state,
+    live_state,
     swap_states,
     take,
 )
@@ -55,12 +56,19 @@ class LocalEngine:
 
     def scale_gradient(self, factor: float) -> None:
         """Multiply the accumulated gradient by `factor`."""
-        for gradient in self._gradients():
+        for gradient in self.gradient_tensors():
             gradient.mul_(factor)
+
+    def gradient_tensors(self) -> list[torch.Tensor]:
+        """Return every parameter's gradient."""
+        for parameter in self._params.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [p.grad for p in self._params.values() if p.grad is not None]
 
     def gradient_parts(self) -> list[torch.Tensor]:
         """Return a copy of the accumulated gradient."""
-        return [gradient.clone() for gradient in self._gradients()]
+        return [gradient.clone() for gradient in self.gradient_tensors()]
 
     def moment_parts(self) -> list[OptimizerMoments]:
         """Return the moments of every parameter."""
@@ -140,13 +148,16 @@ class LocalEngine:
             for moment in MOMENTS:
                 state[moment].copy_(take(tensors, f"{moment}/{name}", shape))
 
+    def state_tensors(self) -> list[torch.Tensor]:
+        """Return the parameters with their AdamW state."""
+        parameters = list(self._params.values())
+        return live_state(parameters, [self._state(p) for p in parameters])
+
+    def refresh_weights(self) -> None:
+        """Do nothing: masters are the weights."""
+
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         """Sum over one rank: nothing to do."""
-
-    def _gradients(self) -> list[torch.Tensor]:
-        return [
-            p.grad if p.grad is not None else torch.zeros_like(p) for p in self._params.values()
-        ]
 
     def _state(self, parameter: torch.Tensor) -> State:
         """Return AdamW's state, made as its first step would make it."""

@@ -4,19 +4,18 @@ Each message is a header and then tensors, all broadcast from rank 0 of the grou
 memory.
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
 from coop_rl.errors import VersionError
-from coop_rl.learner.engine import NamedTensors, TrainingEngine, state_layout
+from coop_rl.learner.engine import TrainingEngine
 from coop_rl.observability.trace import span
 
 GUIDANCE_GROUP = "guidance"
 """Meta-controller (rank 0) to every learner rank: w."""
 RESYNC_GROUP = "resync"
-"""Rank 0 of `joint` (rank 0) to every rank of `rl_only`: theta and its optimiser state."""
+"""A rank of `joint` (rank 0) to that of `rl_only`: its part of theta, moments and gradient."""
 SOURCE = 0
 
 
@@ -55,35 +54,37 @@ def receive_adapter(group: BroadcastGroup, expected_version: int, numel: int) ->
 
 
 @span("re-sync")
-def send_state(group: BroadcastGroup | None, engine: TrainingEngine, theta_version: int) -> None:
-    """Send theta and its optimiser state; all `joint` ranks call it, rank 0 has the group."""
-    if group is not None:
-        group.broadcast(torch.tensor([theta_version], dtype=torch.int64), SOURCE)
-    for _, tensor in engine.export_state():
-        if group is not None:
-            group.broadcast(tensor.detach().to("cpu").contiguous(), SOURCE)
+def send_state(
+    group: BroadcastGroup, engine: TrainingEngine, theta_version: int, *, has_gradient: bool
+) -> None:
+    """Send this rank's part of theta, of its optimiser state and, if wanted, of its gradient."""
+    header = torch.tensor([theta_version, has_gradient], dtype=torch.int64)
+    group.broadcast(header, SOURCE)
+    for tensor in _parts(engine, has_gradient=has_gradient):
+        group.broadcast(tensor.detach().to("cpu").contiguous(), SOURCE)
 
 
 @span("re-sync")
-def receive_state(group: BroadcastGroup, engine: TrainingEngine, theta_version: int) -> None:
-    """Receive it into the shadow; every rank of `rl_only` calls it.
+@torch.no_grad()
+def receive_state(group: BroadcastGroup, engine: TrainingEngine, theta_version: int) -> bool:
+    """Receive it into the shadow, whose gradient it replaces; return whether one came.
 
     Raises:
         VersionError: The sender is at another step.
     """
-    header = torch.zeros(1, dtype=torch.int64)
+    header = torch.zeros(2, dtype=torch.int64)
     group.broadcast(header, SOURCE)
-    engine.import_state(_incoming(group, state_layout(engine.metadata())))
-    if header.item() != theta_version:
-        raise VersionError(
-            f"re-sync got theta version {header.item()}, the shadow is at {theta_version}"
-        )
+    version, has_gradient = header.tolist()
+    for tensor in _parts(engine, has_gradient=bool(has_gradient)):
+        received = torch.empty(tensor.shape, dtype=tensor.dtype)
+        group.broadcast(received, SOURCE)
+        tensor.copy_(received)
+    engine.refresh_weights()
+    if version != theta_version:
+        raise VersionError(f"re-sync got theta version {version}, the shadow is at {theta_version}")
+    return bool(has_gradient)
 
 
-def _incoming(
-    group: BroadcastGroup, layout: Sequence[tuple[str, tuple[int, ...], torch.dtype]]
-) -> NamedTensors:
-    for key, shape, dtype in layout:
-        tensor = torch.empty(shape, dtype=dtype)
-        group.broadcast(tensor, SOURCE)
-        yield key, tensor
+def _parts(engine: TrainingEngine, *, has_gradient: bool) -> list[torch.Tensor]:
+    """Return what a re-sync copies, the same on both sides: their ranks and stages are equal."""
+    return engine.state_tensors() + (engine.gradient_tensors() if has_gradient else [])

@@ -29,6 +29,8 @@ class LearnerSettings:
     """Whether guidance is learned from what an update does to the next batch's return."""
     has_example_lookahead: bool = False
     """Whether that is known for every demonstration, too."""
+    is_gradient_shared: bool = True
+    """Whether both branches' RL loss is that of the same rollouts."""
     offloaded: frozenset[Branch] = frozenset()
     """Branches whose moments are in host memory but for the update."""
 
@@ -60,6 +62,7 @@ class LearnerSettings:
             betas=section.betas,
             has_lookahead=learns_by_lookahead(config),
             has_example_lookahead=learns_by_lookahead(config) and config.meta.per_example,
+            is_gradient_shared=config.shadow.rollouts == "shared",
             offloaded=frozenset(branch for branch, is_away in away.items() if is_away),
         )
 

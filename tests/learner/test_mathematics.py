@@ -200,18 +200,27 @@ def test_finite_differences_in_theta_and_w(kind: str, objective: Objective) -> N
     assert analytic == pytest.approx(numeric, rel=1e-4)
 
 
-def paired(branch: Branch = "joint") -> tuple[Learner, Learner]:
+def paired(*, is_gradient_shared: bool = True) -> tuple[Learner, Learner]:
     """Both branches, linked for a re-sync inside one process."""
-    joint, shadow = local_learner(branch), local_learner("rl_only")
+    settings = dataclasses.replace(LEARNER, is_gradient_shared=is_gradient_shared)
+    branches: tuple[Branch, Branch] = ("joint", "rl_only")
+    policies = [build_policy() for _ in branches]
+    joint, shadow = (
+        Learner(settings, branch, LocalEngine(policy, ENGINE), adapter)
+        for branch, (policy, adapter) in zip(branches, policies, strict=True)
+    )
     pipe = Pipe()
     joint.attach_group("resync", pipe.sender())
     shadow.attach_group("resync", pipe.receiver())
     return joint, shadow
 
 
-def test_resync_is_theta_plus_one_rl_step_with_thetas_optimiser_state() -> None:
+@pytest.mark.parametrize("is_gradient_shared", [True, False])
+def test_resync_is_theta_plus_one_rl_step_with_thetas_optimiser_state(
+    *, is_gradient_shared: bool
+) -> None:
     """The re-synced shadow equals a copy of the whole joint learner that steps by RL alone."""
-    joint, shadow = paired()
+    joint, shadow = paired(is_gradient_shared=is_gradient_shared)
     for step in range(3):
         joint.step(step, one_step(build_batch(step, 1)), Objective(0.5, 0.5))
         shadow.step(step, one_step(build_batch(step, 1)), RL_ONLY)
@@ -219,10 +228,25 @@ def test_resync_is_theta_plus_one_rl_step_with_thetas_optimiser_state() -> None:
     twin.engine.import_state(iter(state_of(joint.engine).items()))
     batch = build_batch(9, 1)
     joint.step(3, one_step(batch), Objective(0.5, 0.5, resync_shadow=True))
-    shadow.step(3, one_step(batch), Objective(1.0, 0.0, resync_shadow=True))
-    twin.step(3, one_step(batch), RL_ONLY)
-    assert same(parameters_of(shadow.engine), parameters_of(twin.engine))
+    synced, _ = shadow.step(3, one_step(batch), Objective(1.0, 0.0, resync_shadow=True))
+    alone, _ = twin.step(3, one_step(batch), RL_ONLY)
+    assert same(state_of(shadow.engine), state_of(twin.engine))
     assert not same(parameters_of(shadow.engine), parameters_of(joint.engine))
+    # Rollouts are gone through once, but where the shadow's are not joint's.
+    assert synced.backward_tokens == alone.backward_tokens * (1 if is_gradient_shared else 2)
+
+
+def test_a_resync_without_rollouts_at_joint_takes_the_shadows_own_gradient() -> None:
+    joint, shadow = paired()
+    joint.step(0, one_step(build_batch(0, 1)), Objective(0.5, 0.5))
+    shadow.step(0, one_step(build_batch(0, 1)), RL_ONLY)
+    twin = local_learner()
+    twin.engine.import_state(iter(state_of(joint.engine).items()))
+    batch = build_batch(9, 1)
+    joint.step(1, one_step(batch), Objective(0.0, 1.0, resync_shadow=True))
+    shadow.step(1, one_step(batch), Objective(1.0, 0.0, resync_shadow=True))
+    twin.step(1, one_step(batch), RL_ONLY)
+    assert same(state_of(shadow.engine), state_of(twin.engine))
 
 
 def test_resync_every_step_keeps_the_bracket_alive() -> None:
