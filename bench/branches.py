@@ -1,7 +1,7 @@
 """What the shadow costs: `python bench/branches.py` (2 cores, Linux).
 
 Whole runs of the demo by turns; a run counts with the mean of its steps after the first three, as
-many as a whole number of re-syncs of the shadow: on those steps it computes its gradient twice.
+many as a whole number of re-syncs of the shadow, whose steps last longer.
 
     shared     bridge's learner seconds over rl's, over the ratio of the tokens they train (RL of
                both branches and SFT); rl's learner has two threads, bridge's two have one each
