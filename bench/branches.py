@@ -32,13 +32,13 @@ Rows = list[dict[str, Any]]
 def seconds_per_token(rows: Rows) -> float:
     """Return microseconds of the learners for each response token in the losses of all branches."""
     names = [f"tokens/trained_{name}" for name in ("rl", "sft", "shadow")]
-    num_tokens = sum(row.get(name) or 0.0 for row in rows for name in names)
-    return 1e6 * sum(row["time/train_s"] for row in rows) / num_tokens
+    num_tokens = float(sum(row.get(name) or 0.0 for row in rows for name in names))
+    return 1e6 * float(sum(row["time/train_s"] for row in rows)) / num_tokens
 
 
 def seconds_per_step(rows: Rows) -> float:
     """Return the mean step."""
-    return mean(row["time/step_s"] for row in rows)
+    return float(mean(row["time/step_s"] for row in rows))
 
 
 def compare(

@@ -1,7 +1,5 @@
 """How a step's cost grows: `python bench/growth.py [CURVE...]`.
 
-Of these curves only `controller` was run so far.
-
 Whole runs of `method.kind=rl` at lag 0, one per point; seconds of a step and of its parts, medians
 over the steps after the first three. The controller's curve is its scheduling alone, with scripted
 engines (bench/controller.py). Prints Markdown with curves, the section of docs/results.md, and
@@ -37,14 +35,14 @@ class Point:
     """One run."""
 
     x: str
-    seconds: dict[str, float]
-    """By part of the step; of the controller, CPU seconds a group."""
+    figures: dict[str, float]
+    """By name with unit."""
 
 
 def measure(x: object, config: str, *overrides: str) -> Point:
     """Train and return the step's parts."""
     row = run(("method.kind=rl", *LEAN, f"run.num_steps={STEPS}", *overrides), {}, config)
-    point = Point(str(x), {part: row.get(f"time/{part}_s", 0.0) for part in PARTS})
+    point = Point(str(x), {f"{part}, s": row.get(f"time/{part}_s", 0.0) for part in PARTS})
     sys.stderr.write(f"{point}\n")
     return point
 
@@ -84,7 +82,7 @@ def scheduling() -> list[Point]:
     found = []
     for number in (1, 4, 16, 64, 256, 1024):
         spent = controller.simulate(256, 12, traces=False, num_engines=number)["ms_per_group"]
-        found.append(Point(str(number), {"a group": spent / 1e3}))
+        found.append(Point(str(number), {"ms a group": spent}))
     return found
 
 
@@ -100,17 +98,17 @@ CURVES: dict[str, Callable[[], list[Point]]] = {
 
 def markdown(name: str, points: list[Point]) -> str:
     """Return a table, and a chart where there are enough points for one."""
-    parts = list(points[0].seconds)
-    lines = [f"| {name} | " + " | ".join(f"{part}, s" for part in parts) + " |"]
-    lines.append("|---" * (len(parts) + 1) + "|")
+    first, *others = points[0].figures
+    lines = [f"| {' | '.join((name, first, *others))} |", "|---" * (len(others) + 2) + "|"]
     for point in points:
-        cells = " | ".join(f"{seconds:.4g}" for seconds in point.seconds.values())
+        cells = " | ".join(f"{figure:.4g}" for figure in point.figures.values())
         lines.append(f"| {point.x} | {cells} |")
     if len(points) > 2:
-        values = ", ".join(f"{point.seconds[parts[0]]:.4g}" for point in points)
+        heights = [point.figures[first] for point in points]
         labels = ", ".join(f'"{point.x}"' for point in points)
         lines += ["", "```mermaid", "xychart-beta", f'    x-axis "{name}" [{labels}]']
-        lines += [f'    y-axis "{parts[0]}, s"', f"    line [{values}]", "```"]
+        lines.append(f'    y-axis "{first}" 0 --> {max(heights):.4g}')
+        lines += [f"    line [{', '.join(f'{height:.4g}' for height in heights)}]", "```"]
     return "\n".join(lines) + "\n"
 
 
