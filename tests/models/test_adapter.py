@@ -38,15 +38,17 @@ def test_peft_loads_the_export_to_the_same_logits(tmp_path) -> None:
     from peft import PeftModel
 
     path = save_tiny(tmp_path / "base")
-    model = load_causal_lm(path, torch.float32)
-    adapter = random_adapter(model, ("q_proj", "down_proj"))
+    model = load_causal_lm(path, torch.float64)
+    drawn = random_adapter(model, ("q_proj", "down_proj"))
+    adapter = Adapter(drawn.shapes, rank=3, alpha=6.0, seed=5, dtype=torch.float64)
+    adapter.load_flat(drawn.flatten())
     adapter.attach(model)
     save_peft(adapter, tmp_path / "peft", path)
-    base = load_causal_lm(path, torch.float32)
-    loaded = PeftModel.from_pretrained(base, str(tmp_path / "peft"))
+    base = load_causal_lm(path, torch.float64)
+    loaded = PeftModel.from_pretrained(base, str(tmp_path / "peft")).double()
     token_ids_KL = to_grid(random_rows()).token_ids_KL
     torch.testing.assert_close(
-        loaded(token_ids_KL).logits, model(token_ids_KL).logits, rtol=1e-5, atol=1e-5
+        loaded(token_ids_KL).logits, model(token_ids_KL).logits, rtol=1e-10, atol=1e-10
     )
 
 
