@@ -58,7 +58,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "evaluation", "files", "learner", "observability", "planning", "rewards", "tracing",
         "types",
     },
-    "demo": set(),
     "cli": {"commands", "config", "data", "errors"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from coop_rl.config import RunConfig
-from coop_rl.demo.model import EOS_ID, build_tokenizer
+from tests.support.demo.model import EOS_ID, build_tokenizer
 from coop_rl.rollout.vllm_engine import VllmEngine
 from coop_rl.weights.publisher import WeightPublisher
 from coop_rl.weights.receipt import Receipt, receipt_of
