@@ -19,7 +19,8 @@ from functools import lru_cache
 from typing import Any
 
 from coop_rl.rewards.final_answer import find_final_answer
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
+from coop_rl.types import Reward
 
 MOST_CHARACTERS = 400
 """Longest answer that is parsed; the longest gold of the benchmarks has 160."""
@@ -68,17 +69,17 @@ MAGNITUDES = re.compile(
 Parsed = tuple[Any, ...]
 
 
-def verify_math(answer: Answer, _settings: VerifierSettings) -> Verdict:
+def verify_math(answer: Answer, _settings: VerifierSettings) -> Reward:
     """Compare the response's final answer with the gold answers."""
     final = find_final_answer(answer.text)
     # The last number of a response that was cut off is no answer.
     if final is None or (answer.is_truncated and not final.has_format):
-        return Verdict(0.0, False, has_format=False)
+        return Reward(0.0, False, has_format=False)
     given = normalise(final.text)
     golds, tolerance = _golds(answer.gold, answer.details)
     is_correct = any(_is_equal(gold, given, tolerance) for gold in golds)
     normal = normal_form(given)
-    return Verdict(float(is_correct), is_correct, answer=normal, has_format=final.has_format)
+    return Reward(float(is_correct), is_correct, answer=normal, has_format=final.has_format)
 
 
 def render_math(gold: str, _settings: VerifierSettings) -> str:

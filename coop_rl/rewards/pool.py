@@ -19,8 +19,9 @@ from coop_rl.errors import RunError
 from coop_rl.rewards.process import WorkerProcess
 from coop_rl.rewards.registry import VERIFIERS, judge_settings
 from coop_rl.rewards.user import functions_of
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
 from coop_rl.rewards.worker import WorkerSettings
+from coop_rl.types import Reward
 
 BATCH_SIZE = 16
 """Answers a worker takes at once; of several callers' batches the others take turns."""
@@ -78,7 +79,7 @@ class RewardPool:
             self.close()
             raise
 
-    def score(self, answers: Sequence[Answer]) -> list[Verdict]:
+    def score(self, answers: Sequence[Answer]) -> list[Reward]:
         """Return one verdict per answer, in order.
 
         Raises:
@@ -94,7 +95,7 @@ class RewardPool:
         for worker in self._workers:
             worker.close()
 
-    def _judge(self, batch: Sequence[Answer]) -> list[Verdict]:
+    def _judge(self, batch: Sequence[Answer]) -> list[Reward]:
         worker = self._idle.get()
         try:
             return worker.judge(batch)

@@ -16,8 +16,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from coop_rl.errors import RunError
-from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer, Verdict
+from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer
 from coop_rl.rewards.worker import WorkerSettings, run_worker
+from coop_rl.types import Reward
 
 START_LIMIT_S = 60.0
 """Longest wait for a process to come up, its imports included."""
@@ -66,13 +67,13 @@ class WorkerProcess:
                     "look for memory and for what kills them"
                 )
 
-    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+    def judge(self, answers: Sequence[Answer]) -> list[Reward]:
         """Return one verdict per answer, in order.
 
         Raises:
             RunError: The process cannot be started again.
         """
-        verdicts: list[Verdict] = []
+        verdicts: list[Reward] = []
         losses = 0
         while len(verdicts) < len(answers):
             self.wait_until_ready()

@@ -17,7 +17,8 @@ from pathlib import Path
 from coop_rl.errors import ConfigError, RunError
 from coop_rl.rewards.terms import evaluate_term
 from coop_rl.rewards.user import load_function
-from coop_rl.rewards.verdict import CRASHED, Answer, JudgeSettings, Verdict, Verifier
+from coop_rl.rewards.verdict import CRASHED, Answer, JudgeSettings, Verifier
+from coop_rl.types import Reward
 
 ORPHAN_CHECK_S = 1.0
 MOST_MESSAGE = 200
@@ -101,7 +102,7 @@ def _die_with(parent_pid: int) -> None:
     os._exit(1)
 
 
-def judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Verdict:
+def judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Reward:
     """Return the verdict on one answer; whatever fails makes it `crashed`."""
     try:
         verdict = verifier.verify(answer, settings.verifier)
@@ -116,7 +117,7 @@ def judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Verdic
     return CRASHED
 
 
-def _weigh(verdict: Verdict, settings: JudgeSettings, answer: Answer) -> Verdict:
+def _weigh(verdict: Reward, settings: JudgeSettings, answer: Answer) -> Reward:
     """Add the weighted terms."""
     value = settings.weight * verdict.value
     parts = [("correct", verdict.value)]
@@ -124,14 +125,7 @@ def _weigh(verdict: Verdict, settings: JudgeSettings, answer: Answer) -> Verdict
         part = evaluate_term(term, answer)
         parts.append((term.name, part))
         value += term.weight * part
-    return Verdict(
-        value,
-        verdict.is_correct,
-        verdict.status,
-        verdict.answer,
-        verdict.has_format,
-        tuple(parts),
-    )
+    return replace(verdict, value=value, parts=tuple(parts))
 
 
 def _log_crash(error: BaseException) -> None:
