@@ -31,6 +31,7 @@ from coop_rl.config.rules import (
     check_profile,
     check_ranks,
 )
+from coop_rl.metric_names import VALIDATION_NLL, evaluation_name
 
 
 class RunSection(Section):
@@ -179,8 +180,8 @@ class RunConfig(ServingConfig):
     def _check_best(self) -> None:
         """Refuse to wait for a metric that no evaluation measures."""
         section = self.evaluation
-        known = {f"eval/{name}/{kind}" for name in section.set_names for kind in section.figures}
-        known.add("eval/demonstrations/nll")
+        known = {evaluation_name(n, f) for n in section.set_names for f in section.figures}
+        known.add(VALIDATION_NLL)
         if self.checkpoint.best is not None and self.checkpoint.best not in known:
             raise ValueError(
                 f"checkpoint.best {self.checkpoint.best} is no metric of the evaluation; "

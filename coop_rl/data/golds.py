@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from coop_rl.config.reward import RewardSection
-from coop_rl.data.rows import Row, RowError
+from coop_rl.data.rows import RowError, TextRow
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.registry import VERIFIERS, settings_of
 from coop_rl.rewards.verdict import Answer
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 def unverifiable_prompts(
-    rows: Sequence[Row], prompts: Sequence[Prompt], section: RewardSection
+    rows: Sequence[TextRow], prompts: Sequence[Prompt], section: RewardSection
 ) -> list[RowError]:
     """Return an error for each prompt no response to which can be right."""
     settings = settings_of(section)
-    asked: list[tuple[Row, Answer]] = []
+    asked: list[tuple[TextRow, Answer]] = []
     for row, prompt in _spread(list(zip(rows, prompts, strict=True)), section, prompts):
         render = VERIFIERS[prompt.verifier or section.kind].render
         if render is not None:

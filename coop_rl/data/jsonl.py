@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from coop_rl.data.rows import BadRows, ByPosition, ReadRows, Row, RowError
+from coop_rl.data.rows import BadRows, ByPosition, ReadRows, RowError, TextRow
 from coop_rl.errors import DataError
 
 ID_COLUMN = "id"
@@ -22,7 +22,7 @@ EXCERPT = 40
 """Characters of a bad value that an error quotes."""
 
 
-def read_rows(path: Path, columns: Sequence[str], limit: int | None = None) -> list[Row]:
+def read_rows(path: Path, columns: Sequence[str], limit: int | None = None) -> list[TextRow]:
     """Read all rows of a file into memory, at most `limit` from the top.
 
     Raises:
@@ -44,7 +44,7 @@ def open_jsonl(
     Args:
         paths: One JSON object a line, UTF-8.
         columns: Columns every row must have, as text or whole number.
-        details: Columns that go into `Row.details`.
+        details: Columns that go into `TextRow.details`.
         limit: Rows wanted of each file, from the top; None: all.
 
     Raises:
@@ -60,7 +60,7 @@ def open_jsonl(
     return ReadRows(rows, bad)
 
 
-class JsonlRows(ByPosition[Row]):
+class JsonlRows(ByPosition[TextRow]):
     """The good rows of files, read when asked for."""
 
     def __init__(
@@ -117,7 +117,7 @@ class JsonlRows(ByPosition[Row]):
         """Return the good rows."""
         return len(self._offset)
 
-    def item(self, position: int) -> Row:
+    def item(self, position: int) -> TextRow:
         """Read a row."""
         file = bisect_right(self._starts, position) - 1
         with self._paths[file].open("rb") as stream:
@@ -125,7 +125,7 @@ class JsonlRows(ByPosition[Row]):
             raw = stream.readline()
         return self._parse(file, self._line[position], raw.decode("utf-8-sig"))[0]
 
-    def _parse(self, file: int, number: int, line: str) -> tuple[Row, bool]:
+    def _parse(self, file: int, number: int, line: str) -> tuple[TextRow, bool]:
         path = self._paths[file]
         place = f"{path}:{number}"
         value = parse_object(place, line)
@@ -157,7 +157,7 @@ def to_row(
     value: Mapping[str, object],
     columns: Sequence[str],
     details: Sequence[str] = (),
-) -> Row:
+) -> TextRow:
     """Return the wanted columns of an object.
 
     Raises:
@@ -186,7 +186,7 @@ def to_row(
         message = f"column {ID_COLUMN!r} must be text or a whole number, got {got}"
         raise RowError(place, message, "id no text")
     more = {column: value[column] for column in details}
-    return Row(place, identity, texts, json.dumps(more, default=str) if more else "")
+    return TextRow(place, identity, texts, json.dumps(more, default=str) if more else "")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, int, str]]:

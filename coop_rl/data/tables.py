@@ -12,7 +12,7 @@ from typing import Any
 
 from coop_rl.config.data import HubDataset
 from coop_rl.data.jsonl import open_jsonl, to_row
-from coop_rl.data.rows import BadRows, ByPosition, ReadRows, Row, RowError
+from coop_rl.data.rows import BadRows, ByPosition, ReadRows, RowError, TextRow
 from coop_rl.errors import DataError, first_line
 from coop_rl.files import rewriting
 
@@ -67,7 +67,7 @@ def open_dataset(
     return _check(_load(load, source.name), source.name, columns, details, wanted)
 
 
-class TableRows(ByPosition[Row]):
+class TableRows(ByPosition[TextRow]):
     """The good rows of a memory-mapped table."""
 
     def __init__(
@@ -81,11 +81,11 @@ class TableRows(ByPosition[Row]):
         """Return the good rows."""
         return len(self.good)
 
-    def item(self, position: int) -> Row:
+    def item(self, position: int) -> TextRow:
         """Read a good row."""
         return self.read(self.good[position])
 
-    def read(self, index: int) -> Row:
+    def read(self, index: int) -> TextRow:
         """Read a row by its index in the table.
 
         Raises:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coop_rl.data.jsonl import parse_object, read_lines
-from coop_rl.data.rows import Row
+from coop_rl.data.rows import TextRow
 from coop_rl.errors import ConfigError, DataError, first_line
 
 DATA_DIR_VARIABLE = "COOP_RL_DATA"
@@ -92,7 +92,7 @@ def verifiers_of(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({find_benchmark(name).verifier for name in names}))
 
 
-def benchmark_rows(benchmark: Benchmark, data_dir: str | None, limit: int | None) -> list[Row]:
+def benchmark_rows(benchmark: Benchmark, data_dir: str | None, limit: int | None) -> list[TextRow]:
     """Return a benchmark's rows, at most `limit` from the top, with columns prompt and answer.
 
     Args:
@@ -151,7 +151,7 @@ def _hub_rows(benchmark: Benchmark, limit: int | None) -> list[tuple[int, Mappin
     ]
 
 
-def _row(benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any]) -> Row:
+def _row(benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any]) -> TextRow:
     answer = values.get("answer")
     if isinstance(answer, list):  # OlympiadBench on the hub
         answer = ", ".join(map(str, answer))
@@ -167,7 +167,7 @@ def _row(benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any
         gold = gold[len("\\boxed{") : -1]
     columns, details = {"prompt": str(values["problem"]), "answer": gold}, _details(values)
     identity = str(values.get("id", number))
-    return Row(place, identity, columns, json.dumps(details) if details else "")
+    return TextRow(place, identity, columns, json.dumps(details) if details else "")
 
 
 def _details(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from coop_rl.evaluation.estimators import (
     wilson_interval,
 )
 from coop_rl.files import write_text
+from coop_rl.metric_names import evaluation_name
 
 SHARES = ("format", "truncated", "unscored")
 """Figures that are shares of all responses."""
@@ -92,7 +93,7 @@ class EvaluationResult:
                 f"{key}_low": estimate.low,
                 f"{key}_high": estimate.high,
             }
-        return {f"eval/{self.name}/{key}": value for key, value in figures.items()}
+        return {evaluation_name(self.name, key): value for key, value in figures.items()}
 
     def write(self, path: Path, about: dict[str, Any] | None = None) -> None:
         """Write it as JSON, whole or not at all, with its figures and what `about` adds.

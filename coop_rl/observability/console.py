@@ -19,14 +19,14 @@ from coop_rl.config import DerivedSizes, RunConfig
 from coop_rl.config.sizes import weight_backend, zero_stage
 from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison
+from coop_rl.metric_names import DEVICE_SECONDS, LEDGER, REWARD, STEP_SECONDS
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
 from coop_rl.observability.metrics import Metrics
-from coop_rl.observability.profile import Row, table
+from coop_rl.observability.profile import TimeSpent, table
 from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.types import Reward
 
 NOT_AVAILABLE = "n/a"
-SPENT_PREFIXES = ("ledger/", "time/device_s/")
 SAMPLE_WIDTH = 160
 """Characters of a prompt or response that a sample line shows."""
 
@@ -109,17 +109,19 @@ class RunConsole:
     def step(self, metrics: Metrics) -> None:
         """Print one step."""
         step = int(metrics["step"] or 0)
-        duration_s = metrics.get("time/step_s") or 0.0
+        duration_s = metrics.get(STEP_SECONDS) or 0.0
         self._steps_done.append(duration_s)
         self._count(metrics)
-        self._spent = {k: v or 0.0 for k, v in metrics.items() if k.startswith(SPENT_PREFIXES)}
+        self._spent = {
+            k: v or 0.0 for k, v in metrics.items() if k.startswith((LEDGER, DEVICE_SECONDS))
+        }
         done = step + 1
         mean_s = sum(self._steps_done) / len(self._steps_done)
         remaining = max(0, self._num_steps - done) * mean_s
         generated = metrics.get("tokens/generated") or 0.0
         parts = [
             f"step {done:>{len(str(self._num_steps))}}/{self._num_steps}",
-            f"reward {_number(metrics.get('reward/mean'), '.3f')}",
+            f"reward {_number(metrics.get(REWARD), '.3f')}",
             f"accuracy {_number(metrics.get('reward/accuracy'), '.3f')}",
             f"gain {_gain(metrics)}",
             f"sft loss {_number(metrics.get('loss/sft'), '.3f')}",
@@ -135,7 +137,7 @@ class RunConsole:
         """Print what an evaluation found."""
         self._line(f"evaluated after {step} steps: {show_metrics(metrics)}", "bold")
 
-    def profile(self, rows: Sequence[Row], steps: str, folder: Path) -> None:
+    def profile(self, rows: Sequence[TimeSpent], steps: str, folder: Path) -> None:
         """Print where the seconds of the profiled steps went."""
         self._console.print(table(rows, f"where the seconds went, {steps}"))
         self._line(f"trace for ui.perfetto.dev: {folder / 'trace.json'}")
@@ -242,14 +244,14 @@ def _gain(metrics: Metrics) -> str:
 
 def _spent(totals: Mapping[str, float]) -> str:
     """Return the ledger in a line, the steps before a resume included."""
-    tokens = {k: totals[f"ledger/tokens_{k}"] for k in ("generated", "rl", "sft", "shadow")}
-    device_s = sum(value for name, value in totals.items() if name.startswith("time/"))
+    tokens = {k: totals[f"{LEDGER}tokens_{k}"] for k in ("generated", "rl", "sft", "shadow")}
+    device_s = sum(value for name, value in totals.items() if name.startswith(DEVICE_SECONDS))
     return (
         f"spent: {tokens['generated']:,.0f} tokens generated; trained {tokens['rl']:,.0f} rl, "
         f"{tokens['sft']:,.0f} sft, {tokens['shadow']:,.0f} shadow; "
-        f"{totals['ledger/updates']:,.0f} optimiser steps; "
-        f"{totals['ledger/demonstrations']:,.0f} demonstrations; "
-        f"{totals['ledger/flops']:.2g} FLOP; {device_s:,.0f} device-seconds"
+        f"{totals[LEDGER + 'updates']:,.0f} optimiser steps; "
+        f"{totals[LEDGER + 'demonstrations']:,.0f} demonstrations; "
+        f"{totals[LEDGER + 'flops']:.2g} FLOP; {device_s:,.0f} device-seconds"
     )
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from coop_rl.evaluation.estimators import Estimate
 from coop_rl.evaluation.result import Comparison, EvaluationResult
+from coop_rl.metric_names import EVALUATION
 
 FILE_WIDTH = 120
 """Columns of what goes into a file or pipe."""
@@ -170,7 +171,7 @@ def show_metrics(metrics: Mapping[str, float]) -> str:
     for name, value in metrics.items():
         if f"{name}_low" in metrics:
             estimate = Estimate(value, metrics[f"{name}_low"], metrics[f"{name}_high"])
-            parts.append(f"{name.removeprefix('eval/')} {show_estimate(estimate)}")
+            parts.append(f"{name.removeprefix(EVALUATION)} {show_estimate(estimate)}")
         elif name.endswith(("/nll", "/audit")):
-            parts.append(f"{name.removeprefix('eval/')} {value:.4f}")
+            parts.append(f"{name.removeprefix(EVALUATION)} {value:.4f}")
     return ", ".join(parts)

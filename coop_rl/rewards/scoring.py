@@ -11,18 +11,8 @@ from coop_rl.types import Prompt, Rollout, RolloutGroup, ScoredGroup
 
 def score_group(pool: RewardPool, group: RolloutGroup) -> ScoredGroup:
     """Judge the responses of one group; truncated ones like the others."""
-    (scored,) = score_groups(pool, [group])
-    return scored
-
-
-def score_groups(pool: RewardPool, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
-    """Judge several groups at once; order is kept."""
-    answers = [_to_answer(group.prompt, r) for group in groups for r in group.rollouts]
-    rewards = iter(pool.score(answers))
-    return [
-        ScoredGroup(group.prompt, group.rollouts, tuple(next(rewards) for _ in group.rollouts))
-        for group in groups
-    ]
+    rewards = pool.score([_to_answer(group.prompt, rollout) for rollout in group.rollouts])
+    return ScoredGroup(group.prompt, group.rollouts, tuple(rewards))
 
 
 def _to_answer(prompt: Prompt, rollout: Rollout) -> Answer:
