@@ -51,6 +51,16 @@ def open_dataset(
     """
     if source.streaming:
         return open_jsonl([_stream(source)], columns, details, limit)
+    wanted = min((n for n in (limit, source.num_rows) if n is not None), default=None)
+    return _check(load_table(source), source.name, columns, details, wanted)
+
+
+def load_table(source: HubDataset) -> Any:
+    """Return a data set of the hub or of a local folder, memory-mapped.
+
+    Raises:
+        DataError: It is not there, or cannot be read.
+    """
 
     def load() -> Any:
         from datasets import load_dataset, load_from_disk
@@ -63,8 +73,7 @@ def open_dataset(
             source.name, source.subset, split=source.split, revision=source.revision
         )
 
-    wanted = min((n for n in (limit, source.num_rows) if n is not None), default=None)
-    return _check(_load(load, source.name), source.name, columns, details, wanted)
+    return _load(load, source.name)
 
 
 class TableRows(ByPosition[TextRow]):
