@@ -8,12 +8,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from coop_rl.config import DerivedSizes, RunConfig
 from coop_rl.config.sizes import weight_backend, zero_stage
@@ -23,6 +20,7 @@ from coop_rl.metric_names import DEVICE_SECONDS, LEDGER, REWARD, STEP_SECONDS
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
 from coop_rl.observability.metrics import Metrics
 from coop_rl.observability.profile import TimeSpent, table
+from coop_rl.observability.terminal import Terminal
 from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.types import Reward
 
@@ -41,14 +39,12 @@ def clean(text: str, width: int = SAMPLE_WIDTH) -> str:
     return safe if len(safe) <= width else safe[: width - 1] + "…"
 
 
-class RunConsole:
+class RunConsole(Terminal):
     """Prints a run's plan, milestones, steps and summary."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Print to stdout, or to `console`."""
-        self._console = console or Console(highlight=False)
-        self._started = monotonic()
-        self._progress: Progress | None = None
+        super().__init__(console)
         self._num_steps = 0
         self._steps_done: list[float] = []
         self._spent: dict[str, float] = {}
@@ -66,45 +62,30 @@ class RunConsole:
             table.add_row(name, value, origin)
         self._console.print(table)
         if resume_from:
-            self._line(f"resumes from {resume_from}")
-        self._line(f"run directory {path}")
+            self.line(f"resumes from {resume_from}")
+        self.line(f"run directory {path}")
 
     def dropped(self, sources: Sequence[Dropped]) -> None:
         """Print what was left out of the data, and why; nothing where nothing was."""
         for source in sources:
             if source.total:
                 share = source.total / source.num_rows
-                self._line(
+                self.line(
                     f"{source.origin}: {source.total:,} of {source.num_rows:,} rows left out "
                     f"({share:.1%})"
                 )
             for kind, count, message in source.kinds:
-                self._line(f"  {count:,} x {kind}; the first: {clean(message)}", "dim")
+                self.line(f"  {count:,} x {kind}; the first: {clean(message)}", "dim")
 
     def notes(self, lines: Sequence[str]) -> None:
         """Print lines about the run."""
         for line in lines:
-            self._line(line)
-
-    def milestone(self, text: str) -> None:
-        """Print a line about start-up, with the seconds since this object was made."""
-        self._line(f"{monotonic() - self._started:6.1f} s  {text}", "dim")
+            self.line(line)
 
     def begin(self, first_step: int, num_steps: int) -> None:
         """Start counting steps; on a terminal, show the progress bar."""
         self._num_steps = num_steps
-        self._first_step = first_step
-        if self._console.is_terminal:
-            columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._progress = Progress(
-                *columns,
-                console=self._console,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._task = self._progress.add_task("step", total=num_steps, completed=first_step)
-            self._progress.start()
+        self._show_bar("step", num_steps, first_step)
 
     def step(self, metrics: Metrics) -> None:
         """Print one step."""
@@ -129,25 +110,24 @@ class RunConsole:
             f"{duration_s:.1f} s",
             f"remaining {_duration(remaining)}",
         ]
-        self._line("  ".join(parts))
-        if self._progress:
-            self._progress.update(self._task, completed=done)
+        self.line("  ".join(parts))
+        self._move_bar(done)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print what an evaluation found."""
-        self._line(f"evaluated after {step} steps: {show_metrics(metrics)}", "bold")
+        self.line(f"evaluated after {step} steps: {show_metrics(metrics)}", "bold")
 
     def profile(self, rows: Sequence[TimeSpent], steps: str, folder: Path) -> None:
         """Print where the seconds of the profiled steps went."""
         self._console.print(table(rows, f"where the seconds went, {steps}"))
-        self._line(f"trace for ui.perfetto.dev: {folder / 'trace.json'}")
+        self.line(f"trace for ui.perfetto.dev: {folder / 'trace.json'}")
 
     def sample(self, prompt: str, response: str, reward: Reward) -> None:
         """Print one response of the model."""
         verdict = "right" if reward.is_correct else "wrong"
         if reward.status != "scored":
             verdict = reward.status
-        self._line(f"sample  {clean(prompt)}  ->  {clean(response)}  ({verdict})", "dim")
+        self.line(f"sample  {clean(prompt)}  ->  {clean(response)}  ({verdict})", "dim")
 
     def summary(self, path: Path, comparisons: Sequence[Comparison], duration_s: float) -> None:
         """Print before against after, and what the run did."""
@@ -156,20 +136,14 @@ class RunConsole:
             self._console.print(comparison_table(comparison))
         totals = self._totals
         if self._spent:
-            self._line(_spent(self._spent))
-        self._line(
+            self.line(_spent(self._spent))
+        self.line(
             f"{len(self._steps_done)} steps in {_duration(duration_s)}; "
             f"{totals['tokens']:,.0f} tokens generated; "
             f"updates of theta: {totals['applied']:.0f} applied, {totals['skipped']:.0f} skipped; "
             f"of w: {totals['w_applied']:.0f} applied, {totals['w_skipped']:.0f} skipped"
         )
-        self._line(f"run directory {path}")
-
-    def close(self) -> None:
-        """Take the progress bar away; lines stay."""
-        if self._progress:
-            self._progress.stop()
-            self._progress = None
+        self.line(f"run directory {path}")
 
     def _count(self, metrics: Metrics) -> None:
         self._totals["tokens"] += metrics.get("tokens/generated") or 0.0
@@ -177,10 +151,6 @@ class RunConsole:
             value = metrics.get(metric)
             if value is not None:
                 self._totals[prefix + ("skipped" if value else "applied")] += 1
-
-    def _line(self, text: str, style: str = "") -> None:
-        # soft_wrap: a line of a log must stay one line, however wide.
-        self._console.print(Text(text, style=style), soft_wrap=True)
 
 
 def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, str]]:
