@@ -22,17 +22,6 @@ EXCERPT = 40
 """Characters of a bad value that an error quotes."""
 
 
-def read_rows(path: Path, columns: Sequence[str], limit: int | None = None) -> list[TextRow]:
-    """Read all rows of a file into memory, at most `limit` from the top.
-
-    Raises:
-        DataError: As `open_jsonl`, or a row is bad.
-    """
-    read = open_jsonl([path], columns, limit=limit)
-    read.bad.settle("this file", len(read.rows) + read.bad.total, 0.0)
-    return list(read.rows)
-
-
 def open_jsonl(
     paths: Sequence[Path],
     columns: Sequence[str],
