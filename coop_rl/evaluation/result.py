@@ -1,7 +1,6 @@
 """What an evaluation found: figures, files, and the comparison of two."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -158,8 +157,3 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         write_text(path, json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; free space there") from None
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean of at least one value."""
-    return sum(values) / len(values)

@@ -111,13 +111,8 @@ def _engine_bytes(config: RunConfig, shape: ModelShape, parallel: int) -> float:
 
 
 def _powers(most: int, holds: Callable[[int], bool]) -> int | None:
-    """Return the first power of two that holds."""
-    n = 1
-    while n <= most:
-        if holds(n):
-            return n
-        n *= 2
-    return None
+    """Return the first power of two up to `most`, itself one, that holds; None: none does."""
+    return next((1 << k for k in range(most.bit_length()) if holds(1 << k)), None)
 
 
 def describe(fit: Fit) -> str:

@@ -99,9 +99,14 @@ def learner_memory(
     return MemoryPlan(parts)
 
 
+def longest_sequence(config: RunConfig, shape: ModelShape) -> int:
+    """Return the tokens of prompt and response together, at most."""
+    return min(config.model.max_length or shape.context, shape.context)
+
+
 def tokens_per_rank(config: RunConfig, shape: ModelShape, ranks: int) -> int:
     """Return the tokens of a rank's largest phase, each sequence at its full length."""
-    length = min(config.model.max_length or shape.context, shape.context)
+    length = longest_sequence(config, shape)
     samples = config.prompts.per_step * config.rollout.samples_per_prompt
     return max(length, -(-samples * length // ranks // config.learner.num_minibatches))
 
@@ -150,7 +155,7 @@ def engine_memory(config: RunConfig, shape: ModelShape, parallel: int | None = N
     section = config.rollout
     parallel = parallel or section.tensor_parallel_size
     value = BYTES[section.dtype]
-    length = min(config.model.max_length or shape.context, shape.context)
+    length = longest_sequence(config, shape)
     return EnginePlan(
         value * shape.num_params / parallel,
         2.0 * shape.num_layers * shape.key * length * value / parallel,
