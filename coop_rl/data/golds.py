@@ -1,8 +1,8 @@
 """Whether gold answers and demonstrations can be right for the verifier; `data.load` asks.
 
-Verifiers that may burn time on a hostile gold answer (`math` and those with heavy imports) judge in
-a reward pool with its limits, at most CHECKED prompts; the others judge here, all prompts. Of
-demonstrations CHECKED_TRACES are judged: one that is right is enough.
+Verifiers that may burn time on a hostile gold answer (`math` and those with heavy imports) judge at
+most CHECKED_PROMPTS prompts, in a reward pool with its limits; the others judge all prompts, here.
+Of demonstrations CHECKED_TRACES are judged: one that is right is enough.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ from coop_rl.rewards.registry import VERIFIERS, settings_of
 from coop_rl.rewards.verdict import Answer
 from coop_rl.types import Prompt
 
-CHECKED, CHECKED_TRACES = 2_000, 256
+CHECKED_PROMPTS, CHECKED_TRACES = 2_000, 256
+"""Most prompts judged in the pool, and most demonstrations judged; evenly spaced ones."""
 T = TypeVar("T")
 
 
@@ -65,7 +66,7 @@ def verifiable_share(
 def _spread(pairs: list[T], section: RewardSection, prompts: Sequence[Prompt]) -> list[T]:
     """Return all pairs, or an evenly spaced part where they are judged in the pool."""
     is_heavy = any(VERIFIERS[p.verifier or section.kind].modules for p in prompts[:1])
-    return _sample(pairs, CHECKED) if is_heavy else pairs
+    return _sample(pairs, CHECKED_PROMPTS) if is_heavy else pairs
 
 
 def _sample(items: list[T], count: int) -> list[T]:

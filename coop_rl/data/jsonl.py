@@ -18,7 +18,7 @@ from coop_rl.data.rows import BadRows, ByPosition, ReadRows, RowError, TextRow
 from coop_rl.errors import DataError
 
 ID_COLUMN = "id"
-EXCERPT = 40
+EXCERPT_CHARACTERS = 40
 """Characters of a bad value that an error quotes."""
 
 
@@ -55,11 +55,11 @@ class JsonlRows(ByPosition[TextRow]):
     def __init__(
         self, paths: Sequence[Path], columns: Sequence[str], details: Sequence[str]
     ) -> None:
-        """Hold no row yet; `add_file` adds a file's."""
+        """Hold no row yet: `add_file` adds the rows of a file."""
         self._paths, self._columns, self._details = paths, columns, details
         self._offset, self._line = array("q"), array("I")
         self._hash = array("Q")
-        """Of the ids in the id column, until duplicates are out."""
+        """Hashes of the ids that rows name; empty again once duplicates are out."""
         self._starts: list[int] = []
         """Position of each file's first row."""
 
@@ -218,7 +218,7 @@ def _as_text(value: object) -> str | None:
 
 def _excerpt(value: object) -> str:
     text = json.dumps(value, default=str)
-    return text if len(text) <= EXCERPT else text[:EXCERPT] + "..."
+    return text if len(text) <= EXCERPT_CHARACTERS else text[:EXCERPT_CHARACTERS] + "..."
 
 
 def _hash(text: str) -> int:

@@ -86,7 +86,7 @@ class Loader:
         """Read one source of demonstrations.
 
         Raises:
-            UserError: As above, or what they teach is never right.
+            UserError: A file, a row or a template is bad, or what they teach is never right.
         """
         renderer = Renderer(
             "demonstrations", source, self.tokenizer, self.facts, max_new_tokens=0, name=name

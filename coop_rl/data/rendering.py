@@ -61,11 +61,11 @@ class Renderer:
 
         Args:
             section: Name of the section in the config, for errors.
-            data: The section.
-            tokenizer: The model's.
+            data: The section itself.
+            tokenizer: The model's tokenizer.
             facts: Context length and vocabulary size.
             max_new_tokens: Room a prompt must leave for the response.
-            name: Of the source in a mixture; begins the ids.
+            name: Name of the source, which begins the ids; empty: there is no mixture.
 
         Raises:
             ConfigError: A template lacks its place for the value.

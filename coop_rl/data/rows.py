@@ -1,4 +1,4 @@
-"""Rows and what was wrong with those that are left out."""
+"""Rows of any source, and what was wrong with those that are left out; all of `data` uses them."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence

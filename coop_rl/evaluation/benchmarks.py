@@ -38,7 +38,7 @@ class Benchmark:
     hub: DataSource | None
     """Where it is on the Hugging Face hub; None: it is not there."""
     verifier: str = "math"
-    """As in `reward.kind`."""
+    """Its verifier, by the name that `reward.kind` would give."""
     question: str = BOXED
     """What the model is asked, with `{prompt}` for the problem."""
 

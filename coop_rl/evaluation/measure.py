@@ -17,7 +17,7 @@ Generate = Callable[[Sequence[Prompt], SamplingSettings, PolicyVersion], Sequenc
 EVALUATION_SEED = 1_000_003_000_001
 """Sampling seed of every evaluation, far from those of training steps: the same random numbers
 before and after, so the paired difference has less noise."""
-QUEUE_DEPTH = 8
+RESPONSES_PER_PLACE = 8
 """Responses asked for at once, per place of the engines: deep enough that they are rarely idle, and
 a failure loses no more than this."""
 
@@ -106,6 +106,6 @@ def _chunks(
     config: ServingConfig, prompts: Sequence[Prompt], num_samples: int
 ) -> Iterator[Sequence[Prompt]]:
     places = config.rollout.num_actors * sequences_at_once(config)
-    size = max(1, QUEUE_DEPTH * places // num_samples)
+    size = max(1, RESPONSES_PER_PLACE * places // num_samples)
     for start in range(0, len(prompts), size):
         yield prompts[start : start + size]

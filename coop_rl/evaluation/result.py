@@ -1,4 +1,4 @@
-"""What an evaluation found: figures, files, and the comparison of two."""
+"""What an evaluation found: figures, files, and the comparison of two; `measure` makes it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -49,7 +49,7 @@ class EvaluationResult:
     num_tokens: int
     """Response tokens in all."""
     seconds: float
-    """From the first prompt sent to the last verdict."""
+    """Time from the first prompt sent to the last verdict."""
 
     @property
     def pass_at_1(self) -> Estimate:

@@ -1,7 +1,6 @@
-"""What a run shows in the terminal; the only module that prints.
+"""What a training run shows in the terminal; `observer` and `commands.train` call it.
 
-On a terminal: coloured lines above a progress bar. Into a file or pipe: the same lines, plain, one
-a step. What models wrote is never interpreted: no markup, no control characters.
+One line a step. What models wrote is never interpreted: no markup, no control characters.
 """
 
 import unicodedata
@@ -25,11 +24,11 @@ from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.types import Reward
 
 NOT_AVAILABLE = "n/a"
-SAMPLE_WIDTH = 160
+SAMPLE_CHARACTERS = 160
 """Characters of a prompt or response that a sample line shows."""
 
 
-def clean(text: str, width: int = SAMPLE_WIDTH) -> str:
+def clean(text: str, width: int = SAMPLE_CHARACTERS) -> str:
     """Return text that is safe to print on one line: line breaks shown, control characters gone."""
     shown = text.replace("\r\n", "\n").replace("\n", "⏎")
     # Cc and Cf hold escape sequences, NUL, and the marks that turn the writing direction around.

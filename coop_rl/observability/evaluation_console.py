@@ -1,4 +1,4 @@
-"""What an evaluation shows in the terminal: progress while it works, then tables."""
+"""What `coop-rl evaluate` shows in the terminal: progress while it works, then tables."""
 
 from collections.abc import Mapping, Sequence
 from time import monotonic
@@ -12,9 +12,9 @@ from coop_rl.evaluation.result import Comparison, EvaluationResult
 from coop_rl.metric_names import EVALUATION
 from coop_rl.observability.terminal import Terminal
 
-FILE_WIDTH = 120
+FILE_COLUMNS = 120
 """Columns of what goes into a file or pipe."""
-ENDLESS = 10_000
+ENDLESS_COLUMNS = 10_000
 LINE_EVERY_S = 30.0
 """Into a file or pipe: seconds between lines of progress."""
 
@@ -26,7 +26,7 @@ class EvaluationConsole(Terminal):
         """Print to stdout, or to `console`."""
         super().__init__(console)
         if console is None and not self._console.is_terminal:
-            self._console.width = FILE_WIDTH
+            self._console.width = FILE_COLUMNS
         self._last_line = monotonic()
         self._name, self._done, self._total = "", 0, 0
 
@@ -55,7 +55,7 @@ class EvaluationConsole(Terminal):
     def table(self, name: str, results: Sequence[EvaluationResult]) -> None:
         """Print a model's figures on all sets: a row each, or a block where that is too wide."""
         table = results_table(name, results)
-        unbounded = self._console.options.update(max_width=ENDLESS)
+        unbounded = self._console.options.update(max_width=ENDLESS_COLUMNS)
         if self._console.measure(table, options=unbounded).maximum > self._console.width:
             table = results_list(name, results)
         self._console.print(table)
@@ -91,7 +91,7 @@ def results_table(name: str, results: Sequence[EvaluationResult]) -> Table:
 
 
 def results_list(name: str, results: Sequence[EvaluationResult]) -> Table:
-    """Return the same with one row per set and figure, for narrow terminals."""
+    """Return the results with one row per set and figure, for narrow terminals."""
     table = Table(title=f"{name}, 95 % intervals", title_justify="left", box=SIMPLE_HEAD)
     for column in ("set", "figure", "value"):
         table.add_column(column)

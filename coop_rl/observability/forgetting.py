@@ -64,7 +64,7 @@ class Forgetting:
     def __init__(self) -> None:
         self._rewards: list[float] = []
         self._means: list[float] = []
-        """Of every window of WINDOW_STEPS rewards so far."""
+        """The running mean at the end of every window so far."""
         self._peak = -math.inf
         self._nll: list[tuple[int, float]] = []
         self._best_accuracy = 0.0

@@ -1,4 +1,4 @@
-"""Where each second of the profiled steps went: a table per actor, from its spans."""
+"""Where each second of the profiled steps went, by actor; `driver.profiling` calls it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class TimeSpent:
     what: str
     seconds: float
     share: float
-    """Of the profiled time."""
+    """The same as a share of the profiled time."""
 
 
 def where_time_went(

@@ -1,4 +1,4 @@
-"""Where metrics and samples go: JSONL files that are never torn, and TensorBoard events."""
+"""Files that `observer` writes rows to: JSONL that is never torn, and TensorBoard events."""
 
 import json
 import os

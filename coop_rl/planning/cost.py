@@ -32,9 +32,9 @@ class StepCost:
 
     generated_tokens: float
     trained_tokens: float
-    """Of both branches, prompts included."""
+    """Tokens that both branches train on, prompts included."""
     sync_bytes: float
-    """Sent to each rollout engine."""
+    """Bytes sent to each rollout engine."""
     generate_s: float
     train_s: float
     sync_s: float

@@ -25,9 +25,9 @@ from coop_rl.types import Reward
 MOST_CHARACTERS = 400
 """Longest answer that is parsed; the longest gold of the benchmarks has 160."""
 MOST_DIGITS = 100
-MOST_DEPTH = 12
+MOST_BRACKET_LEVELS = 12
 """Deepest nesting of brackets."""
-MOST_PARTS = 60
+MOST_COMMAS = 60
 """Commas of an answer: longer sets and matrices are nobody's answer."""
 MOST_FACTORIAL_DIGITS = 4
 DIGITS = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
@@ -42,7 +42,7 @@ OPERATOR = re.compile(r"\\(?:sum|prod|int|iint|oint|lim|bigcup|bigcap)(?![a-z])"
 E_NOTATION = re.compile(r"(?<![\w\\.])([-+]?\d+(?:\.\d*)?|[-+]?\.\d+)[eE]([-+]?\d{1,4})(?![\w.])")
 TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
 IDLE_SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
-"""Not between two digits or letters: there it tells \\frac 12 from \\frac 1 2."""
+"""Space that says nothing. Between two digits or letters it does: \\frac 12 is not \\frac 1 2."""
 WRAPPER = re.compile(r"^\\(?:text|textbf|mathbf|mathrm|mbox|boldsymbol|bm)\s*\{([^{}]*)\}$")
 POINT = re.compile(r"(?<=\d)\.(?=[/*)\s]|$)")
 BRACKETED = re.compile(r"^\(([-+]?\d+)\)$")
@@ -105,7 +105,11 @@ def normalise(text: str) -> str:
 
 def is_bomb(text: str) -> bool:
     """Whether sympy would take too long over an answer, or too much memory."""
-    if len(text) > MOST_CHARACTERS or text.count(",") > MOST_PARTS or _depth(text) > MOST_DEPTH:
+    if (
+        len(text) > MOST_CHARACTERS
+        or text.count(",") > MOST_COMMAS
+        or _depth(text) > MOST_BRACKET_LEVELS
+    ):
         return True
     return bool(
         DIGITS.search(text)

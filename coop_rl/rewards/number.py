@@ -11,7 +11,7 @@ from coop_rl.types import Reward
 
 NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 """Sign, digits with or without thousands commas, decimals; `3-4` is 3 and 4, a final `2.` is 2."""
-MAX_DIGITS = 400
+MOST_CHARACTERS = 400
 """Longer numbers are nobody's answer, and Decimal would take its time."""
 
 
@@ -20,7 +20,7 @@ def last_number(text: str) -> Decimal | None:
     found = None
     for found in NUMBER.finditer(text):  # noqa: B007 - the last one is wanted
         pass
-    if found is None or len(found.group()) > MAX_DIGITS:
+    if found is None or len(found.group()) > MOST_CHARACTERS:
         return None
     return Decimal(found.group().replace(",", "").replace("\u2212", "-"))
 

@@ -2,7 +2,7 @@
 
     answers -> pipe of its own -> verdicts, one by one
         no verdict within the limit -> killed, that answer is `timeout`, the next go on in a new one
-        the process died            -> a new one judges that answer again, MOST_LOSSES times
+        the process died            -> a new one judges that answer again, MOST_LOST_PROCESSES times
 
 Nothing is shared between workers. In pools that share a pipe (pebble, concurrent.futures) a worker
 killed while it holds the pipe's lock stops all others: pebble waits a minute, then gives up.
@@ -23,7 +23,7 @@ from coop_rl.types import Reward
 START_LIMIT_S = 60.0
 """Longest wait for a process to come up, its imports included."""
 JOIN_LIMIT_S = 5.0
-MOST_LOSSES = 3
+MOST_LOST_PROCESSES = 3
 """Times an answer may lose its process before it pays: a machine out of memory, or an operator,
 kills processes too, and not because of the answer."""
 
@@ -90,7 +90,7 @@ class WorkerProcess:
             except (EOFError, OSError):  # the process died
                 self._restart()
                 losses += 1
-                if losses == MOST_LOSSES:
+                if losses == MOST_LOST_PROCESSES:
                     verdicts.append(CRASHED)
                     losses = 0
         return verdicts

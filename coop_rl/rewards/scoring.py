@@ -1,4 +1,4 @@
-"""From RolloutGroup to ScoredGroup, and the control that makes rewards meaningless."""
+"""From RolloutGroup to ScoredGroup in the reward actor, and the control that shuffles rewards."""
 
 import random
 from collections.abc import Sequence

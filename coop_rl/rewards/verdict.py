@@ -14,6 +14,7 @@ class Answer:
     text: str
     """The response as the model wrote it; hostile until proven otherwise."""
     gold: str
+    """The right answer, as the data gives it."""
     details: str = ""
     """What else the verifier needs, as JSON (`Prompt.details`)."""
     verifier: str = ""

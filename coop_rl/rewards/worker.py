@@ -21,7 +21,7 @@ from coop_rl.rewards.verdict import CRASHED, Answer, JudgeSettings, Verifier
 from coop_rl.types import Reward
 
 ORPHAN_CHECK_S = 1.0
-MOST_MESSAGE = 200
+MOST_MESSAGE_CHARACTERS = 200
 """Characters of an error's message that are logged; it may hold the model's text."""
 LOGGED: set[str] = set()
 """Places in the code whose failure this process has logged."""
@@ -40,7 +40,7 @@ class WorkerSettings:
     functions: tuple[str, ...]
     """The user's functions, loaded at the start for the same reason."""
     verifiers: Mapping[str, Verifier]
-    """By the name an answer gives; the empty name is the section's."""
+    """Verifiers by the name an answer gives; the empty name stands for that of `reward.kind`."""
     judge: JudgeSettings
     canaries: tuple[Answer, ...]
     """Right answers, which each process judges at its start."""
@@ -132,7 +132,7 @@ def _log_crash(error: BaseException) -> None:
     with contextlib.suppress(Exception):  # memory may be used up, and str(error) is the user's code
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
-        _log_once(place, str(error)[:MOST_MESSAGE])
+        _log_once(place, str(error)[:MOST_MESSAGE_CHARACTERS])
 
 
 def _log_once(place: str, message: str) -> None:
