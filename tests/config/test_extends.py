@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from coop_rl.commands.submit import plan_submission
 from coop_rl.config import config_files, load_config, load_serving_config
-from coop_rl.distributed.submit import plan_submission
 from coop_rl.errors import ConfigError, RunDirectoryError
 from tests.config.test_load import MINIMAL
 from tests.main_job.harness import ROOT
