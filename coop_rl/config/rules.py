@@ -24,10 +24,11 @@ from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSectio
 from coop_rl.config.run import CheckpointSection, ModelSection, ObservabilitySection, RunSection
 
 LOOKAHEAD = ("mix", "demonstrations")
+"""Guidance that learns from what one update does to the next batch's return."""
 
 
 def check_engines(rollout: RolloutSection, placement: PlacementSection) -> None:
-    """Refuse engines whose workers have not just one device each."""
+    """Refuse an engine that has not exactly one device for each of its workers."""
     gpus, workers = placement.rollout.gpus, rollout.tensor_parallel_size
     if workers > 1 and gpus not in (0, workers):
         raise ValueError(
@@ -85,7 +86,7 @@ def check_best(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> 
 
 
 def check_overlong(method: Method, rollout: RolloutSection) -> None:
-    """Refuse to punish every response for its length."""
+    """Refuse a penalty on length that would begin beyond the longest response."""
     rl, limit = rl_settings(method), rollout.max_tokens
     if isinstance(rl, DapoRl) and rl.overlong_tokens is not None and rl.overlong_tokens > limit:
         raise ValueError(
@@ -120,7 +121,7 @@ def check_gradients_of_w(meta: MetaSection, method: BridgeMethod, penalty: float
 def check_lookahead(
     meta: MetaSection, method: BridgeMethod, learner: LearnerSection, model: ModelSection
 ) -> None:
-    """Refuse what the derivative of one whole optimiser step does not cover."""
+    """Refuse what look-ahead, the derivative of a single optimiser step, does not cover."""
     kinds = [kind for kind in LOOKAHEAD if kind in meta.guidance]
     if not kinds:
         return
@@ -152,7 +153,7 @@ def check_lookahead(
 
 
 def check_shadow(shadow: ShadowSection, gain: GainSection, learner: LearnerSection) -> None:
-    """Refuse to sample from a shadow that no rollout actor serves, and what it cannot give."""
+    """Refuse samples of a shadow that no rollout actor serves, and moments that cannot be moved."""
     wanted = {
         "gain.estimator fresh": gain.estimator == "fresh",
         "gain.audit_every": gain.audit_every > 0,
@@ -177,7 +178,7 @@ def check_shadow(shadow: ShadowSection, gain: GainSection, learner: LearnerSecti
 
 
 def check_lag(rollout: RolloutSection, method: Method) -> None:
-    """Refuse to sample ahead for steps that may not come, and to mix versions without a lag."""
+    """Refuse sampling ahead for steps that use no rollouts, and in-flight updates without a lag."""
     lag = rollout.max_policy_lag
     if rollout.in_flight_updates and lag == 0:
         raise ValueError(
@@ -194,7 +195,7 @@ def check_lag(rollout: RolloutSection, method: Method) -> None:
 def check_colocated(
     placement: PlacementSection, rollout: RolloutSection, sync: SyncSection
 ) -> None:
-    """Refuse turns that nobody can take, and transfers between two ranks on one device."""
+    """Refuse turns on a device that engines and learners do not share, or cannot take."""
     lag = rollout.max_policy_lag
     if not placement.colocated:
         return

@@ -8,16 +8,16 @@ from coop_rl.config.base import Section
 
 
 class RunSection(Section):
-    """Name, length and seed."""
+    """Name, length and seed of the run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the run directory `<dir>/<name>`."""
+    """Name of the run, whose directory is `<dir>/<name>`."""
     dir: str = "runs"
     """Parent of the run directory."""
     num_steps: int = Field(ge=1)
-    """Meta-steps k."""
+    """Number of meta-steps."""
     seed: int = Field(0, ge=0)
-    """Seeds data order, sampling and w's start."""
+    """Seed of data order, sampling and the initial w."""
 
 
 class ModelSection(Section):
@@ -28,19 +28,19 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the learners; master weights are always fp32."""
     max_length: int | None = Field(None, ge=2)
-    """Context in tokens; null: the model's own."""
+    """Context length in tokens; null: the model's own."""
 
 
 class CheckpointSection(Section):
-    """What survives a crash."""
+    """When checkpoints are written, and which of them are kept."""
 
     every: int = Field(50, ge=0)
     """Steps between checkpoints; 0: only at the end."""
     keep: int = Field(2, ge=1)
-    """Newest checkpoints kept."""
+    """How many of the newest checkpoints are kept."""
     best: str | None = None
     """Metric of an evaluation, such as `eval/sums/pass@1`, whose best checkpoint is kept beside the
-    newest (highest counts; of `.../nll` the lowest); null: none."""
+    newest ones (the highest value is the best, of `.../nll` the lowest); null: none."""
 
 
 class ObservabilitySection(Section):
