@@ -19,7 +19,7 @@ from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
 from coop_rl.driver.checkpoint_store import CheckpointStore, digest, read_progress
-from coop_rl.driver.generation import Generation
+from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.errors import ConfigError, Interrupted, RunDirectoryError
 from coop_rl.evaluation.measure import measure
@@ -213,7 +213,7 @@ def _evaluate(target: Target, folder: Path, console: EvaluationConsole) -> list[
             console.milestone(f"starting {target.name}")
             place = config.placement
             team.start(place.startup_timeout_s, config.sync.timeout_s, (), console.milestone)
-            generation = Generation(config, team.rollouts, team.reward, stop, console.advance)
+            generation = TeamGeneration(config, team.rollouts, team.reward, stop, console.advance)
             for chosen in target.sets:
                 console.begin(chosen.name, 2 * len(chosen.prompts))
                 responses = folder / f"{chosen.name}.responses.jsonl"

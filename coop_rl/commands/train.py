@@ -24,7 +24,7 @@ from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress, stor
 from coop_rl.driver.checkpoints import TeamCheckpoints
 from coop_rl.driver.demonstrations import Demonstrations
 from coop_rl.driver.evaluation import Evaluator
-from coop_rl.driver.generation import Generation
+from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.learners import TeamLearners, TeamMetaController, TeamWeights
 from coop_rl.driver.profiling import ProfilingObserver
 from coop_rl.driver.rollouts import TeamRollouts, TeamShadowRollouts
@@ -151,7 +151,7 @@ class _Session:
     observer: RunObserver
     checkpoints: TeamCheckpoints
     evaluation: Evaluator
-    generation: Generation
+    generation: TeamGeneration
 
     @classmethod
     def build(
@@ -169,8 +169,8 @@ class _Session:
     ) -> "_Session":
         """Put the roles on top of a started team."""
         stages = Stages()
-        joint = Generation(config, team.rollouts, team.reward, stop, stages=stages)
-        shadow = Generation(config, team.shadow_rollouts, team.reward, stop)
+        joint = TeamGeneration(config, team.rollouts, team.reward, stop, stages=stages)
+        shadow = TeamGeneration(config, team.shadow_rollouts, team.reward, stop)
         shadow_rollouts = TeamShadowRollouts(config, team, shadow, stages)
         checkpoints = TeamCheckpoints(config, team, store, resume_from, stop, stages)
         on_cluster = config.placement.address is not None

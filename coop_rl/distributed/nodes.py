@@ -81,7 +81,7 @@ def clocks_apart(theirs: float, began: float, waited_s: float) -> float:
     return max(began - theirs, theirs - began - waited_s, 0.0)
 
 
-def _ask(node: dict[str, Any], probe: Path, here: tuple[str, int]) -> Call:
+def _ask(node: dict[str, Any], probe: Path, here: tuple[str, int]) -> Call[dict[str, Any]]:
     """Start a task on one node, which looks for `probe` and knocks at `here`."""
 
     def look(path: str) -> dict[str, Any]:

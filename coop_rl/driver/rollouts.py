@@ -12,9 +12,10 @@ from coop_rl.algorithm.estimators import RlEstimator
 from coop_rl.config import RunConfig
 from coop_rl.config.method import DapoRl, rl_settings
 from coop_rl.data.collection import Mixture
-from coop_rl.distributed.calls import Call, gather
+from coop_rl.distributed.calls import gather
+from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
-from coop_rl.driver.generation import Generation
+from coop_rl.driver.generation import Generation, TeamGeneration
 from coop_rl.driver.window import Slot, Window
 from coop_rl.rewards.noise import flip_rewards
 from coop_rl.rewards.scoring import shuffle_rewards
@@ -145,7 +146,7 @@ class TeamShadowRollouts:
     """Rollouts of pi(theta-hat, w), which its actors are given anew before every batch."""
 
     def __init__(
-        self, config: RunConfig, team: Team, generation: Generation, stages: Stages
+        self, config: RunConfig, team: Team, generation: TeamGeneration, stages: Stages
     ) -> None:
         self._config = config
         self._team = team
@@ -163,6 +164,6 @@ class TeamShadowRollouts:
     ) -> Sequence[ScoredGroup]:
         """Return one scored group per prompt, sampled from the shadow after `step` steps."""
         version = PolicyVersion(step, step)
-        calls: list[Call] = [m.call("publish", "publish", version) for m in self._team.shadow]
+        calls = [rank.call(LearnerActor.publish, version) for rank in self._team.shadow]
         gather(calls, 4 * self._config.sync.timeout_s)
         return self._generation.run(prompts, sampling, version)

@@ -13,11 +13,12 @@ from coop_rl.algorithm.roles import Evaluation
 from coop_rl.config import RunConfig
 from coop_rl.config.method import ColdStartMethod
 from coop_rl.distributed.calls import gather
+from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
 from coop_rl.driver.rollouts import SHADOW_SEED, TeamShadowRollouts, step_sampling
 from coop_rl.evaluation.measure import Generate
 from coop_rl.tracing.stages import Stages
-from coop_rl.types import Demonstration, DemonstrationFit, PolicyVersion, Prompt
+from coop_rl.types import Demonstration, PolicyVersion, Prompt
 
 NLL = "eval/demonstrations/nll"
 TOKEN_ACCURACY = "eval/demonstrations/token_accuracy"
@@ -82,8 +83,8 @@ class TeamValidation:
 
     def _fit(self) -> Mapping[str, float]:
         """Return how well the policy predicts the kept demonstrations."""
-        calls = [m.call("validate", "fit", self._rows) for m in self._team.joint]
-        fit: DemonstrationFit = gather(calls, self._config.placement.call_timeout_s)[0]
+        calls = [rank.call(LearnerActor.fit, self._rows) for rank in self._team.joint]
+        fit = gather(calls, self._config.placement.call_timeout_s)[0]
         return {NLL: fit.nll, TOKEN_ACCURACY: fit.token_accuracy}
 
     def _audit(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
