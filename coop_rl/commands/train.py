@@ -1,6 +1,6 @@
 """`coop-rl train`: check everything, start the actors, run the loop, sum up, leave nothing behind.
 
-    config, data --_check--> CheckedRun --_start--> Team of actors --_Session--> roles --_train--> summary
+    config --_check--> CheckedRun --_start--> Team --_Session.build--> roles --_train--> summary
 
 Order matters: all input is checked before the run directory is made, and that before Ray starts.
 """

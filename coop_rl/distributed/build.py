@@ -1,4 +1,7 @@
-"""From a config to a started team of actors."""
+"""From a config to the actors of a team; called by `commands.train` and `commands.evaluate`.
+
+config --placement.reserved--> room on nodes --team_of--> Team, whose `start` links the actors
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +27,7 @@ MANY_CALLS = 4096
 SINGLE = ("reward", "meta-controller")
 """Roles of one actor, whose name has no number."""
 INDEX = object()
+"""Stands, among the arguments of a role's actors, for each one's index."""
 SHUTDOWN_GRACE_S = 10.0
 """How long an engine gets to end its own processes."""
 

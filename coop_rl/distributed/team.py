@@ -1,5 +1,7 @@
 """The actors of one run or evaluation, by role, and the start-up that links them.
 
+`distributed.build` creates a team, a command starts it, and `driver/` calls its members.
+
 meta --- "guidance" group --- joint ranks, rl_only ranks        (push of w)
 joint rank r --- "resync" group --- rl_only rank r              (their parts of theta's state)
 joint rank 0 --- weight transfer (vLLM) --- engine workers      (merged weights)

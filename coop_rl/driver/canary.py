@@ -4,7 +4,8 @@
     those tokens --> joint learner --> their log-probs under (theta, w)         must be equal
 
 Checksums prove that bytes arrived; only this proves that the engine's kernels use them: it goes the
-way of every rollout, through prefix cache, packed weights, temperature and version stamps.
+way of every rollout, through prefix cache, packed weights, temperature and version stamps. Called
+by `driver.learners.TeamWeights` after a publish.
 """
 
 import math
@@ -24,9 +25,9 @@ from coop_rl.weights.receipt import describe_difference
 
 NUM_PROMPTS, NUM_SAMPLES, MAX_TOKENS = 4, 2, 16
 SEED = 20_250_906
-"""Any fixed number."""
+"""Any fixed number, so that every check samples with the same random numbers."""
 FP32_TOLERANCE, BF16_TOLERANCE = 1e-3, 0.1
-"""Nats; measured differences are in docs/results.md."""
+"""Allowed mean difference in nats; measured ones are in docs/results.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,11 @@ class Agreement:
     """How far one rollout actor's log-probs are from the learner's, over the canary's tokens."""
 
     mean: float
+    """Mean absolute difference, in nats."""
     largest: float
+    """Largest absolute difference, in nats."""
     num_tokens: int
+    """Tokens compared."""
 
 
 def compare(
@@ -62,7 +66,7 @@ class Canary:
         stages: Stages,
         report: Callable[[str], None],
     ) -> None:
-        """Use the first of `prompts`; `report` gets one line after the first check."""
+        """Sample on the first `NUM_PROMPTS` prompts; `report` gets a line after the first check."""
         self._every = config.sync.canary_every
         self._team = team
         self._prompts = tuple(prompts[:NUM_PROMPTS])

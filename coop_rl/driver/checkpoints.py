@@ -1,4 +1,7 @@
-"""Saving and restoring all roles together, at step boundaries."""
+"""The loop's role `Checkpoints`: all roles saved and restored together, at step boundaries.
+
+learners, meta-controller --save--> one folder of driver.checkpoint_store, complete or absent
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +21,7 @@ from coop_rl.types import PolicyVersion
 
 
 class TeamCheckpoints:
-    """All roles' state in one folder that is complete or absent."""
+    """Implements `algorithm.roles.Checkpoints`; every checkpoint is of one boundary of steps."""
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class TeamCheckpoints:
         self._boundary = Progress(0, PolicyVersion(0, 0))
         self._best = config.checkpoint.best
         self.last: Path | None = resume_from
+        """The checkpoint that was written last, by this run or the one it goes on from."""
 
     def restore(self) -> Progress:
         """Load the checkpoint the run resumes from, if any; it was verified when it was found."""

@@ -1,7 +1,11 @@
-"""The loop's roles that train: each turns one verb into remote calls with a limit.
+"""The loop's roles that train and publish: each turns one verb into remote calls with a limit.
 
-Rollouts are in `driver.rollouts`. Called by `algorithm.train`; holds no tensors (gradients of
-w travel as unopened handles).
+    TeamLearners         step         batches --> joint learner and shadow --> what they report
+    TeamMetaController   update       gradients of w --> meta-controller --w--> all learners
+    TeamWeights          publish      joint learner --merged weights--> rollout actors, canary
+
+Called by `algorithm.train`; rollouts are in `driver.rollouts`. The driver holds no tensors: the
+gradients of w stay with the learners until the meta-controller opens them.
 """
 
 from collections.abc import Sequence
@@ -31,6 +35,7 @@ from coop_rl.types import (
 from coop_rl.weights.receipt import Receipt, describe_difference
 
 SHADOW_OBJECTIVE = Objective(rl_weight=1.0, sft_weight=0.0)
+"""The shadow learns from rewards alone; that is what makes it the shadow."""
 
 
 class TeamLearners:
@@ -84,7 +89,7 @@ class TeamMetaController:
     def update(
         self, joint: StepResult, shadow: StepResult | None, gain: CooperativeGain | None
     ) -> GuidanceUpdate | None:
-        """Update guidance, and push w by one broadcast in the guidance group.
+        """Move w by what the step reported, and push it to every learner by one broadcast.
 
         The push is asked for at once: the meta-controller takes its calls in order, and learners
         wait in the broadcast, so no answer has to come back here in between. Publishing has to wait
@@ -120,7 +125,7 @@ class TeamMetaController:
         self._compare(gather(self._start_push(), self._timeout_s))
 
     def _start_push(self) -> list[Call[Receipt]]:
-        """Start the calls of a push, the meta-controller's first; none where there is no w."""
+        """Start a push of w, the meta-controller's call first; nothing where there is no w."""
         if self._team.meta is None or not self._has_adapter:
             return []
         calls = [rank.call(LearnerActor.receive_w) for rank in self._team.learners]
@@ -138,7 +143,7 @@ class TeamMetaController:
 
 
 class TeamWeights:
-    """Weight sync of merged theta + s*B*A from `joint` to the rollout actors."""
+    """Sends the merged weights theta + s*B*A of the joint learner to the rollout actors."""
 
     def __init__(
         self,
@@ -151,7 +156,7 @@ class TeamWeights:
         """Send to the actors of `generation`, which knows when nothing is sampled."""
         self._generation = generation
         self._canary = canary
-        # One sync is several calls, each limited by sync.timeout_s on its own.
+        # A sync is several calls, each limited by sync.timeout_s.
         self._timeout_s = 4 * config.sync.timeout_s
         self._team = team
         self._stages = stages

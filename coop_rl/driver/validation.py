@@ -1,7 +1,7 @@
-"""What is measured between steps besides accuracy: the fit to kept demonstrations, audits of G.
+"""The loop's role `Evaluation`, what is measured besides accuracy: fit to demonstrations, audits.
 
 eval/demonstrations/...     kept demonstrations --> joint learners' log-probs
-gain/audit                  held-out prompts --> rollouts of both branches --> difference
+gain/audit                  held-out prompts --> rollouts of policy and shadow --> difference
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class TeamValidation:
         shadow: TeamShadowRollouts,
         stages: Stages,
     ) -> None:
-        """Measure on `demonstrations` and on the first of `held_out`."""
+        """Measure on `demonstrations` and on the first `gain.audit_prompts` of `held_out`."""
         self._config = config
         self._team = team
         self._rows = [(d.prompt_ids, d.response_ids) for d in demonstrations]
@@ -88,7 +88,7 @@ class TeamValidation:
         return {NLL: fit.nll, TOKEN_ACCURACY: fit.token_accuracy}
 
     def _audit(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
-        """Return the difference of mean rewards, from fresh rollouts of both branches."""
+        """Return by how much the policy's mean reward exceeds the shadow's, from fresh rollouts."""
         sampling = step_sampling(self._config, step, AUDIT_SEED)
         shadow_sampling = step_sampling(self._config, step, AUDIT_SEED + SHADOW_SEED)
         joint = self._generate(self._prompts, sampling, version)
