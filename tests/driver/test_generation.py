@@ -100,7 +100,9 @@ def sender(engines: list[Any], log: list[str] | None = None) -> Callable[[], Non
 
     def send() -> None:
         version = str(NEXT)
-        calls = [Call[None]("a", "finish", e.finish_weight_update.remote(version)) for e in engines]
+        calls: list[Call[None]] = [
+            Call("a", "finish", e.finish_weight_update.remote(version)) for e in engines
+        ]
         gather(calls, 10)
         if log is not None:
             log.append("sent")
