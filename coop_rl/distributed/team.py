@@ -23,9 +23,7 @@ from coop_rl.distributed.actors import (
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member
-
-GUIDANCE_GROUP = "guidance"
-RESYNC_GROUP = "resync"
+from coop_rl.learner.peers import GUIDANCE_GROUP, RESYNC_GROUP
 
 
 @dataclass(frozen=True, slots=True)
