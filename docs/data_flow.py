@@ -184,10 +184,10 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
             "Each learner group takes its step and reports; this one is `joint`. "
             "`adapter_gradients` stays in the object store until the meta-controller opens it.",
         ),
-        (record.shadow, "The same from `rl_only`: its own log-ratios, no SFT part."),
+        (record.shadow, "The same from `shadow`: its own log-ratios, no SFT part."),
         (
             gradients,
-            "What the meta-controller gets of `joint` (and the same of `rl_only`), straight from "
+            "What the meta-controller gets of `joint` (and the same of `shadow`), straight from "
             "the learners.",
         ),
         (

@@ -106,7 +106,7 @@ def pack(
 def pack_branches(
     lesson: Lesson, fresh: Sequence[TokenSample], shape: PackShape, *, is_own: bool
 ) -> tuple[BranchBatch, BranchBatch]:
-    """Cut one meta-step's data into optimiser steps, for `joint` and for `rl_only`.
+    """Cut one meta-step's data into optimiser steps, for `joint` and for `shadow`.
 
     Samples come group by group and groups stay whole; demonstrations are dealt evenly.
 

@@ -78,9 +78,9 @@ class Learners(Protocol):
     ) -> tuple[StepResult, StepResult | None]:
         """Take gradients on both branches, then update both; shadow is None where there is none.
 
-        `batches` are those of `joint` and of `rl_only`.
+        `batches` are those of `joint` and of `shadow`.
 
-        `joint` follows `objective`; `rl_only` follows RL alone, or restarts from theta where
+        `joint` follows `objective`; `shadow` follows RL alone, or restarts from theta where
         `objective.resync_shadow` says so.
         """
         ...

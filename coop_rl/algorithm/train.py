@@ -2,7 +2,7 @@
 
     prompts --> rollouts --> groups --+                        +--> StepResult (joint)   --+
                                       +--> lesson --> learners +                           +--> gain
-    demonstrations -------------------+                        +--> StepResult (rl_only) --+     |
+    demonstrations -------------------+                        +--> StepResult (shadow)  --+     |
          ^                                                                                       v
          +---- publish merged theta + s*B*A  <---- push w <---- meta-controller <----------------+
 

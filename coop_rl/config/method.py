@@ -339,7 +339,7 @@ class AdapterSection(Section):
 
 
 class ShadowSection(Section):
-    """The shadow theta-hat, branch `rl_only`."""
+    """The branch `shadow`: theta-hat, which follows RL alone."""
 
     resync_every: int | None = Field(5, ge=1)
     """Every m steps theta-hat restarts from theta; null: the paper's persistent chain."""

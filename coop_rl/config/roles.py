@@ -47,7 +47,7 @@ class RolloutSection(Section):
 
 
 class LearnerSection(Section):
-    """The learner groups; `joint` and `rl_only` are built from the same settings."""
+    """The learner groups; `joint` and `shadow` are built from the same settings."""
 
     num_ranks: int = Field(1, ge=1)
     """Ranks of each learner group."""
@@ -132,7 +132,7 @@ class PlacementSection(Section):
     learner: RoleResources = RoleResources(cpus=1)
     """Each rank of `joint`."""
     shadow: RoleResources = RoleResources(cpus=1)
-    """Each rank of `rl_only`."""
+    """Each rank of `shadow`."""
     meta: RoleResources = RoleResources()
     """The meta-controller; at 0 it lies beside the first rank of `joint`."""
     colocated: bool = False

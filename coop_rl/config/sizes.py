@@ -128,8 +128,8 @@ def role_counts(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
     return {
         "rollout": serving["rollout"],
         "learner joint": (ranks, place.learner),
-        "learner rl_only": (ranks if with_shadow else 0, place.shadow),
-        "rollout rl_only": (config.shadow.num_rollout_actors if with_shadow else 0, place.rollout),
+        "learner shadow": (ranks if with_shadow else 0, place.shadow),
+        "rollout shadow": (config.shadow.num_rollout_actors if with_shadow else 0, place.rollout),
         "meta-controller": (1 if config.method.kind == "bridge" else 0, place.meta),
         "reward": serving["reward"],
     }

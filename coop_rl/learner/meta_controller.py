@@ -173,7 +173,7 @@ class MetaController:
     def _check_versions(self, joint: AdapterGradients, shadow: AdapterGradients | None) -> None:
         if shadow is not None and shadow.version != joint.version:
             raise VersionError(
-                f"gradients of joint at {joint.version} and of rl_only at {shadow.version} "
+                f"gradients of joint at {joint.version} and of the shadow at {shadow.version} "
                 "cannot be subtracted"
             )
         if joint.version.adapter != self.version:

@@ -40,7 +40,7 @@ class LearnerSettings:
         section, rl = config.learner, rl_settings(config.method)
         away: dict[Branch, bool] = {
             "joint": section.offload,
-            "rl_only": section.offload or config.shadow.offload,
+            "shadow": section.offload or config.shadow.offload,
         }
         loss = LossSettings(
             estimator=build_method(config).estimator,

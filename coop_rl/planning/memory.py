@@ -51,7 +51,7 @@ class MemoryPlan:
 def learner_memory(
     config: RunConfig, shape: ModelShape, ranks: int | None = None, tokens: int | None = None
 ) -> MemoryPlan:
-    """Return the peak of one rank of `joint`, or of `rl_only`, which is built alike.
+    """Return the peak of one rank of `joint`, or of `shadow`, which is built alike.
 
     With `learner.offload` AdamW's moments come onto a GPU when activations and logits are gone: the
     larger of both counts. Left out: `shadow.offload`, which spares one branch only, and the second

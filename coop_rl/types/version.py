@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Branch = Literal["joint", "rl_only"]
-"""`joint` trains theta on SFT and RL; `rl_only` trains the shadow theta-hat on RL alone."""
+Branch = Literal["joint", "shadow"]
+"""`joint` trains theta on SFT and RL; `shadow` trains theta-hat on RL alone."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

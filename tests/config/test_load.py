@@ -162,10 +162,10 @@ def test_sizes_and_shadow_follow_the_method(minimal: Path) -> None:
     bridge = derive_sizes(load_config(minimal))
     assert bridge.num_samples == 32 * 8
     assert bridge.total_cpus == 3
-    assert bridge.cpus["learner rl_only"] == 1
+    assert bridge.cpus["learner shadow"] == 1
     rl = derive_sizes(load_config(minimal, ["method.kind=rl"]))
     assert rl.num_demonstrations == 0
-    assert rl.cpus["learner rl_only"] == 0
+    assert rl.cpus["learner shadow"] == 0
     assert not has_shadow(load_config(minimal, ["meta.w_objective=mixture"]))
 
 

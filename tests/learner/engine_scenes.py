@@ -196,7 +196,7 @@ def own_bracket(build: Build) -> dict[str, Any]:
 
 def fresh_bracket(build: Build) -> dict[str, Any]:
     """The shadow, whose bracket is measured on rollouts of its own."""
-    learner = build(Setup(branch="rl_only"))
+    learner = build(Setup(branch="shadow"))
     size = learner.engine.world_size
     batches = [
         BranchBatch((build_batch(k, size),), replace(build_batch(20 + k, size), num_rl_tokens=40))
@@ -340,8 +340,8 @@ def own_optimizer(build: Build, folder: Path) -> dict[str, Any]:
 
 def offloaded(build: Build) -> dict[str, Any]:
     """The shadow with its moments moved away but for updates, beside one that keeps them."""
-    moving = build(Setup(replace(LEARNER, offloaded=frozenset({"rl_only"})), branch="rl_only"))
-    staying = build(Setup(branch="rl_only"))
+    moving = build(Setup(replace(LEARNER, offloaded=frozenset({"shadow"})), branch="shadow"))
+    staying = build(Setup(branch="shadow"))
     size = staying.engine.world_size
     try:
         for step in range(2):

@@ -110,7 +110,7 @@ class Branches:
 
 def build_branches(config: RunConfig, task: Task) -> Branches:
     joint, policy = build_learner(config, "joint")
-    shadow, shadow_policy = build_learner(config, "rl_only") if has_shadow(config) else (None, None)
+    shadow, shadow_policy = build_learner(config, "shadow") if has_shadow(config) else (None, None)
     if shadow is not None:
         pipe = Pipe()
         joint.attach_group(RESYNC_GROUP, pipe.sender())

@@ -38,7 +38,7 @@ class Method:
     """
 
     uses_shadow = False
-    """Whether the branch `rl_only` exists."""
+    """Whether the branch `shadow` exists."""
     gain = GainSettings()
 
     def __init__(self, estimator: RlEstimator) -> None:
