@@ -180,7 +180,7 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
         (
             micro.grid,
             "What the model computes for it: lanes of sequences, several behind each other where "
-            "that saves padding, and the responses to one prompt as branches of it.",
+            "that saves padding, and the responses to one prompt behind that prompt.",
         ),
         (
             record.joint,
