@@ -1,141 +1,61 @@
 """Sections that say which method runs: `method`, `adapter`, `shadow`, `gain`, `meta`."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from coop_rl.config.base import Section
+from coop_rl.config.estimators import AnyRl, DrGrpoRl, ReweightedRl, RlSettings
+
+WhichDemonstrations = Literal["none", "next", "matching"]
+"""Which demonstrations a method learns from: none; the step's own, in seeded order; or those of the
+prompts that the step samples, where the data has them."""
 
 
-class KlSettings(Section):
-    """The penalty beta * KL(pi || pi_ref); pi_ref is the frozen start, without adapter."""
+class MethodSection(Section):
+    """What the rest of the program asks of a method; each says what is not so by default."""
 
-    weight: float = Field(0.0, ge=0.0)
-    """beta, in reward per nat where the RL loss is a token mean, which the KL always is; 0: no
-    reference model is loaded."""
-    estimator: Literal["k1", "k2", "k3"] = "k1"
-    """k1: the exact gradient of the response's KL, through reward-to-go; k2: token by token,
-    lower variance, leaves out what a token does to later ones; k3: reported as k3, gradient of
-    k2 (the gradient of k3 itself is that of another divergence)."""
+    samples: ClassVar[bool] = True
+    """Whether it learns from rollouts."""
+    demonstrations: ClassVar[WhichDemonstrations] = "next"
+    """Which demonstrations it learns from."""
+    skips_rollouts: ClassVar[bool] = False
+    """Whether steps without rollouts come between those with them, so that nothing may be sampled
+    ahead: it would be too old when it is used."""
+    is_guided: ClassVar[bool] = False
+    """Whether a meta-controller guides it: only then do `meta`, `adapter`, `shadow` and `gain`
+    count."""
 
+    @property
+    def rl_settings(self) -> RlSettings:
+        """What all RL losses share; defaults where the method has no section `rl`."""
+        return ReweightedRl()
 
-class RlSettings(Section):
-    """What all RL estimators share."""
+    def num_validation_rows(self, num_demonstrations: int) -> int:  # noqa: ARG002
+        """Return how many demonstrations are kept for validation where the config does not say."""
+        return 0
 
-    ratio_cap: float = Field(5.0, gt=1.0)
-    """Upper limit of the bracket's sequence weight, and of that of `reweighted` and `rloo`:
-    sg[min(weight, cap)]."""
-    mismatch_cap: float | None = Field(2.0, gt=0.0)
-    """Truncated importance sampling for engines that differ from learners: each token's term is
-    multiplied by min(pi_old / pi_engine, cap); null: off; `reweighted` needs none."""
-    kl: KlSettings = KlSettings()
-    """Penalty for leaving the start."""
-    entropy_weight: float = Field(0.0, ge=0.0)
-    """Weight of the mean token entropy, added to what is maximised."""
-
-
-class ReweightedRl(RlSettings):
-    """Policy gradient with the whole response's importance weight: the bracket's own loss."""
-
-    kind: Literal["reweighted"] = "reweighted"
-    normalize_by_std: bool = True
-    """Divide group-relative advantages by the group's standard deviation, as GRPO does."""
+    def needs_validation(self, step: int) -> bool:  # noqa: ARG002
+        """Return whether the method itself needs the validation NLL after `step` steps."""
+        return False
 
 
-class GrpoRl(RlSettings):
-    """GRPO, arXiv 2402.03300: clipped ratios, mean over each response, then over responses."""
+class EstimatorMethod(MethodSection):
+    """A method whose RL loss is an estimator's; each declares `rl` where it stands in its fields."""
 
-    kind: Literal["grpo"] = "grpo"
-    clip: float = Field(0.2, gt=0.0)
-    """Ratios count within 1 - clip ... 1 + clip."""
+    if TYPE_CHECKING:
+        rl: AnyRl
 
-
-class DrGrpoRl(RlSettings):
-    """Dr. GRPO, arXiv 2503.20783: no division by standard deviation or response length."""
-
-    kind: Literal["dr_grpo"] = "dr_grpo"
-    clip: float = Field(0.2, gt=0.0)
-    """Ratios count within 1 - clip ... 1 + clip."""
+    @property
+    def rl_settings(self) -> RlSettings:
+        """The section of the estimator."""
+        return self.rl
 
 
-class DapoRl(RlSettings):
-    """DAPO, arXiv 2503.14476: clip-higher, token mean, dynamic sampling, overlong shaping."""
-
-    kind: Literal["dapo"] = "dapo"
-    clip_low: float = Field(0.2, gt=0.0)
-    """Lower end is 1 - clip_low."""
-    clip_high: float = Field(0.28, gt=0.0)
-    """Upper end is 1 + clip_high."""
-    max_refills: int = Field(3, ge=0)
-    """Prompts whose rewards are all equal are replaced by others, at most so many times
-    prompts.per_step a step."""
-    overlong_tokens: int | None = Field(None, ge=1)
-    """Length before rollout.max_tokens over which the reward falls linearly by 1; null: off
-    (paper: 4096 of 20480)."""
-
-
-class RlooRl(RlSettings):
-    """RLOO, arXiv 2402.14740: the baseline is the mean reward of the group's other responses."""
-
-    kind: Literal["rloo"] = "rloo"
-
-
-class ReinforcePlusPlusRl(RlSettings):
-    """REINFORCE++, arXiv 2501.03262: advantages normalised over the whole batch, clipped ratios."""
-
-    kind: Literal["reinforce_pp"] = "reinforce_pp"
-    baseline: Literal["batch", "group"] = "batch"
-    """Subtracted before normalising: the batch's mean, or the group's (REINFORCE++-baseline)."""
-    clip: float = Field(0.2, gt=0.0)
-    """Ratios count within 1 - clip ... 1 + clip."""
-
-
-class GspoRl(RlSettings):
-    """GSPO, arXiv 2507.18071: one clipped, length-normalised ratio a response."""
-
-    kind: Literal["gspo"] = "gspo"
-    clip_low: float = Field(3e-4, gt=0.0)
-    """Lower end is 1 - clip_low (paper)."""
-    clip_high: float = Field(4e-4, gt=0.0)
-    """Upper end is 1 + clip_high (paper)."""
-
-
-class CispoRl(RlSettings):
-    """CISPO, arXiv 2506.13585: the ratio's clipped value weighs log pi, no token is dropped."""
-
-    kind: Literal["cispo"] = "cispo"
-    clip_low: float | None = Field(None, gt=0.0)
-    """Lower end is 1 - clip_low; null: no lower end (paper)."""
-    clip_high: float = Field(4.0, gt=0.0)
-    """Upper end is 1 + clip_high; the paper tunes it and states no value."""
-
-
-class PpoRl(RlSettings):
-    """PPO-clip, arXiv 1707.06347, with group-relative advantages and a token mean."""
-
-    kind: Literal["ppo"] = "ppo"
-    clip: float = Field(0.2, gt=0.0)
-    """Ratios count within 1 - clip ... 1 + clip."""
-    dual_clip: float | None = Field(3.0, gt=1.0)
-    """Limit of the loss for negative advantages, times |A| (arXiv 1912.09729); null: none."""
-
-
-AnyRl = Annotated[
-    ReweightedRl
-    | GrpoRl
-    | DrGrpoRl
-    | DapoRl
-    | RlooRl
-    | ReinforcePlusPlusRl
-    | GspoRl
-    | CispoRl
-    | PpoRl,
-    Field(discriminator="kind"),
-]
-
-
-class BridgeMethod(Section):
+class BridgeMethod(EstimatorMethod):
     """Cooperative SFT and RL: docs/algorithm.md section 3, arXiv 2509.06948."""
+
+    is_guided = True
 
     kind: Literal["bridge"] = "bridge"
     mix: float = Field(0.5, ge=0.0, le=1.0)
@@ -145,22 +65,30 @@ class BridgeMethod(Section):
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
 
+    def penalty(self, meta: "MetaSection") -> float:
+        """Return lambda_w, the weight of the bracket in w's step."""
+        return self.mix if meta.penalty is None else meta.penalty
 
-class RlMethod(Section):
+
+class RlMethod(EstimatorMethod):
     """RL alone ("RL-zero"): theta follows RL; no demonstrations, no adapter, no shadow."""
+
+    demonstrations = "none"
 
     kind: Literal["rl"] = "rl"
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
 
 
-class SftMethod(Section):
+class SftMethod(MethodSection):
     """SFT alone: theta follows the demonstrations; nothing is sampled for training."""
+
+    samples = False
 
     kind: Literal["sft"] = "sft"
 
 
-class SumMethod(Section):
+class SumMethod(EstimatorMethod):
     """Both losses in every step, L_RL + mu * L_SFT; no adapter, no shadow."""
 
     kind: Literal["sum"] = "sum"
@@ -170,8 +98,10 @@ class SumMethod(Section):
     """The RL estimator."""
 
 
-class AlternateMethod(Section):
+class AlternateMethod(EstimatorMethod):
     """A step of RL, a step of SFT, and so on; no adapter, no shadow."""
+
+    skips_rollouts = True
 
     kind: Literal["alternate"] = "alternate"
     sft_lr_scale: float = Field(1.0, gt=0.0)
@@ -180,7 +110,7 @@ class AlternateMethod(Section):
     """The RL estimator."""
 
 
-class ChordMethod(Section):
+class ChordMethod(EstimatorMethod):
     """CHORD, arXiv 2508.11408: (1 - mu) L_RL + mu L_SFT with a fading mu; no adapter, no shadow."""
 
     kind: Literal["chord"] = "chord"
@@ -208,7 +138,7 @@ class ChordMethod(Section):
         return (0.1 if self.phi else 0.05) if self.mu_valley is None else self.mu_valley
 
 
-class ColdStartMethod(Section):
+class ColdStartMethod(EstimatorMethod):
     """SFT until the validation NLL stops falling (or for so many epochs), then RL."""
 
     kind: Literal["cold_start"] = "cold_start"
@@ -227,9 +157,19 @@ class ColdStartMethod(Section):
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
 
+    def num_validation_rows(self, num_demonstrations: int) -> int:
+        """Return a tenth of the demonstrations, at most 64: the switch is found on them."""
+        return min(64, num_demonstrations // 10)
 
-class HptMethod(Section):
+    def needs_validation(self, step: int) -> bool:
+        """Return whether the curve that ends the SFT phase gets its next point."""
+        return step % self.check_every == 0
+
+
+class HptMethod(EstimatorMethod):
     """HPT, arXiv 2509.04419: prompts the policy fails are taught, the others reinforced."""
+
+    demonstrations = "matching"
 
     kind: Literal["hpt"] = "hpt"
     gate: int = Field(0, ge=0)
@@ -240,11 +180,18 @@ class HptMethod(Section):
     """The RL estimator."""
 
 
-class LuffySettings(Section):
+class LuffySettings(MethodSection):
     """What the LUFFY family shares; losses of their own instead of an RL estimator."""
+
+    demonstrations = "matching"
 
     entropy_weight: float = Field(1e-3, ge=0.0)
     """Weight of the entropy bonus (the authors' scripts: 0.001; LUFFY's paper: 0.01)."""
+
+    @property
+    def rl_settings(self) -> RlSettings:
+        """The defaults, and the entropy bonus."""
+        return RlSettings(entropy_weight=self.entropy_weight)
 
 
 class LuffyMethod(LuffySettings):
@@ -253,8 +200,10 @@ class LuffyMethod(LuffySettings):
     kind: Literal["luffy"] = "luffy"
 
 
-class SrftMethod(Section):
+class SrftMethod(MethodSection):
     """SRFT, arXiv 2506.19767: SFT and RL on demonstrations and rollouts, weighed by entropy."""
+
+    demonstrations = "matching"
 
     kind: Literal["srft"] = "srft"
     sft_weight: float = Field(0.5, ge=0.0)
@@ -265,6 +214,8 @@ class SrftMethod(Section):
 
 class ReliftMethod(LuffySettings):
     """ReLIFT, arXiv 2506.07527: RL, and SFT on the prompts that no response solved."""
+
+    skips_rollouts = True
 
     kind: Literal["relift"] = "relift"
     buffer_size: int = Field(128, ge=1)
@@ -287,17 +238,6 @@ Method = Annotated[
     | ReliftMethod,
     Field(discriminator="kind"),
 ]
-
-
-def rl_settings(method: Method) -> RlSettings:
-    """Return what the method's RL estimator shares with others; defaults where it has its own."""
-    match method:
-        case SftMethod() | SrftMethod():
-            return RlSettings()
-        case LuffyMethod() | ReliftMethod():
-            return RlSettings(entropy_weight=method.entropy_weight)
-        case _:
-            return method.rl
 
 
 Schedule = Literal["constant", "linear", "cosine"]
