@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop_rl.config import RunConfig
-from coop_rl.config.method import rl_settings
 from coop_rl.types import CooperativeGain, ScoredGroup, StepResult
 
 PerPrompt = NDArray[np.float64]
@@ -50,7 +49,7 @@ class GainSettings:
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
         """Take the sections `gain`, `shadow` and `method.rl`."""
-        rl = rl_settings(config.method)
+        rl = config.method.rl_settings
         estimator = config.gain.estimator
         return cls(
             min_ess=config.gain.min_ess,

@@ -5,8 +5,9 @@ Verbs, one each: generate, score, estimate, pack, step, measure, update, publish
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from coop_rl.config.method import WhichDemonstrations
 from coop_rl.types import (
     BranchBatch,
     CooperativeGain,
@@ -57,7 +58,7 @@ class Demonstrations(Protocol):
     def next_batch(
         self,
         step: int,
-        which: Literal["none", "next", "matching"],
+        which: WhichDemonstrations,
         groups: Sequence[ScoredGroup],
     ) -> Sequence[Demonstration]:
         """Return the demonstrations of a step.

@@ -20,7 +20,7 @@ from coop_rl.algorithm.estimators.base import (
 from coop_rl.algorithm.kl import kl_loss, kl_per_token
 from coop_rl.algorithm.lanes import BatchRow, Tree, lay_out
 from coop_rl.algorithm.losses import demonstration_loss, sequence_log_ratio, sft_loss
-from coop_rl.config.method import KlSettings, ReweightedRl
+from coop_rl.config.estimators import KlSettings, ReweightedRl
 from coop_rl.learner.engine import TrainingEngine
 from coop_rl.learner.statistics import StepSums
 from coop_rl.models import TokenScores
