@@ -41,7 +41,7 @@ class MethodSection(Section):
 
 
 class EstimatorMethod(MethodSection):
-    """A method whose RL loss is an estimator's; each declares `rl` where it stands in its fields."""
+    """A method whose RL loss is an estimator's, which its field `rl` chooses."""
 
     if TYPE_CHECKING:
         rl: AnyRl

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.packing import PackShape, pack, pack_branches
-from coop_rl.config.method import GrpoRl, KlSettings, PpoRl
+from coop_rl.config.estimators import GrpoRl, KlSettings, PpoRl
 from coop_rl.errors import ConfigError
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
