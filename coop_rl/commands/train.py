@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coop_rl.algorithm.methods import Method, build_method
+from coop_rl.algorithm.methods import AnyMethod, build_method
 from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Roles
 from coop_rl.algorithm.train import train
@@ -165,7 +165,7 @@ class _Session:
         console: RunConsole,
         team: Team,
         stop: StopRequest,
-        method: Method,
+        method: AnyMethod,
     ) -> "_Session":
         """Put the roles on top of a started team."""
         stages = Stages()
