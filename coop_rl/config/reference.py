@@ -15,9 +15,10 @@ PREFACE = """# Config reference
 Written by `make docs` from the docstrings in `coop_rl/config/`; do not edit. One YAML file is
 a whole run; `--set section.field=value` overrides; unknown keys and duplicate keys are errors.
 
-`extends: other.yaml` at the top of a file, a path relative to that file, takes another file's values
-first. Sections are merged field by field, lists are replaced, and another `kind` drops the fields
-that the new variant does not have; `--set` comes last. The other file must not extend a third.
+`extends: other.yaml` at the top of a file, a path relative to that file, takes another file's
+values first. Sections are merged field by field, lists are replaced, and another `kind` drops the
+fields that the new variant does not have; `--set` comes last. The other file must not extend
+a third.
 """
 COLUMNS = ("field", "value", "default", "meaning")
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
