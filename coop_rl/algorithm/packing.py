@@ -46,13 +46,13 @@ class PackShape:
     num_minibatches: int = 1
     """Optimiser steps a meta-step's data is cut into."""
     num_epochs: int = 1
-    """Passes over them."""
+    """How often a meta-step goes through its minibatches."""
     group_size: int = 1
     """Samples per prompt."""
     layout: Layout = "trees"
     """How sequences lie in lanes."""
     hidden_size: int = 1024
-    """H of the model: what attention costs beside the rest."""
+    """H of the model, which says how much attention costs beside the rest."""
 
     @classmethod
     def from_config(cls, config: RunConfig, hidden_size: int) -> Self:

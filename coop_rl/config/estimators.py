@@ -11,27 +11,27 @@ class KlSettings(Section):
     """The penalty beta * KL(pi || pi_ref); pi_ref is the frozen start, without adapter."""
 
     weight: float = Field(0.0, ge=0.0)
-    """beta, in reward per nat where the RL loss is a token mean, which the KL always is; 0: no
-    reference model is loaded."""
+    """beta, in reward per nat where the RL loss is a mean over tokens, as the KL always is; 0: no
+    penalty, and no reference model is loaded."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
-    """k1: the exact gradient of the response's KL, through reward-to-go; k2: token by token,
-    lower variance, leaves out what a token does to later ones; k3: reported as k3, gradient of
-    k2 (the gradient of k3 itself is that of another divergence)."""
+    """k1: the exact gradient of the response's KL, through reward-to-go; k2: token by token, with
+    less variance, without what a token does to later ones; k3: reported as k3, with the gradient of
+    k2 (that of k3 itself belongs to another divergence)."""
 
 
 class RlSettings(Section):
     """What all RL estimators share."""
 
     ratio_cap: float = Field(5.0, gt=1.0)
-    """Upper limit of the bracket's sequence weight, and of that of `reweighted` and `rloo`:
-    sg[min(weight, cap)]."""
+    """Upper limit of the importance weight of a whole response, in the bracket and in the losses
+    `reweighted` and `rloo`: sg[min(weight, cap)]."""
     mismatch_cap: float | None = Field(2.0, gt=0.0)
     """Truncated importance sampling for engines that differ from learners: each token's term is
     multiplied by min(pi_old / pi_engine, cap); null: off; `reweighted` needs none."""
     kl: KlSettings = KlSettings()
-    """Penalty for leaving the start."""
+    """The penalty for moving away from the start."""
     entropy_weight: float = Field(0.0, ge=0.0)
-    """Weight of the mean token entropy, added to what is maximised."""
+    """Weight of the policy's mean token entropy, a bonus in what is maximised."""
 
 
 class ReweightedRl(RlSettings):
@@ -39,7 +39,7 @@ class ReweightedRl(RlSettings):
 
     kind: Literal["reweighted"] = "reweighted"
     normalize_by_std: bool = True
-    """Divide group-relative advantages by the group's standard deviation, as GRPO does."""
+    """Whether advantages are divided by the group's standard deviation, as GRPO does."""
 
 
 class GrpoRl(RlSettings):
@@ -63,15 +63,15 @@ class DapoRl(RlSettings):
 
     kind: Literal["dapo"] = "dapo"
     clip_low: float = Field(0.2, gt=0.0)
-    """Lower end is 1 - clip_low."""
+    """Ratios count from 1 - clip_low on."""
     clip_high: float = Field(0.28, gt=0.0)
-    """Upper end is 1 + clip_high."""
+    """Ratios count up to 1 + clip_high."""
     max_refills: int = Field(3, ge=0)
     """Prompts whose rewards are all equal are replaced by others, at most so many times
     prompts.per_step a step."""
     overlong_tokens: int | None = Field(None, ge=1)
-    """Length before rollout.max_tokens over which the reward falls linearly by 1; null: off
-    (paper: 4096 of 20480)."""
+    """The last tokens before rollout.max_tokens, over which the reward falls linearly by 1 (paper:
+    4096 of 20480); null: length costs nothing."""
 
 
 class RlooRl(RlSettings):
@@ -95,9 +95,9 @@ class GspoRl(RlSettings):
 
     kind: Literal["gspo"] = "gspo"
     clip_low: float = Field(3e-4, gt=0.0)
-    """Lower end is 1 - clip_low (paper)."""
+    """Ratios count from 1 - clip_low on (the paper's value)."""
     clip_high: float = Field(4e-4, gt=0.0)
-    """Upper end is 1 + clip_high (paper)."""
+    """Ratios count up to 1 + clip_high (the paper's value)."""
 
 
 class CispoRl(RlSettings):
@@ -105,9 +105,9 @@ class CispoRl(RlSettings):
 
     kind: Literal["cispo"] = "cispo"
     clip_low: float | None = Field(None, gt=0.0)
-    """Lower end is 1 - clip_low; null: no lower end (paper)."""
+    """The smallest weight is 1 - clip_low; null: there is no smallest, as in the paper."""
     clip_high: float = Field(4.0, gt=0.0)
-    """Upper end is 1 + clip_high; the paper tunes it and states no value."""
+    """The largest weight is 1 + clip_high; the paper tunes it and states no value."""
 
 
 class PpoRl(RlSettings):
@@ -117,7 +117,8 @@ class PpoRl(RlSettings):
     clip: float = Field(0.2, gt=0.0)
     """Ratios count within 1 - clip ... 1 + clip."""
     dual_clip: float | None = Field(3.0, gt=1.0)
-    """Limit of the loss for negative advantages, times |A| (arXiv 1912.09729); null: none."""
+    """A token's loss is at most dual_clip * |A| where the advantage A is negative (arXiv
+    1912.09729); null: there is no such limit."""
 
 
 AnyRl = Annotated[

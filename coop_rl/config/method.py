@@ -61,7 +61,8 @@ class BridgeMethod(EstimatorMethod):
     mix: float = Field(0.5, ge=0.0, le=1.0)
     """Share of RL in theta's step (the paper's lambda); 1 = RL only, 0 = SFT only."""
     mix_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """`linear` and `cosine` let lambda rise from 0 to 1 over run.num_steps instead."""
+    """How lambda runs: `constant` stays at `mix`; `linear` and `cosine` rise from 0 to 1 over
+    run.num_steps."""
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
 
@@ -115,15 +116,15 @@ class ChordMethod(EstimatorMethod):
 
     kind: Literal["chord"] = "chord"
     phi: bool = False
-    """Weigh every demonstration token with sg[p(1-p)]."""
+    """Whether every demonstration token is weighed with sg[p(1-p)]."""
     mu_peak: float | None = Field(None, ge=0.0, le=1.0)
-    """mu after the warm-up; null: 0.9, with phi 0.1 (paper)."""
+    """mu at the end of the warm-up; null takes the paper's value, 0.9, or 0.1 with phi."""
     mu_valley: float | None = Field(None, ge=0.0, le=1.0)
-    """mu after the decay; null: 0.05, with phi 0.1 (paper)."""
+    """mu from the end of the decay on; null takes the paper's value, 0.05, or 0.1 with phi."""
     mu_warmup_steps: int = Field(0, ge=0)
     """Steps over which mu rises linearly from 0."""
     mu_decay_steps: int = Field(200, ge=1)
-    """Steps over which mu falls along a cosine."""
+    """Steps over which mu falls from peak to valley along a cosine."""
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
 
@@ -145,13 +146,14 @@ class ColdStartMethod(EstimatorMethod):
     switch: Literal["validation", "epochs"] = "validation"
     """What ends the SFT phase."""
     epochs: int = Field(3, ge=1)
-    """Epochs over the demonstrations after which RL starts at the latest (paper: 3)."""
+    """RL starts after so many epochs over the demonstrations at the latest (paper: 3)."""
     check_every: int = Field(10, ge=1)
-    """Steps between measurements of the validation NLL."""
+    """Steps between two measurements of the validation NLL."""
     patience: int = Field(1, ge=1)
-    """Measurements without a new minimum after which RL starts."""
+    """RL starts after so many measurements in a row without a new minimum."""
     min_improvement: float = Field(0.0, ge=0.0)
-    """Nats a new minimum must be lower by; above 0 a flat curve ends the phase too."""
+    """Nats by which a new minimum must be lower than the one before; above 0, a flat curve ends the
+    SFT phase too."""
     sft_lr_scale: float = Field(1.0, gt=0.0)
     """Rate of the SFT phase as a multiple of learner.lr."""
     rl: AnyRl = ReweightedRl()
@@ -181,7 +183,7 @@ class HptMethod(EstimatorMethod):
 
 
 class LuffySettings(MethodSection):
-    """What the LUFFY family shares; losses of their own instead of an RL estimator."""
+    """What the LUFFY family shares: no estimator of `method.rl`, but losses of their own."""
 
     demonstrations = "matching"
 
@@ -207,9 +209,10 @@ class SrftMethod(MethodSection):
 
     kind: Literal["srft"] = "srft"
     sft_weight: float = Field(0.5, ge=0.0)
-    """w_SFT is this times exp(-H) (paper: 0.5)."""
+    """The SFT loss weighs this times exp(-H), with the policy's entropy H there (paper: 0.5)."""
     right_weight: float = Field(0.1, ge=0.0)
-    """Right rollouts weigh this times exp(H) (paper: 0.1); wrong ones weigh 1."""
+    """Right rollouts weigh this times exp(H), with the policy's entropy H there (paper: 0.1); wrong
+    ones weigh 1."""
 
 
 class ReliftMethod(LuffySettings):
@@ -244,7 +247,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 class AdapterSection(Section):
-    """The guidance parameters w: LoRA factors A, B on the linear layers, scale alpha / rank."""
+    """The adapter w: LoRA factors A, B on the linear layers, scaled by alpha / rank."""
 
     rank: int = Field(16, ge=1)
     """LoRA rank R (paper: 16)."""
@@ -282,14 +285,14 @@ class ShadowSection(Section):
     """The branch `shadow`: theta-hat, which follows RL alone."""
 
     resync_every: int | None = Field(5, ge=1)
-    """Every m steps theta-hat restarts from theta; null: the paper's persistent chain."""
+    """theta-hat restarts from theta every so many steps (m); null: never, as in the paper."""
     rollouts: Literal["shared", "own"] = "shared"
     """What theta-hat learns from: joint's rollouts, or its own (needs num_rollout_actors)."""
     num_rollout_actors: int = Field(0, ge=0)
-    """Rollout actors that serve pi(theta-hat, w); 0: nothing is sampled from the shadow."""
+    """How many rollout actors serve pi(theta-hat, w); 0: nothing is sampled from the shadow."""
     offload: bool = False
-    """Keep theta-hat's moments in host memory but for its updates, as learner.offload does for
-    both branches; learner.zero_stage 0 or 3 only."""
+    """Whether theta-hat's moments are in host memory except during its updates, as learner.offload
+    has it for both branches; needs learner.zero_stage 0 or 3."""
 
 
 class GainSection(Section):
@@ -297,15 +300,17 @@ class GainSection(Section):
 
     estimator: Literal["auto", "reweighted", "fresh"] = "auto"
     """`reweighted`: from the shared rollouts; `fresh`: the shadow samples for itself; `auto`:
-    reweighted while ESS >= min_ess; when it falls below, the w-update is skipped, and `fresh` is
-    used from the next step on where shadow.num_rollout_actors allows, until ESS recovers."""
+    reweighted while the effective sample size is at least min_ess; when it falls below, w is not
+    updated, and from the next step on the estimate is fresh, where shadow.num_rollout_actors allows
+    it, until the size recovers."""
     min_ess: float = Field(0.5, ge=0.0, le=1.0)
-    """Smallest effective sample size, as a fraction, at which the estimate counts."""
+    """Smallest effective sample size, as a fraction of N, at which the estimate counts."""
     audit_every: int = Field(0, ge=0)
-    """Steps between measurements of G with fresh rollouts of both branches on held-out prompts;
-    0: never; needs shadow.num_rollout_actors."""
+    """Steps between two measurements of the gain with fresh rollouts of both branches on held-out
+    prompts; 0: it is never measured so; needs shadow.num_rollout_actors."""
     audit_prompts: int = Field(64, ge=2)
-    """Held-out prompts of an audit, from the top, each with rollout.samples_per_prompt samples."""
+    """How many held-out prompts an audit takes, from the top, each with rollout.samples_per_prompt
+    samples."""
 
 
 class MetaSection(Section):
@@ -317,16 +322,18 @@ class MetaSection(Section):
     w_objective: Literal["cooperative", "mixture", "sft", "frozen", "random"] = "cooperative"
     """What w follows: the method, or one of its controls (docs/algorithm.md section 5)."""
     penalty: float | None = Field(None, ge=0.0, le=1.0)
-    """lambda_w of docs/algorithm.md section 3, step 6; null: the same as method.mix."""
+    """The bracket's share in w's step, lambda_w of docs/algorithm.md section 3, step 6; null: the
+    same as method.mix."""
     mix_lr: float = Field(0.02, gt=0)
-    """Adam rate of lambda; about the change per step."""
+    """Adam's rate for lambda: about how much it changes in a step."""
     mix_min: float = Field(0.05, gt=0.0, lt=1.0)
     """Smallest lambda that `mix` guidance may choose."""
     mix_max: float = Field(0.95, gt=0.0, lt=1.0)
     """Largest lambda that `mix` guidance may choose."""
     demonstrations_lr: float = Field(0.1, gt=0)
-    """Adam rate of the logits of the demonstrations' weights; about their change per step."""
+    """Adam's rate for the logits of the demonstrations' weights: about how much they change in a
+    step."""
     demonstrations_min: float = Field(0.01, gt=0.0, lt=0.5)
-    """Smallest weight of a source, so that it can come back."""
+    """Smallest weight of a source: above 0, so that its weight can rise again."""
     per_example: bool = False
     """Whether `demonstrations` guidance also weighs every demonstration by itself."""

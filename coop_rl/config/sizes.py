@@ -44,12 +44,12 @@ class DerivedSizes(Devices):
 
 
 def has_adapter(config: RunConfig) -> bool:
-    """Whether the policy has guidance parameters w."""
+    """Whether the policy has an adapter, w."""
     return config.method.is_guided and "adapter" in config.meta.guidance
 
 
 def has_shadow(config: RunConfig) -> bool:
-    """Whether the run keeps a shadow branch: only `bridge` whose w follows the bracket does."""
+    """Whether the run has the branch `shadow`: it does where w follows the bracket."""
     return has_adapter(config) and config.meta.w_objective in ("cooperative", "random")
 
 
@@ -71,10 +71,14 @@ def mix_and_penalty(config: RunConfig) -> tuple[float, float]:
 
 
 def zero_stage(config: RunConfig, ranks: int | None = None) -> int:
-    """Return the ZeRO stage a learner group of so many ranks (the config's) runs at.
+    """Return the ZeRO stage at which a learner group runs.
 
-    One rank has nobody to split with: it takes stage 0, the same step without the copies of
-    gradients that the others make.
+    One rank has nobody to split with: it takes stage 0, which computes the same step without the
+    copies of gradients that the other stages make.
+
+    Args:
+        config: The run.
+        ranks: Ranks of the group; None: learner.num_ranks.
     """
     return 0 if (ranks or config.learner.num_ranks) == 1 else config.learner.zero_stage
 
@@ -97,13 +101,13 @@ def named_verifiers(config: ServingConfig) -> set[str]:
 
 
 def validation_rows(config: RunConfig, num_rows: int) -> int:
-    """Return how many of the demonstrations' `num_rows` are kept from training."""
+    """Return how many of `num_rows` demonstrations are kept from training, for validation."""
     given = config.evaluation.num_demonstrations
     return config.method.num_validation_rows(num_rows) if given is None else given
 
 
 def derive_sizes(config: RunConfig) -> DerivedSizes:
-    """Multiply the config out."""
+    """Return the sizes that the config's counts multiply out to."""
     trains_rl = config.method.samples
     trains_sft = config.method.demonstrations != "none"
     num_samples = config.prompts.per_step * config.rollout.samples_per_prompt if trains_rl else 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from coop_rl.algorithm.guidance import BracketStats, adapter_gradient
+from coop_rl.algorithm.bracket import BracketStats, adapter_gradient
 from coop_rl.algorithm.schedules import rate_factor
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import mix_and_penalty

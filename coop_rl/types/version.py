@@ -14,7 +14,7 @@ class PolicyVersion:
     theta: int
     """Optimiser steps taken by the base weights of a branch."""
     adapter: int
-    """Guidance pushes received from the meta-controller."""
+    """Pushes of w received from the meta-controller."""
 
     def next(self) -> "PolicyVersion":
         """Return the version after one meta-step (both advance together)."""

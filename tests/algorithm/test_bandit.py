@@ -6,7 +6,7 @@ J(theta, w) = sum_a p_a R_a,  p = softmax(theta + w);   dJ/dtheta_a = p_a (R_a -
 import pytest
 import torch
 
-from coop_rl.algorithm.guidance import adapter_gradient
+from coop_rl.algorithm.bracket import adapter_gradient
 from coop_rl.algorithm.losses import rl_loss, sft_loss
 from coop_rl.types import AdapterGradients, PolicyVersion
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from coop_rl.algorithm.guidance import adapter_gradient
+from coop_rl.algorithm.bracket import adapter_gradient
 from coop_rl.algorithm.kl import kl_loss
 from coop_rl.algorithm.losses import rl_loss, sft_loss
 from coop_rl.types import AdapterGradients, PolicyVersion

@@ -31,11 +31,12 @@ class RolloutTokens:
     """A micro-batch of rollouts as a loss sees it: T response tokens in B rows."""
 
     log_prob_T: torch.Tensor
-    """log pi of the branch, with gradient; nats."""
+    """log pi of the branch's policy, with gradient; nats."""
     old_log_prob_T: torch.Tensor
-    """The same before the batch's first optimiser step, detached; the ratio's denominator."""
+    """log pi_old, that of the policy before the batch's first optimiser step, detached; pi_old is
+    the ratio's denominator."""
     behaviour_log_prob_T: torch.Tensor
-    """log pi_b: what the engine sampled with."""
+    """log pi_b, that of the policy the engine sampled with."""
     mismatch_T: torch.Tensor
     """sg[ min( pi_old / pi_b, cap ) ]: truncated importance weight of every token; ones where the
     correction is off. An estimator multiplies each token's term by it (Yao et al., Your Efficient
@@ -44,14 +45,14 @@ class RolloutTokens:
     row_T: torch.Tensor
     """int64; the micro-batch row of each token, ascending."""
     advantage_B: torch.Tensor
-    """A of each row."""
+    """The advantage A of each row."""
     length_B: torch.Tensor
     """int64; response tokens of each row; 0 for an anchor row."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutCounts:
-    """Global denominators: over all ranks and micro-batches of one optimiser step."""
+    """The global denominators: counts over all ranks and micro-batches of one optimiser step."""
 
     tokens: int
     """Response tokens."""

@@ -84,7 +84,7 @@ class Bridge(Method[BridgeMethod]):
         return replace(objective, terms=terms)
 
     def compose(self, data: StepData) -> Lesson:
-        """Weigh the demonstrations by themselves where the meta-controller does."""
+        """Give every demonstration the weight that the meta-controller learned for it, if any."""
         lesson = super().compose(data)
         if data.guidance is None or not data.guidance.example_weights:
             return lesson
@@ -98,14 +98,14 @@ class Bridge(Method[BridgeMethod]):
         return replace(lesson, demonstrations=weighed)
 
     def observe_gain(self, gain: CooperativeGain | None) -> None:
-        """Remember whether the shared rollouts still say something about theta-hat."""
+        """Remember whether the shared rollouts are still close enough to theta-hat to reweight."""
         if gain is not None:
             self._has_low_ess = min(gain.ess, gain.ess_joint) < self.gain.min_ess
 
     def state(self) -> dict[str, Any]:
-        """Return whether the ESS was low."""
+        """Return whether the last step's ESS was low."""
         return {"has_low_ess": self._has_low_ess}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from that step."""
         self._has_low_ess = bool(state["has_low_ess"])

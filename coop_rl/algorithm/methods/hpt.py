@@ -20,7 +20,7 @@ from coop_rl.types import Demonstration, Guidance, Lesson, Objective, ScoredGrou
 
 
 class Hpt(Method[HptMethod]):
-    """RL or SFT, prompt by prompt."""
+    """RL or SFT, chosen prompt by prompt."""
 
     def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
         """Return L_RL + coef * L_SFT."""

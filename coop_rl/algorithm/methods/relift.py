@@ -26,7 +26,7 @@ from coop_rl.types import Demonstration, Guidance, Lesson, Objective
 
 
 class Relift(Method[ReliftMethod]):
-    """RL with a buffer of what it cannot do."""
+    """RL, with a buffer of demonstrations for the prompts that the policy fails."""
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)

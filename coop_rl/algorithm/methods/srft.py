@@ -43,8 +43,8 @@ from coop_rl.types import (
 
 @dataclass(frozen=True, slots=True)
 class RightAndWrong(RlEstimator):
-    """The on-policy terms: right responses become likelier, the more so the higher H; wrong ones
-    less likely."""
+    """The terms about rollouts: right responses become likelier, the more so the higher H is; wrong
+    ones become less likely."""
 
     right_weight: float
     needs_entropy = True
