@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coop_rl.algorithm.methods import Method, build_method
+from coop_rl.algorithm.methods import build_method
 from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Roles
 from coop_rl.algorithm.train import train

@@ -11,7 +11,6 @@ import numpy as np
 from coop_rl.algorithm.gain import standard_error
 from coop_rl.algorithm.roles import Evaluation
 from coop_rl.config import RunConfig
-from coop_rl.config.method import ColdStartMethod
 from coop_rl.distributed.calls import gather
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
@@ -75,9 +74,9 @@ class TeamValidation:
         return metrics
 
     def _is_nll_due(self, step: int) -> bool:
-        method, every = self._config.method, self._config.evaluation.every
-        if isinstance(method, ColdStartMethod) and step % method.check_every == 0:
+        if self._config.method.needs_validation(step):
             return True
+        every = self._config.evaluation.every
         is_end = step in (0, self._config.run.num_steps)
         return is_end or (every > 0 and step % every == 0)
 

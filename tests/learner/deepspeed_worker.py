@@ -124,10 +124,10 @@ def non_finite(stage: int) -> dict[str, Any]:
 
 
 def resync(stage: int) -> dict[str, Any]:
-    """rl_only receives theta_k: it must equal an RL-only step of a twin of joint."""
-    joint, shadow, twin = (learner_at(stage, b) for b in ("joint", "rl_only", "rl_only"))
+    """The shadow receives theta_k: it must equal an RL-only step of a twin of joint."""
+    joint, shadow, twin = (learner_at(stage, b) for b in ("joint", "shadow", "shadow"))
     size = joint.engine.world_size
-    # Every rank's own pipe: all ranks of rl_only are members, and export is whole on every rank.
+    # Every rank's own pipe: all ranks of the shadow are members, and export is whole on every rank.
     pipe = Pipe()
     joint.attach_group("resync", pipe.sender())
     shadow.attach_group("resync", pipe.receiver())
@@ -152,7 +152,7 @@ def equal_branches(stage: int) -> bool:
     """theta-hat = theta: w's RL gradients agree bit for bit although joint mixes at 0.3."""
     batch = None
     gradients = []
-    for branch, objective in (("joint", MIXED), ("rl_only", RL_ONLY)):
+    for branch, objective in (("joint", MIXED), ("shadow", RL_ONLY)):
         learner = learner_at(stage, branch)
         batch = batch or build_batch(0, learner.engine.world_size)
         _, taken = learner.step(0, one_step(batch), objective)
@@ -210,7 +210,7 @@ def scenes_for(world_size: int) -> dict[str, Callable[[], Any]]:
     plan: dict[str, Callable[[], Any]] = {}
     for stage in (0, 1, 2, 3):
         plan[f"steps-{stage}"] = partial(steps, stage)
-        for branch in ("joint", "rl_only"):
+        for branch in ("joint", "shadow"):
             for is_checkpointed in (False, True):
                 plan[f"exact-{stage}-{branch}-{is_checkpointed}"] = partial(
                     exact_steps, stage, branch, is_checkpointed

@@ -98,7 +98,7 @@ def test_a_store_that_is_not_there_names_the_address() -> None:
     with socket.create_server((HOST, 0)) as unused:
         port = unused.getsockname()[1]
     with pytest.raises(ActorLostError, match=f"{HOST}:{port}"):
-        init_world(HOST, port, 1, 2, 1.0, name="learner rl_only")
+        init_world(HOST, port, 1, 2, 1.0, name="learner shadow")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def test_terminal_is_not_drowned_and_logs_are_per_actor(bridge) -> None:
     assert {
         "rollout-0",
         "learner-joint-0",
-        "learner-rl_only-0",
+        "learner-shadow-0",
         "meta-controller",
         "reward",
     } <= logs
@@ -104,7 +104,7 @@ def test_checkpoint_holds_both_branches_and_w(bridge) -> None:
     for path in folder.rglob("*.safetensors"):
         tensors |= {f"{path.parent.name}/{key}": value for key, value in load_file(path).items()}
     joint = {k for k in tensors if "joint" in k}
-    shadow = {k for k in tensors if "rl_only" in k}
+    shadow = {k for k in tensors if "shadow" in k}
     assert len(joint) >= 3 * 40
     assert len(shadow) >= 3 * 40
     assert any("lora_A" in k for k in tensors)
@@ -115,11 +115,11 @@ def test_profile_names_every_actor_and_explains_its_seconds(bridge) -> None:
     events = json.loads((run_dir / "profile/trace.json").read_text())["traceEvents"]
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     assert set(names.values()) == {
-        "driver", "rollout-0", "reward", "learner-joint-0", "learner-rl_only-0", "meta-controller",
+        "driver", "rollout-0", "reward", "learner-joint-0", "learner-shadow-0", "meta-controller",
     }  # fmt: skip
     found = Counter((names[e["pid"]], e["name"]) for e in events if e["ph"] in "Xb")
     assert found["rollout-0", "generate"] == found["reward", "score"] == 2 * 8
-    for learner in ("learner-joint-0", "learner-rl_only-0"):
+    for learner in ("learner-joint-0", "learner-shadow-0"):
         assert found[learner, "RL passes"] == found[learner, "optimizer"] == 2
     assert found["learner-joint-0", "SFT passes"] == found["learner-joint-0", "publish"] == 2
     assert found["meta-controller", "push w"] == found["rollout-0", "receive weights"] == 2

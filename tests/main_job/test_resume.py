@@ -57,5 +57,5 @@ def test_killed_run_goes_on_bit_for_bit(tmp_path: Path, whole_run: Path) -> None
     last = f"checkpoints/step-{WHOLE_STEPS:06d}"
     resumed, whole = state(run_dir / last), state(whole_run / last)
     assert resumed.keys() == whole.keys()
-    assert {name.split("/")[0] for name in whole} == {"joint", "rl_only", "meta"}
+    assert {name.split("/")[0] for name in whole} == {"joint", "shadow", "meta"}
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)

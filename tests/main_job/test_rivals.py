@@ -29,7 +29,7 @@ def ten_steps(run_dir: Path, kind: str, *overrides: str) -> list[dict[str, Any]]
     assert all(row["gain/value"] is None for row in rows)
     assert not {p.stem for p in (run_dir / "logs").iterdir()} & {
         "meta-controller",
-        "learner-rl_only-0",
+        "learner-shadow-0",
     }
     return rows
 

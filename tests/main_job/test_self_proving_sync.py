@@ -74,7 +74,7 @@ def stale_adapter() -> type:
     class StaleLearner(LearnerActor):
         def start(self, host, port):
             pid = super().start(host, port)
-            if self._learner.branch == "rl_only":
+            if self._learner.branch == "shadow":
                 vars(self._learner.adapter)["load_flat"] = lambda _: None
             return pid
 
@@ -103,7 +103,7 @@ def stale_adapter() -> type:
         ),
         (
             stale_adapter,
-            r"learner-rl_only-0 holds another w than the meta-controller pushed: model\.\S+lora_B",
+            r"learner-shadow-0 holds another w than the meta-controller pushed: model\.\S+lora_B",
             0,
         ),
     ],
