@@ -24,10 +24,11 @@ DOORS = {
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "metric_names": set(),
     "tracing": set(),
-    "config": {"errors"},
+    "config": {"errors", "metric_names"},
     "types": {"errors"},
-    "algorithm": {"config", "tracing", "types"},
+    "algorithm": {"config", "metric_names", "tracing", "types"},
     "models": {"errors"},
     "rewards": {"config", "errors", "types"},
     "weights": {"errors", "types"},
@@ -36,29 +37,28 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learner": {
         "algorithm", "config", "data", "errors", "files", "models", "tracing", "types", "weights",
     },
-    "evaluation": {"config", "data", "errors", "files", "rollout", "types"},
+    "evaluation": {"config", "data", "errors", "files", "metric_names", "rollout", "types"},
     "observability": {
-        "algorithm", "config", "data", "errors", "evaluation", "files", "rollout", "tracing",
-        "types",
+        "algorithm", "config", "data", "errors", "evaluation", "files", "metric_names", "rollout",
+        "tracing", "types",
     },
     "planning": {"config", "data", "errors", "learner", "rollout"},
     "distributed": {
-        "config", "errors", "evaluation", "learner", "observability", "rewards", "rollout",
-        "tracing", "types", "weights",
+        "config", "errors", "evaluation", "learner", "metric_names", "observability", "rewards",
+        "rollout", "tracing", "types", "weights",
     },
     "diagnosis": {
         "config", "distributed", "errors", "observability", "rollout", "types", "weights",
     },
     "driver": {
         "algorithm", "config", "data", "distributed", "errors", "evaluation", "files",
-        "observability", "rewards", "rollout", "tracing", "types", "weights",
+        "metric_names", "observability", "rewards", "rollout", "tracing", "types", "weights",
     },
     "commands": {
         "algorithm", "config", "data", "diagnosis", "distributed", "driver", "errors",
         "evaluation", "files", "learner", "observability", "planning", "rewards", "tracing",
         "types",
     },
-    "demo": set(),
     "cli": {"commands", "config", "data", "errors"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -19,7 +19,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.data import RowSource, Traces
 from coop_rl.data.load import open_rows
 from coop_rl.data.overlap import KINDS, Kind, Overlap, OverlapIndex, Question
-from coop_rl.data.rows import ReadRows, Row
+from coop_rl.data.rows import ReadRows, TextRow
 from coop_rl.errors import ConfigError, RunDirectoryError
 from coop_rl.evaluation.benchmarks import benchmark_rows, find_benchmark
 from coop_rl.files import rewriting
@@ -173,6 +173,6 @@ def _write(source: Checked, drop: Kind, folder: Path, console: Console) -> None:
     console.print(f"{path}: {kept:,} rows, {left_out:,} dropped ({', '.join(dropped)})")
 
 
-def _as_object(row: Row) -> dict[str, object]:
+def _as_object(row: TextRow) -> dict[str, object]:
     details = json.loads(row.details) if row.details else {}
     return {"id": row.id, **details, **row.columns}

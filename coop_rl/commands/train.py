@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coop_rl.algorithm.methods import build_method
+from coop_rl.algorithm.methods import AnyMethod, build_method
 from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Roles
 from coop_rl.algorithm.train import train
@@ -168,7 +168,7 @@ def _train(run: CheckedRun, session: "_Session", stop: StopRequest) -> None:
 class _Session:
     """What stands between the loop and a started team."""
 
-    method: Method
+    method: AnyMethod
     roles: Roles
     generation: TeamGeneration
     observer: RunObserver

@@ -19,6 +19,7 @@ from coop_rl.config.method import (
 from coop_rl.config.reward import RewardSection
 from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
 from coop_rl.config.run import CheckpointSection, ModelSection, ObservabilitySection, RunSection
+from coop_rl.metric_names import VALIDATION_NLL, evaluation_name
 
 LOOKAHEAD = ("mix", "demonstrations")
 """Guidance that learns from what one update does to the next batch's return."""
@@ -73,8 +74,8 @@ def check_evaluation_sets(evaluation: EvaluationSection) -> None:
 
 def check_best(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> None:
     """Refuse to wait for a metric that no evaluation measures."""
-    known = {f"eval/{name}/{kind}" for name in evaluation.set_names for kind in evaluation.figures}
-    known.add("eval/demonstrations/nll")
+    known = {evaluation_name(n, f) for n in evaluation.set_names for f in evaluation.figures}
+    known.add(VALIDATION_NLL)
     if checkpoint.best is not None and checkpoint.best not in known:
         raise ValueError(
             f"checkpoint.best {checkpoint.best} is no metric of the evaluation; "

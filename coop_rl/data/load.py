@@ -20,7 +20,7 @@ from coop_rl.data.golds import unverifiable_prompts, verifiable_share
 from coop_rl.data.jsonl import open_jsonl
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
 from coop_rl.data.rendering import Renderer, load_tokenizer
-from coop_rl.data.rows import Dropped, ReadRows, Row, RowError
+from coop_rl.data.rows import Dropped, ReadRows, RowError, TextRow
 from coop_rl.data.tables import open_dataset, open_parquet
 from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
@@ -73,7 +73,7 @@ class Loader:
         renderer = Renderer(section, source, self.tokenizer, self.facts, max_tokens, name)
         read = open_rows(section, source, _prompt_columns(source), self.config, limit)
 
-        def verify(rows: Sequence[Row], prompts: Sequence[Prompt]) -> Sequence[RowError]:
+        def verify(rows: Sequence[TextRow], prompts: Sequence[Prompt]) -> Sequence[RowError]:
             return unverifiable_prompts(rows, prompts, self.config.reward)
 
         return render_rows(read, renderer.prompt, verify, source.origin, max_dropped)
@@ -84,7 +84,7 @@ class Loader:
         """Read one source of demonstrations.
 
         Raises:
-            UserError: As above, or what they teach is never right.
+            UserError: A file, a row or a template is bad, or what they teach is never right.
         """
         renderer = Renderer(
             "demonstrations", source, self.tokenizer, self.facts, max_new_tokens=0, name=name
@@ -94,10 +94,10 @@ class Loader:
             columns.append(source.source_column)
         read = open_rows("demonstrations", source, columns, self.config)
 
-        def render(row: Row) -> Demonstration:
+        def render(row: TextRow) -> Demonstration:
             return renderer.demonstration(row, source)
 
-        def verify(rows: Sequence[Row], _: Sequence[Demonstration]) -> Sequence[RowError]:
+        def verify(rows: Sequence[TextRow], _: Sequence[Demonstration]) -> Sequence[RowError]:
             texts = [renderer.response_text(row, source) for row in rows]
             golds = [row.columns[source.answer_column].strip() for row in rows]
             kind, section = source.verifier or "", self.config.reward

@@ -16,11 +16,10 @@ from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
 from coop_rl.driver.rollouts import SHADOW_SEED, TeamShadowRollouts, step_sampling
 from coop_rl.evaluation.measure import Generate
+from coop_rl.metric_names import VALIDATION_NLL, VALIDATION_TOKEN_ACCURACY
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import Demonstration, PolicyVersion, Prompt
 
-NLL = "eval/demonstrations/nll"
-TOKEN_ACCURACY = "eval/demonstrations/token_accuracy"
 AUDIT_SEED = 250_007
 """Added to a step's seed: audits draw apart from training."""
 
@@ -84,7 +83,7 @@ class TeamValidation:
         """Return how well the policy predicts the kept demonstrations."""
         calls = [rank.call(LearnerActor.fit, self._rows) for rank in self._team.joint]
         fit = gather(calls, self._config.placement.call_timeout_s)[0]
-        return {NLL: fit.nll, TOKEN_ACCURACY: fit.token_accuracy}
+        return {VALIDATION_NLL: fit.nll, VALIDATION_TOKEN_ACCURACY: fit.token_accuracy}
 
     def _audit(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
         """Return by how much the policy's mean reward exceeds the shadow's, from fresh rollouts."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.sizes import has_shadow
 from coop_rl.planning.devices import Device
-from coop_rl.planning.memory import engine_memory
+from coop_rl.planning.memory import engine_memory, longest_sequence
 from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import BYTES, sequences_at_once
 
@@ -31,9 +31,9 @@ class StepCost:
 
     generated_tokens: float
     trained_tokens: float
-    """Of both branches, prompts included."""
+    """Tokens that both branches train on, prompts included."""
     sync_bytes: float
-    """Sent to each rollout engine."""
+    """Bytes sent to each rollout engine."""
     generate_s: float
     train_s: float
     sync_s: float
@@ -48,7 +48,7 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
     """Return what a step takes on devices of one kind."""
     sizes = derive_sizes(config)
     response = config.rollout.max_tokens * RESPONSE_SHARE
-    length = min(config.model.max_length or shape.context, shape.context)
+    length = longest_sequence(config, shape)
     prompt = max(1.0, (length - config.rollout.max_tokens) * RESPONSE_SHARE)
     branches = 2 if has_shadow(config) else 1
     rl_tokens = sizes.num_samples * (prompt + response)
@@ -76,7 +76,7 @@ def _generate_s(
         return 0.0
     section = config.rollout
     engine = engine_memory(config, shape)
-    length = min(config.model.max_length or shape.context, shape.context)
+    length = longest_sequence(config, shape)
     running = min(sequences_at_once(config), max(1, -(-num_samples // section.num_actors)))
     waves = num_samples / (running * section.num_actors)
     cache = running * engine.sequence * (prompt + response / 2) / length

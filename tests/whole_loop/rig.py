@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 from coop_rl.algorithm.methods import build_method
-from coop_rl.algorithm.methods.cold_start import VALIDATION_NLL
 from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Progress, Roles, StepRecord
 from coop_rl.algorithm.train import train
@@ -32,6 +31,7 @@ from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import MetaController
 from coop_rl.learner.peers import RESYNC_GROUP
 from coop_rl.learner.settings import LearnerSettings
+from coop_rl.metric_names import VALIDATION_NLL
 from coop_rl.models import PolicyModel
 from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import Metrics, step_metrics
