@@ -104,7 +104,7 @@ METRICS: dict[str, Metric] = {
     "guidance/product/<component>": Metric(
         "", "d J_RL / d weight of a component of the update before (look-ahead)"
     ),
-    "shadow/kl": Metric("nats", "mean over responses of log pi_joint - log pi_the shadow"),
+    "shadow/kl": Metric("nats", "mean over responses of log pi_joint - log pi_shadow"),
     "sync/bytes": Metric("bytes", "sent to the rollout actors"),
     "sync/seconds": Metric("s", "of it, as the sender measured"),
     "sync/extra_bytes": Metric("bytes", "memory a learner rank took for it at the peak"),
