@@ -1,4 +1,4 @@
-"""Fresh processes that have torch and DeepSpeed already: forked from a server that imported them."""
+"""Fresh processes forked from a server that has imported torch and DeepSpeed already."""
 
 import multiprocessing
 
