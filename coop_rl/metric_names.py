@@ -45,7 +45,7 @@ METRICS: dict[str, Metric] = {
     "tokens/generated_shadow": Metric("tokens", "response tokens sampled from the shadow"),
     "tokens/trained_rl": Metric("tokens", "response tokens in the RL loss of joint"),
     "tokens/trained_sft": Metric("tokens", "response tokens in the SFT loss of joint"),
-    "tokens/trained_shadow": Metric("tokens", "response tokens in the RL loss of rl_only"),
+    "tokens/trained_shadow": Metric("tokens", "response tokens in the RL loss of the shadow"),
     "tokens/useful": Metric("share", "places of joint's packed batches that hold a token"),
     REWARD: Metric("reward", "mean over the step's responses"),
     "reward/std": Metric("reward", "standard deviation over the step's responses"),
@@ -71,12 +71,12 @@ METRICS: dict[str, Metric] = {
     "policy/mixed": Metric("share", "rollouts whose weights changed in between"),
     "loss/rl": Metric("reward", "RL loss of joint (surrogate)"),
     "loss/sft": Metric("nats", "mean negative log-likelihood of demonstration tokens under joint"),
-    "loss/shadow_rl": Metric("reward", "RL loss of rl_only (surrogate)"),
+    "loss/shadow_rl": Metric("reward", "RL loss of the shadow (surrogate)"),
     "grad/norm": Metric("", "norm of joint's fused theta-gradient before clipping"),
     "grad/rl_norm": Metric("", "norm of its unweighted RL part; null when not measured"),
     "grad/sft_norm": Metric("", "norm of its unweighted SFT part; null when not measured"),
     "grad/cosine": Metric("", "cosine of the two parts; null when not measured"),
-    "grad/shadow_norm": Metric("", "norm of rl_only's theta-gradient before clipping"),
+    "grad/shadow_norm": Metric("", "norm of the shadow's theta-gradient before clipping"),
     "grad/skipped": Metric("0 or 1", "1: a non-finite gradient made a branch skip its update"),
     "gain/value": Metric(
         "reward", "cooperative gain; null where the effective sample size is too low"
@@ -104,7 +104,7 @@ METRICS: dict[str, Metric] = {
     "guidance/product/<component>": Metric(
         "", "d J_RL / d weight of a component of the update before (look-ahead)"
     ),
-    "shadow/kl": Metric("nats", "mean over responses of log pi_joint - log pi_rl_only"),
+    "shadow/kl": Metric("nats", "mean over responses of log pi_joint - log pi_shadow"),
     "sync/bytes": Metric("bytes", "sent to the rollout actors"),
     "sync/seconds": Metric("s", "of it, as the sender measured"),
     "sync/extra_bytes": Metric("bytes", "memory a learner rank took for it at the peak"),

@@ -83,10 +83,10 @@ def _evaluation_questions(config: RunConfig) -> Iterator[Question]:
 def _training(config: RunConfig) -> Iterator[tuple[str, RowSource, list[str]]]:
     """Yield every source of training data the method uses, and its columns."""
     sources: list[tuple[str, RowSource]] = []
-    if config.method.kind != "sft":
+    if config.method.samples:
         named = config.prompts.mixture
         sources += [(f"prompts.{s.name}", s) for s in named] or [("prompts", config.prompts)]
-    if config.method.kind != "rl":
+    if config.method.demonstrations != "none":
         shown = config.demonstrations
         sources += [(f"demonstrations.{s.name}", s) for s in shown.mixture] or [
             ("demonstrations", shown)

@@ -26,8 +26,6 @@ from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
 from coop_rl.types import Demonstration, Prompt
 
-MATCHING_METHODS = ("hpt", "luffy", "srft", "relift")
-"""Methods that use the demonstration of a sampled prompt."""
 T = TypeVar("T")
 
 
@@ -125,7 +123,7 @@ def load_run_data(config: RunConfig) -> RunData:
     """
     facts = read_model_facts(config.model)
     loader = Loader(config, load_tokenizer(config.model.path), facts)
-    trains_rl, trains_sft = config.method.kind != "sft", config.method.kind != "rl"
+    trains_rl, trains_sft = config.method.samples, config.method.demonstrations != "none"
     if trains_rl and config.reward.shuffle and config.prompts.per_step < 2:
         raise ConfigError(
             "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
@@ -142,7 +140,7 @@ def load_run_data(config: RunConfig) -> RunData:
         kept = min(len(shown), validation_rows(config, len(shown)))
         training, validation = shown.split_tail(kept)
         _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
-    if config.method.kind in MATCHING_METHODS:
+    if config.method.demonstrations == "matching":
         _refuse_no_match(config, prompts, training)
     held_out = load_held_out(config, loader.tokenizer, facts)
     sources = _source_names(config.demonstrations, training)

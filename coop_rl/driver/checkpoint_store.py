@@ -1,7 +1,7 @@
 """Checkpoint folders that are complete or absent.
 
     tmp-000100-<random>/   roles write here
-        joint/ rl_only/ meta/ ...    safetensors and JSON, one folder per role
+        joint/ shadow/ meta/ ...    safetensors and JSON, one folder per role
         progress.json                next step and version
         manifest.json                SHA-256 of every file; written last, fsynced
     step-000100/           the same folder, renamed: the only commit point
@@ -9,7 +9,9 @@
     best.json              step, metric and value of the best checkpoint, which is never pruned
 
 A crash at any moment leaves the last renamed folder as it was; leftovers named tmp-* are ignored
-and removed by the next save. The manifest guards against damage, not against an attacker.
+and removed by the next save. The manifest guards against damage, not against an attacker. Called by
+`driver.checkpoints` while a run trains, and by `commands.train` and `commands.evaluate` to find a
+checkpoint.
 """
 
 import hashlib
@@ -128,7 +130,10 @@ def read_progress(checkpoint: Path) -> Progress:
 
 
 def stored_progress(checkpoint: Path) -> Progress:
-    """Return the same of a checkpoint this process wrote or has verified; hashing takes long."""
+    """Return where the run that wrote a checkpoint stood, without hashing its files again.
+
+    Enough for a checkpoint that this process wrote or has verified: hashing takes long.
+    """
     values = json.loads((checkpoint / PROGRESS).read_text())
     return Progress(
         values["next_step"],

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coop_rl.config import DerivedSizes, RunConfig
-from coop_rl.config.sizes import weight_backend, zero_stage
+from coop_rl.config.sizes import mix_and_penalty, weight_backend, zero_stage
 from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison
 from coop_rl.metric_names import DEVICE_SECONDS, LEDGER, REWARD, STEP_SECONDS
@@ -190,8 +190,8 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
         ("sequences at once per actor", f"{sequences_at_once(config):,}", "rollout.max_num_seqs"),
         ("weight sync", weight_backend(config), f"sync.backend {config.sync.backend}"),
     ]
-    if config.method.kind == "bridge":
-        share = f"{config.mix:g} / {config.penalty:g}"
+    if config.method.is_guided:
+        share = " / ".join(f"{value:g}" for value in mix_and_penalty(config))
         rows.append(("mix / penalty", share, "share of RL in theta's, of bracket in w's step"))
         rows.append(("guidance", ", ".join(config.meta.guidance), "what is tuned beside theta"))
     for role, cpus in sizes.cpus.items():

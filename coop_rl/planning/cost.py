@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_shadow
 from coop_rl.planning.devices import Device
 from coop_rl.planning.memory import engine_memory, longest_sequence
@@ -93,7 +92,7 @@ def _train_s(
 ) -> float:
     """Seconds of the slower branch; both train at the same time on devices of their own."""
     passes = 3 + (1 if config.learner.activation_checkpointing else 0)
-    passes += 1 if rl_settings(config.method).kl.weight > 0 else 0
+    passes += 1 if config.method.rl_settings.kl.weight > 0 else 0
     operations = 2 * shape.num_params * passes * (rl_tokens + sft_tokens)
     share = min(1.0, config.placement.learner.gpus or 1.0)
     speed = device.tflops * 1e12 * TRAIN_EFFICIENCY * config.learner.num_ranks * share

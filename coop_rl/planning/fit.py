@@ -54,8 +54,8 @@ def fits(
 ) -> list[Fit]:
     """Compare each kind of device, or the one machine whose memory all roles share."""
     counts = role_counts(config)
-    num_learners = counts["learner joint"][0] + counts["learner rl_only"][0]
-    num_engines = config.rollout.num_actors + counts["rollout rl_only"][0]
+    num_learners = counts["learner joint"][0] + counts["learner shadow"][0]
+    num_engines = config.rollout.num_actors + counts["rollout shadow"][0]
     if not config.placement.learner.gpus:
         values = 2 * shape.num_layers * shape.key
         cache = cpu_cache_bytes(config, values, shape.context, int(device_bytes))
@@ -102,7 +102,7 @@ def smallest_cluster(
         return None
     counts = role_counts(config)
     branches = 2 if has_shadow(config) else 1
-    engines = 1 + min(1, counts["rollout rl_only"][0])
+    engines = 1 + min(1, counts["rollout shadow"][0])
     return SmallestCluster(ranks, parallel, branches * ranks + engines * parallel)
 
 

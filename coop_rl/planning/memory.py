@@ -17,7 +17,6 @@ small weights stay whole. What a pass adds are activations and logits.
 from dataclasses import dataclass
 
 from coop_rl.config import RunConfig
-from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_adapter, learns_by_lookahead, zero_stage
 from coop_rl.learner.deepspeed_config import reduce_bucket
 from coop_rl.learner.engine import EngineSettings
@@ -51,7 +50,7 @@ class MemoryPlan:
 def learner_memory(
     config: RunConfig, shape: ModelShape, ranks: int | None = None, tokens: int | None = None
 ) -> MemoryPlan:
-    """Return the peak of one rank of `joint`, or of `rl_only`, which is built alike.
+    """Return the peak of one rank of `joint`, or of `shadow`, which is built alike.
 
     With `learner.offload` AdamW's moments come onto a GPU when activations and logits are gone: the
     larger of both counts. Left out: `shadow.offload`, which spares one branch only, and the second
@@ -83,12 +82,12 @@ def learner_memory(
     if has_adapter(config):
         rank, targets = config.adapter.rank, tuple(config.adapter.targets)
         parts["guidance w"] = 2 * FP32_BYTES * shape.adapter_params(rank, targets)
-    if rl_settings(config.method).kl.weight > 0:
+    if config.method.rl_settings.kl.weight > 0:
         parts["pi_ref"] = compute * float(size)
     if is_lookahead := learns_by_lookahead(config):
         parts["look-ahead"] = 2 * FP32_BYTES * own
     if is_lookahead or config.learner.grad_stats_every:
-        copies = 1 if config.method.kind in ("rl", "sft") else 2
+        copies = config.method.samples + (config.method.demonstrations != "none")
         parts["gradient statistics"] = copies * FP32_BYTES * own
     tokens = tokens or min(config.learner.micro_batch_tokens, tokens_per_rank(config, shape, ranks))
     parts["activations"] = activation_bytes(shape, tokens, compute, config)

@@ -12,7 +12,8 @@ import pytest
 
 from coop_rl.commands.train import run_training
 from coop_rl.config import load_config
-from coop_rl.distributed import actors, build
+from coop_rl.distributed import build
+from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.errors import RunError
 from tests.main_job.harness import DEMO, SMALL, metrics
 
@@ -25,7 +26,7 @@ SMALL_BUCKETS = 400_000
 def fault_in_sending(kind: str) -> type:
     """Return a learner that damages a tensor, skips a bucket, or sends the weights of before."""
 
-    class FaultyLearner(actors.LearnerActor):
+    class FaultyLearner(LearnerActor):
         def start(self, host, port):
             from coop_rl.weights import publisher
             from coop_rl.weights.buckets import BucketSender
@@ -70,10 +71,10 @@ def fault_in_sending(kind: str) -> type:
 def stale_adapter() -> type:
     """Return a learner that, in one group, acknowledges a push of w without loading it."""
 
-    class StaleLearner(actors.LearnerActor):
+    class StaleLearner(LearnerActor):
         def start(self, host, port):
             pid = super().start(host, port)
-            if self._learner.branch == "rl_only":
+            if self._learner.branch == "shadow":
                 vars(self._learner.adapter)["load_flat"] = lambda _: None
             return pid
 
@@ -84,15 +85,17 @@ def stale_adapter() -> type:
 @pytest.mark.parametrize(
     ("faulty", "message", "num_steps_done"),
     [
-        (
+        pytest.param(
             lambda: fault_in_sending("damage"),
             r"theta2\.adapter2: .*tensor model\.layers\.\S+\.weight in bucket 1 is damaged",
             1,
+            marks=pytest.mark.prove,  # As in tests/weights, but in a whole run.
         ),
-        (
+        pytest.param(
             lambda: fault_in_sending("skip"),
             r"theta2\.adapter2: .*bucket 1 \(first tensor model\.layers\.\S+\) was skipped",
             1,
+            marks=pytest.mark.prove,  # As in tests/weights, but in a whole run.
         ),
         (
             lambda: fault_in_sending("stale"),
@@ -102,7 +105,7 @@ def stale_adapter() -> type:
         ),
         (
             stale_adapter,
-            r"learner-rl_only-0 holds another w than the meta-controller pushed: model\.\S+lora_B",
+            r"learner-shadow-0 holds another w than the meta-controller pushed: model\.\S+lora_B",
             0,
         ),
     ],

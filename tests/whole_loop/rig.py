@@ -19,12 +19,11 @@ from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Progress, Roles, StepRecord
 from coop_rl.algorithm.train import train
 from coop_rl.config import RunConfig, load_config
-from coop_rl.config.method import ColdStartMethod, rl_settings
 from coop_rl.config.sizes import has_adapter, has_shadow
 from coop_rl.data.collection import Mixture
 from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress
 from coop_rl.driver.demonstrations import Demonstrations
-from coop_rl.driver.generation import Generation, OnDone, OnStart
+from coop_rl.driver.generation import OnDone, OnStart
 from coop_rl.driver.learners import SHADOW_OBJECTIVE
 from coop_rl.driver.rollouts import SHADOW_SEED, TeamRollouts, step_sampling
 from coop_rl.learner.engine import EngineSettings
@@ -110,13 +109,13 @@ class Branches:
 
 def build_branches(config: RunConfig, task: Task) -> Branches:
     joint, policy = build_learner(config, "joint")
-    shadow, shadow_policy = build_learner(config, "rl_only") if has_shadow(config) else (None, None)
+    shadow, shadow_policy = build_learner(config, "shadow") if has_shadow(config) else (None, None)
     if shadow is not None:
         pipe = Pipe()
         joint.attach_group(RESYNC_GROUP, pipe.sender())
         shadow.attach_group(RESYNC_GROUP, pipe.receiver())
     meta = None
-    if config.method.kind == "bridge":
+    if config.method.is_guided:
         adapter = make_adapter(config, policy.causal_lm) if has_adapter(config) else None
         meta = MetaController(config, adapter, sorted({d.source for d in task.demonstrations}))
     return Branches(joint, policy, shadow, shadow_policy, meta)
@@ -125,7 +124,7 @@ def build_branches(config: RunConfig, task: Task) -> Branches:
 def build_learner(config: RunConfig, branch: Branch) -> tuple[Learner, PolicyModel]:
     policy, adapter = make_policy(config, has_adapter=has_adapter(config))
     reference = None
-    if rl_settings(config.method).kl.weight > 0:
+    if config.method.rl_settings.kl.weight > 0:
         reference, _ = make_policy(config, has_adapter=False)
         reference.requires_grad_(False)
     engine = LocalEngine(policy, EngineSettings.from_config(config))
@@ -133,7 +132,7 @@ def build_learner(config: RunConfig, branch: Branch) -> tuple[Learner, PolicyMod
     return Learner(settings, branch, engine, adapter, reference), policy
 
 
-class LocalGeneration(Generation):
+class LocalGeneration:
     """Samples from the joint learner's policy, when somebody waits."""
 
     def __init__(self, branches: Branches, task: Task) -> None:
@@ -291,7 +290,7 @@ class LocalEvaluation:
         if every > 0 and step % every == 0:
             temperature = self.config.rollout.temperature
             metrics[REWARD] = expected_reward(self.branches.policy, self.task, temperature)
-        if isinstance(method, ColdStartMethod) and step % method.check_every == 0:
+        if method.needs_validation(step):
             rows = [(d.prompt_ids, d.response_ids) for d in self.task.validation]
             values = [value for row in self.branches.joint.score(rows) for value in row]
             metrics[VALIDATION_NLL] = -sum(values) / len(values)
