@@ -1,6 +1,6 @@
 """Driver time per group and driver memory with 1,024 scripted engines.
 
-`python bench/controller.py` measures the product's `RayRollouts`, `Generation`, `Window` and
+`python bench/controller.py` measures the product's `TeamRollouts`, `Generation`, `Window` and
 `Router` at lag 1 in two ways:
 
     scheduling   engines, scoring and their clock are simulated; CPU seconds of this process for
@@ -39,13 +39,12 @@ from coop_rl.algorithm.methods import build_method
 from coop_rl.config import RunConfig, load_config
 from coop_rl.data.collection import Mixture
 from coop_rl.distributed.calls import Call
-from coop_rl.distributed.checkpoints import StopRequest
-from coop_rl.distributed.generation import Generation
-from coop_rl.distributed.rollouts import RayRollouts
 from coop_rl.distributed.team import Member
-from coop_rl.observability.stages import Stages
-from coop_rl.rollout.scripted_engine import ScriptedEngine
+from coop_rl.driver.generation import Generation
+from coop_rl.driver.rollouts import TeamRollouts
+from coop_rl.driver.stop import StopRequest
 from coop_rl.rollout.worker import RolloutWorker
+from coop_rl.tracing.stages import Stages
 from coop_rl.types import (
     PolicyVersion,
     Prompt,
@@ -55,6 +54,7 @@ from coop_rl.types import (
     SamplingSettings,
     ScoredGroup,
 )
+from tests.support.scripted_engine import ScriptedEngine
 
 NUM_ENGINES, NUM_SAMPLES = 1024, 8
 MEDIAN_TOKENS, SIGMA, MAX_TOKENS = 100, 1.0, 1000
@@ -153,11 +153,11 @@ def configure(num_prompts: int, num_steps: int) -> RunConfig:
     )
 
 
-def prepare(config: RunConfig, generation: Generation) -> RayRollouts:
+def prepare(config: RunConfig, generation: Generation) -> TeamRollouts:
     """Put the product's role on top of `generation`."""
     prompts = [Prompt(str(i), "", tuple(range(50)), "") for i in range(50_000)]
     estimator = build_method(config).estimator
-    return RayRollouts(config, generation, Mixture.of(prompts), estimator, Stages())
+    return TeamRollouts(config, generation, Mixture.of(prompts), estimator, Stages())
 
 
 def simulate(

@@ -30,7 +30,6 @@ from report import Measure, of_ratios, save
 from coop_rl.config import RunConfig, load_config
 from coop_rl.learner.build import DTYPES, GatheredTheta, build_policy
 from coop_rl.learner.engine import EngineSettings
-from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.rollout.vllm_engine import VllmEngine
 from coop_rl.types import PolicyVersion
 from coop_rl.weights.peak_memory import measure_extra_memory
@@ -38,6 +37,7 @@ from coop_rl.weights.process_group import PeerGroup, open_store
 from coop_rl.weights.publisher import WeightPublisher
 from coop_rl.weights.receipt import receipt_of
 from coop_rl.weights.source import MergedWeightSource
+from tests.support.local_engine import LocalEngine
 
 CONFIG = Path("configs/local/smollm2-chain-sum.yaml")
 LIMIT_S = 120.0

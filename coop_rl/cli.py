@@ -61,7 +61,7 @@ def train(
     """Run the main job: train with the method the config names."""
     recorded = [f"observability.profile_steps={list(profile)}"] if profile else []
     run_config = load_config(config, [*(overrides or []), *recorded])
-    from coop_rl.distributed.run import run_training  # heavy: torch, ray, transformers
+    from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
     run_training(run_config, run_dir, resume)
 
@@ -82,7 +82,7 @@ def plan(
     run_config = load_config(config, overrides or [])
     from rich.console import Console
 
-    from coop_rl.planning.report import plan_run  # heavy: transformers
+    from coop_rl.commands.plan import plan_run  # heavy: transformers
 
     plan_run(
         run_config,
@@ -106,10 +106,9 @@ def doctor(
     run_config = load_config(config, overrides or [])
     from rich.console import Console
 
-    from coop_rl.diagnosis.report import examine  # heavy: torch
-    from coop_rl.distributed.nodes import node_findings
+    from coop_rl.commands.doctor import examine  # heavy: torch, ray
 
-    examine(run_config, Console(highlight=False), node_findings, as_json=as_json, is_quick=quick)
+    examine(run_config, Console(highlight=False), as_json=as_json, is_quick=quick)
 
 
 @app.command()
@@ -130,11 +129,18 @@ def submit(
 ) -> None:
     """Run `train` as a job of a Ray cluster; submit it again to resume."""
     run_config = load_config(config, overrides or [])
-    from coop_rl.distributed.submit import connect, plan_submission  # heavy: ray
-    from coop_rl.distributed.submit import submit as submit_job
+    from coop_rl.commands.submit import submit_run  # heavy: ray
 
-    job = plan_submission(run_config, config, overrides or [], run_dir, working_dir)
-    submit_job(connect(address), job, lambda text: typer.echo(text, nl=False), wait=wait)
+    submit_run(
+        run_config,
+        config,
+        overrides or [],
+        run_dir,
+        working_dir,
+        address,
+        lambda text: typer.echo(text, nl=False),
+        wait=wait,
+    )
 
 
 @app.command()
@@ -181,7 +187,7 @@ def evaluate(
     overrides: Overrides = None,
 ) -> None:
     """Measure models on benchmarks; with several, compare each with the first."""
-    from coop_rl.distributed.evaluate import EvaluationRequest, run_evaluation  # heavy: torch, ray
+    from coop_rl.commands.evaluate import EvaluationRequest, run_evaluation  # heavy: torch, ray
 
     request = EvaluationRequest(
         tuple(models),
@@ -215,7 +221,7 @@ def data_check(
     run_config = load_config(config, overrides or [])
     from rich.console import Console
 
-    from coop_rl.data.check import check_data
+    from coop_rl.commands.data_check import check_data
     from coop_rl.data.overlap import kind_of
 
     check_data(run_config, kind_of(drop), to, Console())

@@ -1,6 +1,7 @@
 """The house's borders, checked mechanically."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -20,6 +21,49 @@ DOORS = {
     "vllm": ("rollout/vllm_engine.py", "weights/"),
     "deepspeed": ("learner/deepspeed_engine.py",),
 }
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "files": set(),
+    "tracing": set(),
+    "config": {"errors"},
+    "types": {"errors"},
+    "algorithm": {"config", "tracing", "types"},
+    "models": {"errors"},
+    "rewards": {"config", "errors", "types"},
+    "weights": {"errors", "types"},
+    "data": {"config", "errors", "files", "rewards", "types"},
+    "rollout": {"config", "errors", "types", "weights"},
+    "learner": {
+        "algorithm", "config", "data", "errors", "files", "models", "tracing", "types", "weights",
+    },
+    "evaluation": {"config", "data", "errors", "files", "rollout", "types"},
+    "observability": {
+        "algorithm", "config", "data", "errors", "evaluation", "files", "rollout", "tracing",
+        "types",
+    },
+    "planning": {"config", "data", "errors", "learner", "rollout"},
+    "distributed": {
+        "config", "errors", "evaluation", "learner", "observability", "rewards", "rollout",
+        "tracing", "types", "weights",
+    },
+    "diagnosis": {
+        "config", "distributed", "errors", "observability", "rollout", "types", "weights",
+    },
+    "driver": {
+        "algorithm", "config", "data", "distributed", "errors", "evaluation", "files",
+        "observability", "rewards", "rollout", "tracing", "types", "weights",
+    },
+    "commands": {
+        "algorithm", "config", "data", "diagnosis", "distributed", "driver", "errors",
+        "evaluation", "files", "learner", "observability", "planning", "rewards", "tracing",
+        "types",
+    },
+    "demo": set(),
+    "cli": {"commands", "config", "data", "errors"},
+    "__main__": {"cli"},
+}  # fmt: skip
+"""What each folder (or file of the top folder) may import of ours, type-only imports included: from
+the ground floor up, so that nothing imports what lies above it."""
 FORBIDDEN = {
     "algorithm/": {"ray", "vllm", "deepspeed", "transformers"},
     "config/": {"torch", "ray", "vllm", "deepspeed", "transformers"},
@@ -29,6 +73,35 @@ FORBIDDEN = {
 
 def place(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
+
+
+def own_modules(path: Path) -> Iterator[tuple[int, str]]:
+    """Every module of ours that a file imports, also inside functions and for types alone."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if is_own(alias.name))
+        elif isinstance(node, ast.ImportFrom) and is_own(node.module or ""):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield node.lineno, full if full in MODULES else str(node.module)
+
+
+def is_own(module: str) -> bool:
+    return module.split(".")[0] == "coop_rl"
+
+
+def module_of(path: Path) -> str:
+    """The dotted name a file is imported by."""
+    name = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    return name.removesuffix(".__init__")
+
+
+def floor(module: str) -> str:
+    """The folder of a module, or its own name in the top folder."""
+    return f"{module}.".split(".")[1]
+
+
+MODULES = {module_of(path) for path in SOURCES}
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -62,6 +135,36 @@ def test_heavy_imports_stay_behind_their_doors(path: Path) -> None:
         for folder, banned in FORBIDDEN.items():
             if place(path).startswith(folder):
                 assert package not in banned, f"{place(path)}:{line} imports {package}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=place)
+def test_folders_import_what_lies_below_them(path: Path) -> None:
+    here = floor(module_of(path))
+    for line, module in own_modules(path):
+        there = floor(module)
+        if there and there != here:
+            assert there in MAY_IMPORT[here], f"{place(path)}:{line}: {here} imports {there}"
+
+
+def test_the_table_has_no_cycle_and_no_row_too_many() -> None:
+    assert {floor(module) for module in MODULES} - {""} == set(MAY_IMPORT)
+    order = list(graphlib.TopologicalSorter(MAY_IMPORT).static_order())  # raises on a cycle
+    assert len(order) == len(MAY_IMPORT)
+    used = {
+        (floor(module_of(path)), floor(module))
+        for path in SOURCES
+        for _, module in own_modules(path)
+    }
+    unused = {(a, b) for a, allowed in MAY_IMPORT.items() for b in allowed} - used
+    assert not unused, f"nothing needs {sorted(unused)}"
+
+
+def test_no_two_files_import_each_other() -> None:
+    graph = {
+        module_of(path): {module for _, module in own_modules(path) if module != module_of(path)}
+        for path in SOURCES
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the files
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=place)

@@ -23,7 +23,7 @@ from coop_rl.algorithm.lanes import (
     lay_out,
 )
 from coop_rl.config import RunConfig
-from coop_rl.observability.trace import span
+from coop_rl.tracing.trace import span
 from coop_rl.types import (
     BranchBatch,
     Demonstration,

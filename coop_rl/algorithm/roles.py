@@ -1,4 +1,4 @@
-"""What the loop asks of each role; `distributed` implements these on Ray, tests in plain Python.
+"""What the loop asks of each role; `driver` implements these over actors, tests in plain Python.
 
 Verbs, one each: generate, score, estimate, pack, step, measure, update, publish.
 """

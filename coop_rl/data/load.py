@@ -1,13 +1,13 @@
-"""Reads everything a run needs before anything starts; called by `distributed.run`.
+"""Reads everything a run needs before anything starts; called by `commands.train`.
 
 Beyond the form of each row it checks two things that otherwise make every reward 0 without a word:
 each gold answer must be one the verifier can call right, and so must what demonstrations teach.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,13 +24,11 @@ from coop_rl.data.rows import Dropped, ReadRows, Row, RowError
 from coop_rl.data.tables import open_dataset, open_parquet
 from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
-from coop_rl.types import Demonstration, Prompt, ScoredGroup
+from coop_rl.types import Demonstration, Prompt
 
 MATCHING_METHODS = ("hpt", "luffy", "srft", "relift")
 """Methods that use the demonstration of a sampled prompt."""
 T = TypeVar("T")
-DEMONSTRATIONS_STREAM = 1
-"""Order stream of the demonstrations; prompts use 0, so equal files are not walked in step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,35 +285,3 @@ def _refuse_no_match(
             f"{len(demonstrations)} of {config.demonstrations.origin}; give prompts.path (or task) "
             "the demonstrations' rows"
         )
-
-
-class Demonstrations:
-    """Implements `algorithm.roles.Demonstrations`: the rows of a step, the same after a resume."""
-
-    def __init__(self, config: RunConfig, demonstrations: Mixture[Demonstration]) -> None:
-        self.num_rows = len(demonstrations)
-        self._demonstrations = demonstrations
-        self._of_prompt: dict[tuple[int, ...], Demonstration] = {}
-        if config.method.kind in MATCHING_METHODS:
-            for index in reversed(range(len(demonstrations))):
-                self._of_prompt[demonstrations[index].prompt_ids] = demonstrations[index]
-        per_step, seed = config.demonstrations.per_step, config.run.seed
-        self._order = demonstrations.order(per_step, seed, DEMONSTRATIONS_STREAM)
-
-    def next_batch(
-        self,
-        step: int,
-        which: Literal["none", "next", "matching"],
-        groups: Sequence[ScoredGroup],
-    ) -> Sequence[Demonstration]:
-        """Return none, the step's own, or those of the groups' prompts, under the prompts' ids."""
-        if which == "none":
-            return ()
-        if which == "next":
-            return [self._demonstrations[i] for i in self._order.batch(step)]
-        prompts = [group.prompt for group in groups]
-        return [
-            replace(self._of_prompt[prompt.token_ids], id=prompt.id)
-            for prompt in prompts
-            if prompt.token_ids in self._of_prompt
-        ]

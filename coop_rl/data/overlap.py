@@ -1,4 +1,4 @@
-"""Whether training questions occur in evaluation sets; `data.check` calls it.
+"""Whether training questions occur in evaluation sets; `commands.data_check` calls it.
 
     evaluation questions --shingles--> index --> each training question's overlap with the closest
 

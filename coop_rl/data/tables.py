@@ -14,6 +14,7 @@ from coop_rl.config.data import HubDataset
 from coop_rl.data.jsonl import open_jsonl, to_row
 from coop_rl.data.rows import BadRows, ByPosition, ReadRows, Row, RowError
 from coop_rl.errors import DataError, first_line
+from coop_rl.files import rewriting
 
 CACHE_VARIABLE = "COOP_RL_CACHE"
 DEFAULT_CACHE = "~/.cache/coop-rl"
@@ -156,11 +157,9 @@ def _stream(source: HubDataset) -> Path:
             streaming=True,
         )
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        with rewriting(path) as side, side.open("w", encoding="utf-8") as file:
             for row in stream.take(source.num_rows):
                 file.write(json.dumps(row, default=str) + "\n")
-        temporary.replace(path)
 
     _load(fetch, source.name)
     return path

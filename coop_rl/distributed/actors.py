@@ -19,9 +19,9 @@ from coop_rl.config.sizes import named_verifiers
 from coop_rl.distributed.sync_client import RayWeightSyncClient
 from coop_rl.distributed.team import Whereabouts
 from coop_rl.errors import ActorLostError
-from coop_rl.observability import trace
 from coop_rl.observability.logs import redirect_output
-from coop_rl.observability.trace import Span, span
+from coop_rl.tracing import trace
+from coop_rl.tracing.trace import Span, span
 from coop_rl.types import (
     AdapterGradients,
     Branch,

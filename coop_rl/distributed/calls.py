@@ -137,6 +137,11 @@ def wait_until(
             raise _overdue(timeout_s, under_way())
 
 
+def put(value: object) -> Any:
+    """Return a reference that several calls may be given; what it stands for travels once."""
+    return ray.put(value)
+
+
 def open_result(call: Call, others: Sequence[Call]) -> Any:
     """Return the result of a call that is ready.
 

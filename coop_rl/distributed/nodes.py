@@ -2,8 +2,7 @@
 
 import socket
 import time
-import uuid
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +10,44 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from coop_rl.config import RunConfig
+from coop_rl.config.roles import PlacementSection
 from coop_rl.config.sizes import Devices
-from coop_rl.diagnosis.finding import Finding, judge
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.cluster import ray_session
-from coop_rl.errors import RunDirectoryError, RunError, first_line
+from coop_rl.errors import RunError, first_line
 from coop_rl.observability.run_directory import package_versions
 
 LIMIT_S = 120.0
 KNOCK_S = 5.0
-MOST_APART_S = 1.0
-"""Between two clocks: logs and metrics of the roles would tell another order."""
 
 
-def node_findings(config: RunConfig) -> Iterator[Finding]:
-    """Yield versions, shared folder, ports and clock of every node of the cluster we join.
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What a task on one node found."""
+
+    address: str
+    """The node's IP address."""
+    node_id: str
+    """Ray's."""
+    versions: dict[str, str]
+    """Of the packages a result depends on."""
+    probe: str
+    """Content of the probe file there; empty: there is none."""
+    refusal: str
+    """Why a port of the driver's node cannot be reached; empty: it can."""
+    apart_s: float
+    """Least difference of its clock from ours that explains when it answered."""
+
+
+def ask_nodes(placement: PlacementSection, probe: Path) -> list[NodeAnswer]:
+    """Look for `probe`, and knock at a port of this node, from every node of the cluster.
 
     Raises:
-        UserError: Nobody answers there, or the run directory cannot be written.
+        UserError: Nobody answers at `placement.address`.
         RunError: A node was lost, did not answer in time, or cannot do the look.
     """
-    folder, secret = Path(config.run.dir).absolute(), uuid.uuid4().hex
-    probe = folder / f".doctor-{secret[:8]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text(secret)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write {folder}: {error.strerror}; give another run.dir"
-        ) from None
-    try:
-        with ray_session(config.placement, Devices(cpus={}, gpus={}), "doctor"):
+        with ray_session(placement, Devices(cpus={}, gpus={}), "doctor"):
             nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
             began = time.time()
             host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -51,14 +56,29 @@ def node_findings(config: RunConfig) -> Iterator[Finding]:
                 here = (host, listener.getsockname()[1])
                 answers = gather([_ask(node, probe, here) for node in nodes], LIMIT_S)
             waited_s = time.time() - began
-        for node, answer in zip(nodes, answers, strict=True):
-            yield from _judge(node, answer, secret, folder, began, waited_s)
     except RayError as error:
         raise RunError(
             f"a node was lost meanwhile: {first_line(error)}; run doctor again"
         ) from None
-    finally:
-        probe.unlink()
+    return [
+        NodeAnswer(
+            address=node["NodeManagerAddress"],
+            node_id=node["NodeID"],
+            versions=answer["versions"],
+            probe=answer["probe"],
+            refusal=answer["refusal"],
+            apart_s=clocks_apart(answer["time"], began, waited_s),
+        )
+        for node, answer in zip(nodes, answers, strict=True)
+    ]
+
+
+def clocks_apart(theirs: float, began: float, waited_s: float) -> float:
+    """Return how far apart two clocks are at least, in seconds.
+
+    The other one answered with the time `theirs` between `began` and `waited_s` later.
+    """
+    return max(began - theirs, theirs - began - waited_s, 0.0)
 
 
 def _ask(node: dict[str, Any], probe: Path, here: tuple[str, int]) -> Call:
@@ -83,43 +103,3 @@ def _ask(node: dict[str, Any], probe: Path, here: tuple[str, int]) -> Call:
     task: Any = ray.remote(look)
     started = task.options(num_cpus=0, scheduling_strategy=where).remote(str(probe))
     return Call(node["NodeManagerAddress"], "doctor", started)
-
-
-def _judge(
-    node: dict[str, Any],
-    answer: dict[str, Any],
-    secret: str,
-    folder: Path,
-    began: float,
-    waited_s: float,
-) -> Iterator[Finding]:
-    name = f"node {node['NodeManagerAddress']} {node['NodeID'][:6]}"
-    ours = package_versions()
-    other = [f"{k} {v} (here {ours.get(k)})" for k, v in answer["versions"].items() if v != ours[k]]
-    yield judge(
-        f"{name}: versions",
-        not other,
-        "; ".join(other) or "as here",
-        "install the same versions, or the same image, on all nodes",
-    )
-    yield judge(
-        f"{name}: shared folder",
-        answer["probe"] == secret,
-        str(folder),
-        "mount the storage of run.dir on all nodes at the same path",
-    )
-    yield judge(
-        f"{name}: ports",
-        not answer["refusal"],
-        answer["refusal"] or "any of the driver's node can be reached",
-        "open all TCP ports between nodes: learners and engines meet at ones the kernel chooses",
-    )
-    # It answered some time between asking and the last answer.
-    apart_s = max(began - answer["time"], answer["time"] - began - waited_s, 0.0)
-    yield judge(
-        f"{name}: clock",
-        apart_s <= MOST_APART_S,
-        f"{apart_s:.1f} s apart at least",
-        "run a time service (chrony) on all nodes",
-        "warn",
-    )

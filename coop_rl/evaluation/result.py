@@ -14,7 +14,7 @@ from coop_rl.evaluation.estimators import (
     pass_at_k,
     wilson_interval,
 )
-from coop_rl.observability.sinks import write_atomically
+from coop_rl.files import write_text
 
 SHARES = ("format", "truncated", "unscored")
 """Figures that are shares of all responses."""
@@ -154,7 +154,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         RunError: It cannot be written.
     """
     try:
-        write_atomically(path, json.dumps(values, indent=1) + "\n")
+        write_text(path, json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; free space there") from None
 

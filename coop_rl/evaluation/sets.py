@@ -1,4 +1,4 @@
-"""The sets to evaluate on, read and rendered before anything starts; called by `distributed`.
+"""The sets to evaluate on, read and rendered before anything starts; called by `commands`.
 
 evaluation.data        --data.load--> prompts --+
 evaluation.benchmarks  --benchmarks--> rows --rendering--> prompts --+--> EvaluationSet

@@ -6,7 +6,6 @@
 The same sum and rounding as a weight sync, so what is loaded is what the run's engines served.
 """
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.sizes import has_adapter
 from coop_rl.data.model_folder import local_folder
 from coop_rl.errors import RunDirectoryError
-from coop_rl.learner.checkpoint import MANIFEST
+from coop_rl.files import rewriting
 from coop_rl.learner.engine import MASTER
 from coop_rl.learner.learner import ADAPTER_KEY
 from coop_rl.learner.state_io import StateReader
@@ -35,35 +34,34 @@ WEIGHTS = (
 WIRE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def export_policy(config: RunConfig, checkpoint: Path, exports: Path) -> Path:
+def export_policy(config: RunConfig, checkpoint: Path, digest: str, exports: Path) -> Path:
     """Write the merged policy of `checkpoint` into a folder of `exports`, unless it is there.
 
     Args:
         config: The run that wrote the checkpoint.
         checkpoint: A committed step-* folder.
+        digest: Of its content; the name of the model folder ends in the start of it.
         exports: Made when missing.
 
     Returns:
-        The model folder, whole; its name ends in the start of the checkpoint's checksum.
+        The model folder, whole.
 
     Raises:
         RunDirectoryError: The checkpoint holds no policy, or the folder cannot be written.
         ModelError: The base model is gone.
     """
     reader = StateReader(checkpoint / JOINT)
-    digest = hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest()
     folder = exports / f"{checkpoint.name}-{digest[:8]}"
     if folder.is_dir():
         return folder
-    side = folder.with_name(folder.name + ".writing")
     try:
         exports.mkdir(exist_ok=True)
-        shutil.rmtree(side, ignore_errors=True)
-        shutil.copytree(
-            _base_folder(config.model.path), side, ignore=shutil.ignore_patterns(*WEIGHTS, ".*")
-        )
-        save_file(_merged(config, reader), side / "model.safetensors", metadata={"format": "pt"})
-        side.rename(folder)
+        with rewriting(folder) as side:
+            shutil.copytree(
+                _base_folder(config.model.path), side, ignore=shutil.ignore_patterns(*WEIGHTS, ".*")
+            )
+            path = side / "model.safetensors"
+            save_file(_merged(config, reader), path, metadata={"format": "pt"})
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write the model {folder}: {error.strerror or error}; make room there"

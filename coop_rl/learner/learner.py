@@ -43,7 +43,7 @@ from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.learner.statistics import GradientParts, StepSums, Totals, compare_parts, mean_over
 from coop_rl.models.adapter import Adapter
-from coop_rl.observability.trace import span
+from coop_rl.tracing.trace import span
 from coop_rl.types import (
     AdapterGradients,
     Branch,

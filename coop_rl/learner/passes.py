@@ -24,7 +24,7 @@ from coop_rl.config.method import KlSettings, ReweightedRl
 from coop_rl.learner.engine import TrainingEngine
 from coop_rl.learner.statistics import StepSums
 from coop_rl.models import TokenScores
-from coop_rl.observability.trace import span
+from coop_rl.tracing.trace import span
 from coop_rl.types import (
     DemonstrationFit,
     DemonstrationTerm,

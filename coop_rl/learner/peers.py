@@ -10,7 +10,7 @@ import torch
 
 from coop_rl.errors import VersionError
 from coop_rl.learner.engine import TrainingEngine
-from coop_rl.observability.trace import span
+from coop_rl.tracing.trace import span
 
 GUIDANCE_GROUP = "guidance"
 """Meta-controller (rank 0) to every learner rank: w."""

@@ -1,8 +1,6 @@
 """State as safetensors plus JSON: written to one side, synced, then renamed into place."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from coop_rl.errors import RunDirectoryError
+from coop_rl.files import aside, put_in_place, remove
 
 META = "state.json"
 MAX_FILE_BYTES = 2 << 30
@@ -24,8 +23,8 @@ class StateWriter:
     def __init__(self, folder: Path) -> None:
         """Prepare to write `folder`, which is replaced by `finish`."""
         self._folder = folder
-        self._side = folder.with_name(folder.name + ".writing")
-        shutil.rmtree(self._side, ignore_errors=True)
+        self._side = aside(folder)
+        remove(self._side)
         self._side.mkdir(parents=True)
         self._pending: dict[str, torch.Tensor] = {}
         self._pending_bytes = 0
@@ -44,11 +43,7 @@ class StateWriter:
         self._flush()
         text = json.dumps({**values, "tensors": self._file_of_key}, indent=1)
         (self._side / META).write_text(text)
-        for path in [*self._side.iterdir(), self._side]:
-            fsync(path)
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._side.rename(self._folder)
-        fsync(self._folder.parent)
+        put_in_place(self._side, self._folder)
 
     def _flush(self) -> None:
         if not self._pending:
@@ -94,12 +89,3 @@ class StateReader:
                 handle = safe_open(self._folder / opened, framework="pt")
             assert handle is not None
             yield key, handle.get_tensor(key)  # type: ignore[no-untyped-call]
-
-
-def fsync(path: Path) -> None:
-    """Force a file, or a folder's entries, onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

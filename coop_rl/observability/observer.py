@@ -13,7 +13,7 @@ from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import Metrics, finite, step_metrics
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.sinks import JsonlSink, Row, TensorBoardSink, read_jsonl
-from coop_rl.observability.stages import Stages
+from coop_rl.tracing.stages import Stages
 from coop_rl.types import Reward, Rollout, ScoredGroup
 
 EVALUATION_PREFIX = "eval/"

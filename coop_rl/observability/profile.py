@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from coop_rl.observability.trace import Span, busy_ns, own_ns
+from coop_rl.tracing.trace import Span, busy_ns, own_ns
 
 NS_PER_S = 10**9
 OUTER = frozenset({"step"})

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from coop_rl.config import RunConfig
 from coop_rl.errors import Interrupted, RunDirectoryError
+from coop_rl.files import write_text
 from coop_rl.observability.logs import route_library_logs
-from coop_rl.observability.sinks import write_atomically
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -71,7 +71,7 @@ class RunStatus:
         self._write()
 
     def _write(self) -> None:
-        write_atomically(self._path, json.dumps(self._values, indent=2) + "\n")
+        write_text(self._path, json.dumps(self._values, indent=2) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class RunDirectory:
     def note_actors(self, places: Mapping[str, "DataclassInstance"]) -> None:
         """Write where each actor runs; those of a resumed run take the place of the former."""
         values = {name: asdict(place) for name, place in places.items()}
-        write_atomically(self.path / "actors.json", json.dumps(values, indent=2) + "\n")
+        write_text(self.path / "actors.json", json.dumps(values, indent=2) + "\n")
 
     @classmethod
     def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
@@ -145,7 +145,7 @@ class RunDirectory:
                 )
             for folder in (directory.checkpoints, directory.logs):
                 folder.mkdir(exist_ok=True)
-            write_atomically(path / "config.json", config.model_dump_json(indent=2) + "\n")
+            write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")
         except OSError as error:
             raise RunDirectoryError(
                 f"cannot write run directory {path}: {error.strerror}; "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coop_rl.errors import RunError
+from coop_rl.files import write_text
 
 Row = dict[str, Any]
 
@@ -76,7 +77,7 @@ class JsonlSink:
 
     def _replace(self, text: str) -> None:
         self.close()
-        write_atomically(self._path, text)
+        write_text(self._path, text)
         self._open()
 
 
@@ -84,28 +85,6 @@ def read_jsonl(path: Path) -> list[Row]:
     """Return the whole rows of a file another process may be writing to."""
     whole, _, _ = path.read_bytes().rpartition(b"\n")
     return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole: at any moment it holds the old text or the new.
-
-    Raises:
-        OSError: It cannot be written; the old file stands.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _guard(path: Path, action: Callable[[], None]) -> None:

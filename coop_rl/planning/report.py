@@ -2,96 +2,18 @@
 
 import math
 
-import psutil
-from rich.console import Console
 from rich.table import Table
 
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.sizes import role_counts, weight_backend, zero_stage
-from coop_rl.errors import ResourceError
-from coop_rl.planning.cost import ASSUMPTIONS, StepCost, step_cost
-from coop_rl.planning.devices import ACCELERATOR_LABEL, Device, device_named
-from coop_rl.planning.fit import Fit, describe, fits, smallest_cluster
+from coop_rl.planning.cost import StepCost
 from coop_rl.planning.memory import GIB, engine_memory, learner_memory
-from coop_rl.planning.shape import ModelShape, shape_of
+from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import sequences_at_once
 
 
-def plan_run(
-    config: RunConfig,
-    console: Console,
-    *,
-    device: str | None = None,
-    device_gib: float | None = None,
-    gpus_per_node: int = 8,
-) -> None:
-    """Print what a run takes; start nothing.
-
-    Args:
-        config: The run.
-        console: Where to print.
-        device: Kind of the devices; default: the label of the config's learners, else H100, or
-            this machine's CPU where the learners ask for no GPU.
-        device_gib: Memory of each; default: the kind's, or this machine's.
-        gpus_per_node: For the count of nodes.
-
-    Raises:
-        ResourceError: It does not fit.
-    """
-    shape = shape_of(config.model.path)
-    kind = device_named(device or _device_of(config))
-    held = device_gib or kind.memory_gib or psutil.virtual_memory().total / GIB
-    console.print(
-        f"{config.run.name}: {config.method.kind} on {config.model.path}, "
-        f"{shape.num_params / 1e9:,.3f} B weights; devices {kind.name}, {held:,.1f} GiB each",
-        soft_wrap=True,
-    )
-    console.print(_roles(config, gpus_per_node))
-    console.print(_memory(config, shape, held * GIB))
-    console.print(_step(config, step_cost(config, shape, kind)))
-    for line in ASSUMPTIONS:
-        console.print(f"assumed: {line}", style="dim", soft_wrap=True)
-    found = fits(
-        config, shape, learner_memory(config, shape), engine_memory(config, shape), held * GIB
-    )
-    for fit in found:
-        console.print(describe(fit), soft_wrap=True)
-    advice = _smallest(config, shape, kind, held)
-    console.print(advice, soft_wrap=True)
-    _require(found, advice)
-
-
-def _device_of(config: RunConfig) -> str:
-    if not config.placement.learner.gpus:
-        return "cpu"
-    return config.placement.learner.labels.get(ACCELERATOR_LABEL, "H100")
-
-
-def _require(found: list[Fit], advice: str) -> None:
-    for fit in found:
-        if not fit.is_met:
-            raise ResourceError(f"{describe(fit)}; {advice}")
-
-
-def _smallest(config: RunConfig, shape: ModelShape, kind: Device, held: float) -> str:
-    least = smallest_cluster(config, shape, held * GIB)
-    if not config.placement.learner.gpus:
-        return (
-            "to take less, lower learner.micro_batch_tokens, model.max_length or prompts.per_step"
-        )
-    if least is None:
-        return (
-            "no cluster of such devices holds it; lower learner.micro_batch_tokens or "
-            "model.max_length, set learner.zero_stage 3 or learner.activation_checkpointing"
-        )
-    return (
-        f"the smallest cluster that fits, a device for each: {least.num_devices} x {kind.name} "
-        f"(learner.num_ranks {least.ranks}, rollout.tensor_parallel_size {least.parallel}, "
-        f"one engine, ZeRO {zero_stage(config, least.ranks)})"
-    )
-
-
-def _roles(config: RunConfig, gpus_per_node: int) -> Table:
+def roles_table(config: RunConfig, gpus_per_node: int) -> Table:
+    """Return the actors of every role and what they reserve."""
     table = Table(title="processes and devices", title_justify="left")
     for name in ("role", "actors", "each", "all"):
         table.add_column(name, justify="left" if name == "role" else "right")
@@ -115,7 +37,8 @@ def _devices(cpus: float, gpus: float) -> str:
     return " + ".join(parts) or "-"
 
 
-def _memory(config: RunConfig, shape: ModelShape, device_bytes: float) -> Table:
+def memory_table(config: RunConfig, shape: ModelShape, device_bytes: float) -> Table:
+    """Return what a learner rank and an engine hold, part by part."""
     table = Table(title="memory, GiB", title_justify="left")
     table.add_column("part")
     table.add_column("each", justify="right")
@@ -140,7 +63,8 @@ def _memory(config: RunConfig, shape: ModelShape, device_bytes: float) -> Table:
     return table
 
 
-def _step(config: RunConfig, cost: StepCost) -> Table:
+def step_table(config: RunConfig, cost: StepCost) -> Table:
+    """Return tokens, bytes and seconds of a step."""
     table = Table(title="a step, estimated", title_justify="left")
     table.add_column("what")
     table.add_column("figure", justify="right")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from coop_rl.config.schema import ServingConfig
 from coop_rl.errors import ActorLostError, DataError, RunError, WeightSyncError
 from coop_rl.rollout.capacity import free_memory, kv_cache_bytes, sequences_at_once
-from coop_rl.rollout.lifeline import announce_parent
 from coop_rl.types import PolicyVersion, Rollout, SamplingSettings
+from coop_rl.weights.lifeline import announce_parent
 from coop_rl.weights.plugin import BACKEND_NAME, ENTRY_POINT_NAME, is_installed
 from coop_rl.weights.receipt import EXTENSION, RECEIPT_METHOD, Receipt
 

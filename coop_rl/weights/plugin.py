@@ -7,7 +7,7 @@ which is not a vLLM process, calls `register` itself.
 
 from importlib.metadata import entry_points
 
-from coop_rl.rollout.lifeline import follow_parent
+from coop_rl.weights.lifeline import follow_parent
 
 ENTRY_POINT_GROUP = "vllm.general_plugins"
 ENTRY_POINT_NAME = "coop_rl_gloo"

@@ -10,9 +10,10 @@ import pytest
 import coop_rl.data.collection as collection
 from coop_rl.config import RunConfig, load_config
 from coop_rl.data.collection import Mixture
-from coop_rl.data.load import Demonstrations, load_run_data
+from coop_rl.data.load import load_run_data
 from coop_rl.data.order import MixtureOrder, SeededOrder
 from coop_rl.data.rendering import load_tokenizer
+from coop_rl.driver.demonstrations import Demonstrations
 from coop_rl.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]

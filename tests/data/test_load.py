@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from coop_rl.config import RunConfig, load_config
-from coop_rl.data.load import Demonstrations, load_run_data
+from coop_rl.data.load import load_run_data
 from coop_rl.data.model_folder import local_folder, read_model_facts
 from coop_rl.data.rendering import fill, load_tokenizer
+from coop_rl.driver.demonstrations import Demonstrations
 from coop_rl.errors import ConfigError, DataError, ModelError
 from coop_rl.types import ScoredGroup
 

@@ -1,8 +1,8 @@
 """`coop-rl doctor` as a user sees it, and each check's bad case."""
 
 import json
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from coop_rl.commands.doctor import examine
 from coop_rl.config import RunConfig, load_config
 from coop_rl.diagnosis import machine
 from coop_rl.diagnosis.finding import Finding, attempt
-from coop_rl.diagnosis.report import examine
-from coop_rl.distributed.nodes import _judge
+from coop_rl.diagnosis.nodes import judge_node
+from coop_rl.distributed.nodes import NodeAnswer, clocks_apart
 from coop_rl.errors import ActorLostError, ResourceError
 from coop_rl.observability.run_directory import package_versions
 from tests.main_job.harness import DEMO, Job
@@ -62,7 +63,7 @@ def test_a_node_that_is_lost_is_a_finding_beside_the_others() -> None:
     shown = StringIO()
     config = configure("placement.address=auto")
     with pytest.raises(ResourceError, match=r"checks failed: .*cluster"):
-        examine(config, Console(file=shown, width=200), nodes, as_json=True, is_quick=True)
+        examine(config, Console(file=shown, width=200), as_json=True, is_quick=True, nodes=nodes)
     found = {finding["check"]: finding for finding in json.loads(shown.getvalue())}
     assert "10.0.0.7" in found["cluster"]["found"]
     assert "packages" in found
@@ -111,20 +112,23 @@ def test_a_cluster_without_token_and_with_3_s_to_stop_is_warned_of(
 
 
 def test_a_node_that_differs_is_named() -> None:
-    node = {"NodeManagerAddress": "10.0.0.7", "NodeID": "abcdef012345"}
-    now = time.time()
+    good = NodeAnswer("10.0.0.7", "abcdef012345", package_versions(), "secret", "", apart_s=0.0)
 
     def judged(**answer: Any) -> list[Finding]:
-        good = {"time": now, "versions": package_versions(), "probe": "secret", "refusal": ""}
-        return list(_judge(node, good | answer, "secret", Path("/shared"), now, 0.1))
+        return list(judge_node(replace(good, **answer), "secret", Path("/shared")))
 
     assert [finding.status for finding in judged()] == ["ok"] * 4
     assert [f.status for f in judged(probe="")] == ["ok", "fail", "ok", "ok"]
     assert [f.status for f in judged(refusal="timed out")] == ["ok", "ok", "fail", "ok"]
-    assert [f.status for f in judged(time=now + 5)] == ["ok", "ok", "ok", "warn"]
+    assert [f.status for f in judged(apart_s=5.0)] == ["ok", "ok", "ok", "warn"]
     (versions, *_) = judged(versions=package_versions() | {"ray": "2.0"})
     assert (versions.status, versions.check) == ("fail", "node 10.0.0.7 abcdef: versions")
     assert "ray 2.0 (here " in versions.found
+
+
+def test_clocks_are_apart_by_what_no_moment_of_the_answer_explains() -> None:
+    times = (99.0, 100.0, 100.4, 100.5, 102.0)
+    assert [clocks_apart(t, 100.0, 0.5) for t in times] == [1.0, 0.0, 0.0, 0.0, 1.5]
 
 
 def test_whatever_a_trial_raises_is_its_finding() -> None:

@@ -15,8 +15,8 @@ from ray.util.placement_group import placement_group_table
 from coop_rl.config import RunConfig, load_config
 from coop_rl.config.roles import RoleResources
 from coop_rl.distributed import autoscaler, placement
-from coop_rl.distributed.checkpoints import StopRequest
 from coop_rl.distributed.placement import reserved
+from coop_rl.driver.stop import StopRequest
 from coop_rl.errors import Interrupted, ResourceError
 
 DEMO = Path("configs/local/demo.yaml")

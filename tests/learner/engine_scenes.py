@@ -17,7 +17,6 @@ from coop_rl.config.method import GrpoRl, KlSettings, PpoRl
 from coop_rl.errors import ConfigError
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
-from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.learner.passes import Reference
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.models import PolicyModel
@@ -47,6 +46,7 @@ from tests.learner.scenes import (
     state_of,
 )
 from tests.models.tiny import tiny_model
+from tests.support.local_engine import LocalEngine
 
 SOURCES = ("a", "b")
 BY_SOURCE = Objective(

@@ -12,7 +12,6 @@ from coop_rl.algorithm.packing import PackShape, pack
 from coop_rl.config.method import KlSettings, ReweightedRl
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
-from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.learner.passes import LossSettings
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.models import Adapter, PolicyModel, adapter_shapes
@@ -26,6 +25,7 @@ from coop_rl.types import (
     TokenSample,
 )
 from tests.models.tiny import TARGETS, random_rows, tiny_model, to_grid
+from tests.support.local_engine import LocalEngine
 
 LOSS = LossSettings(
     estimator=build_estimator(ReweightedRl(), 12),

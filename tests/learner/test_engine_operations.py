@@ -17,7 +17,6 @@ import torch
 from coop_rl.config import load_config
 from coop_rl.learner.engine import NamedTensors, StepStats
 from coop_rl.learner.learner import Learner
-from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.models import PolicyModel
 from coop_rl.types import Branch
@@ -41,6 +40,7 @@ from tests.learner.scenes import (
 )
 from tests.learner.worlds import LIMIT_OF_ALL_S, STAGES, WORLDS
 from tests.main_job.harness import DEMO
+from tests.support.local_engine import LocalEngine
 
 pytestmark = pytest.mark.timeout(LIMIT_OF_ALL_S)
 COUNTED = ("forward_tokens", "backward_tokens")

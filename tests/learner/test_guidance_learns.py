@@ -17,11 +17,11 @@ from coop_rl.algorithm.packing import PackShape, pack_branches
 from coop_rl.config import RunConfig, load_config
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
-from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.learner.scalar_guidance import ScalarGuidance
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.models import TokenScores
 from coop_rl.types import Demonstration, PolicyVersion, Prompt, Reward, Rollout, ScoredGroup
+from tests.support.local_engine import LocalEngine
 
 NUM_PROMPTS, NUM_ACTIONS, NUM_SAMPLES, NUM_STEPS = 6, 8, 8, 80
 SHAPE = PackShape(1, 10_000, group_size=NUM_SAMPLES)

@@ -10,7 +10,6 @@ from ray import cloudpickle
 from coop_rl.errors import VersionError
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
-from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.models import Adapter, PolicyModel, adapter_shapes
 from coop_rl.types import Branch, DemonstrationTerm, MicroBatch, Objective, PackedBatch
 from tests.learner.scenes import (
@@ -27,6 +26,7 @@ from tests.learner.scenes import (
     state_of,
 )
 from tests.models.tiny import TARGETS, tiny_model
+from tests.support.local_engine import LocalEngine
 
 SFT_ONLY = Objective(rl_weight=0.0, sft_weight=1.0)
 

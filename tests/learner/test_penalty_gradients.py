@@ -10,13 +10,13 @@ from coop_rl.algorithm.kl import KlEstimator
 from coop_rl.config.method import GrpoRl, KlSettings, ReweightedRl, RlSettings
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
-from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.learner.passes import LossSettings
 from coop_rl.models import PolicyModel
 from coop_rl.types import MicroBatch
 from tests.learner.scenes import LEARNER, LOSS, RL_ONLY, build_batch, build_policy
 from tests.learner.test_mathematics import in_double
 from tests.models.tiny import tiny_model
+from tests.support.local_engine import LocalEngine
 
 WEIGHT = 0.7
 CAP = 1.05

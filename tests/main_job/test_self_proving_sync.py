@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from coop_rl.commands.train import run_training
 from coop_rl.config import load_config
 from coop_rl.distributed import actors, build
-from coop_rl.distributed.run import run_training
 from coop_rl.errors import RunError
 from tests.main_job.harness import DEMO, SMALL, metrics
 

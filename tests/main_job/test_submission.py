@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from coop_rl.commands.submit import plan_submission
 from coop_rl.config import load_config
-from coop_rl.distributed.submit import plan_submission
 from tests.main_job.harness import ROOT, SMALL, metrics, train, wait_for_step
 from tests.main_job.job_client import ask, jobs
 from tests.main_job.ray_head import RAY, Head, ray_head

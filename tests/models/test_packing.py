@@ -7,10 +7,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from coop_rl.algorithm.lanes import Layout, Row, cut, grow_trees, lay_out
 from coop_rl.errors import ModelError
 from coop_rl.learner.engine import EngineSettings
-from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.learner.packing_check import check_packing, check_window
 from coop_rl.models import PolicyModel
 from tests.models.tiny import VOCABULARY, tiny_model
+from tests.support.local_engine import LocalEngine
 
 LAYOUTS: list[Layout] = ["trees", "lanes", "padded", "flat"]
 SMALL = {

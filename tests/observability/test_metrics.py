@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from coop_rl.observability.metrics import METRICS, describe, step_metrics
-from coop_rl.observability.stages import Stages
+from coop_rl.tracing.stages import Stages
 from coop_rl.types import SkipReason
 from tests.observability.records import GUIDANCE, bridge, sft
 

@@ -14,7 +14,7 @@ from coop_rl.observability.metrics import describe
 from coop_rl.observability.observer import RunObserver
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.sinks import read_jsonl
-from coop_rl.observability.stages import Stages
+from coop_rl.tracing.stages import Stages
 from tests.observability.records import bridge
 
 DEMO = Path(__file__).parents[2] / "configs/local/demo.yaml"

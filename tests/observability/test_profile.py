@@ -1,7 +1,7 @@
 import pytest
 
 from coop_rl.observability.profile import Row, markdown, where_time_went
-from coop_rl.observability.trace import Span
+from coop_rl.tracing.trace import Span
 
 S = 10**9
 

@@ -14,7 +14,6 @@ from coop_rl.observability.sinks import (
     JsonlSink,
     TensorBoardSink,
     read_jsonl,
-    write_atomically,
 )
 
 
@@ -93,14 +92,6 @@ def test_rewind_keeps_chosen_rows_and_goes_on(path: Path) -> None:
 def test_unwritable_place_is_a_run_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot write"):
         JsonlSink(tmp_path / "none" / "metrics.jsonl")
-
-
-def test_atomic_write_replaces_or_leaves(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    write_atomically(path, "old")
-    write_atomically(path, "new")
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_tensorboard_gets_numbers_and_purges_repeated_steps(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from coop_rl.commands.plan import plan_run
 from coop_rl.config import load_config
-from coop_rl.planning.report import plan_run
 from tests.main_job.harness import ROOT
 
 GOLDEN = ROOT / "tests/planning/golden"

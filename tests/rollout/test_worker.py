@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from coop_rl.errors import ActorLostError
-from coop_rl.rollout.scripted_engine import ScriptedEngine
 from coop_rl.rollout.worker import RolloutWorker, sample_seed
 from coop_rl.types import PolicyVersion, Prompt, SamplingSettings
+from tests.support.scripted_engine import ScriptedEngine
 
 PROMPTS = [Prompt(id=f"p{i}", text=f"{i}", token_ids=(i + 1, 2, 3), answer="") for i in range(5)]
 SAMPLING = SamplingSettings(num_samples=6, temperature=1.0, top_p=1.0, max_tokens=9, seed=11)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from coop_rl.distributed.canary import FP32_TOLERANCE, compare
+from coop_rl.driver.canary import FP32_TOLERANCE, compare
 from coop_rl.errors import ActorLostError, WeightSyncError
 from coop_rl.rollout.worker import RolloutWorker
 from coop_rl.types import PolicyVersion, Prompt, RolloutGroup, SamplingSettings

@@ -23,21 +23,20 @@ from coop_rl.config import RunConfig, load_config
 from coop_rl.config.method import ColdStartMethod, rl_settings
 from coop_rl.config.sizes import has_adapter, has_shadow
 from coop_rl.data.collection import Mixture
-from coop_rl.data.load import Demonstrations
-from coop_rl.distributed.generation import Generation, OnDone, OnStart
-from coop_rl.distributed.roles import SHADOW_OBJECTIVE
-from coop_rl.distributed.rollouts import SHADOW_SEED, RayRollouts, step_sampling
-from coop_rl.learner.checkpoint import CheckpointStore, read_progress
+from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress
+from coop_rl.driver.demonstrations import Demonstrations
+from coop_rl.driver.generation import Generation, OnDone, OnStart
+from coop_rl.driver.learners import SHADOW_OBJECTIVE
+from coop_rl.driver.rollouts import SHADOW_SEED, TeamRollouts, step_sampling
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
-from coop_rl.learner.local_engine import LocalEngine
 from coop_rl.learner.meta_controller import MetaController
 from coop_rl.learner.peers import RESYNC_GROUP
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.models import PolicyModel
 from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import Metrics, step_metrics
-from coop_rl.observability.stages import Stages
+from coop_rl.tracing.stages import Stages
 from coop_rl.types import (
     Branch,
     BranchBatch,
@@ -52,6 +51,7 @@ from coop_rl.types import (
     StepResult,
 )
 from tests.learner.scenes import Pipe
+from tests.support.local_engine import LocalEngine
 from tests.whole_loop.toy import (
     Task,
     expected_reward,
@@ -375,7 +375,7 @@ def start(
         observer.ledger.go_on([row for row in resumes.rows if "grad/norm" in row][-1])
     method = build_method(config)
     roles = Roles(
-        rollouts=RayRollouts(
+        rollouts=TeamRollouts(
             config,
             LocalGeneration(branches, task),
             Mixture.of(task.prompts),

@@ -1,0 +1,139 @@
+"""The canary: do the rollout actors compute with the weights that were published?
+
+    fixed prompts, fixed seeds --> every rollout actor --> tokens, their log-probs
+    those tokens --> joint learner --> their log-probs under (theta, w)         must be equal
+
+Checksums prove that bytes arrived; only this proves that the engine's kernels use them: it goes the
+way of every rollout, through prefix cache, packed weights, temperature and version stamps.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from coop_rl.config import RunConfig
+from coop_rl.distributed.calls import gather
+from coop_rl.distributed.team import Member, Team
+from coop_rl.errors import WeightSyncError
+from coop_rl.tracing.stages import Stages
+from coop_rl.types import PolicyVersion, Prompt, RolloutGroup, SamplingSettings
+from coop_rl.weights.receipt import Receipt, describe_difference
+
+NUM_PROMPTS, NUM_SAMPLES, MAX_TOKENS = 4, 2, 16
+SEED = 20_250_906
+"""Any fixed number."""
+FP32_TOLERANCE, BF16_TOLERANCE = 1e-3, 0.1
+"""Nats; measured differences are in docs/results.md."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far one rollout actor's log-probs are from the learner's, over the canary's tokens."""
+
+    mean: float
+    largest: float
+    num_tokens: int
+
+
+def compare(
+    groups: Sequence[RolloutGroup], learner_log_probs: Sequence[Sequence[float]]
+) -> Agreement:
+    """Compare the engine's log-probs with the learner's, row by row in the same order."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    differences = [
+        abs(engine - learner)
+        for rollout, row in zip(rollouts, learner_log_probs, strict=True)
+        for engine, learner in zip(rollout.behaviour_log_probs, row, strict=True)
+    ]
+    return Agreement(math.fsum(differences) / len(differences), max(differences), len(differences))
+
+
+class Canary:
+    """Checks every rollout actor after the first publish, then every `sync.canary_every`-th."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        team: Team,
+        prompts: Sequence[Prompt],
+        stages: Stages,
+        report: Callable[[str], None],
+    ) -> None:
+        """Use the first of `prompts`; `report` gets one line after the first check."""
+        self._every = config.sync.canary_every
+        self._team = team
+        self._prompts = tuple(prompts[:NUM_PROMPTS])
+        self._stages = stages
+        self._report = report
+        self._timeout_s = config.placement.call_timeout_s
+        self._has_run = False
+        self._sampling = SamplingSettings(
+            num_samples=NUM_SAMPLES,
+            temperature=config.rollout.temperature,
+            top_p=1.0,
+            max_tokens=min(MAX_TOKENS, config.rollout.max_tokens),
+            seed=SEED,
+        )
+        is_fp32 = config.rollout.dtype == config.model.dtype == "float32"
+        default = FP32_TOLERANCE if is_fp32 else BF16_TOLERANCE
+        given = config.sync.canary_tolerance
+        self._tolerance = default if given is None else given
+
+    def check_when_due(self, version: PolicyVersion) -> None:
+        """Check all rollout actors when it is time to.
+
+        Raises:
+            WeightSyncError: One of them computes with other weights; names it and a tensor.
+            VersionError: One of them stamps another version.
+        """
+        is_due = self._every > 0 and version.theta % self._every == 0
+        if self._has_run and not is_due:
+            return
+        with self._stages.stage("canary"):
+            agreements = [self._check(member, version) for member in self._team.rollouts]
+        worst = max(agreements, key=lambda agreement: agreement.mean)
+        self._stages.count("sync/canary_mean", worst.mean)
+        self._stages.count("sync/canary_max", max(a.largest for a in agreements))
+        if not self._has_run:
+            self._has_run = True
+            self._report(
+                f"engines compute what the learner does: log-probs of {worst.num_tokens} tokens "
+                f"differ by {worst.mean:.1e} nats on average"
+            )
+
+    def _check(self, member: Member, version: PolicyVersion) -> Agreement:
+        calls = [
+            member.call("canary", "generate_group", prompt, self._sampling)
+            for prompt in self._prompts
+        ]
+        groups: list[RolloutGroup] = gather(calls, self._timeout_s)
+        for group in groups:
+            group.require_version(version, member.name)
+        rows = [(g.prompt.token_ids, r.token_ids) for g in groups for r in g.rollouts]
+        scoring = [joint.call("canary", "score", rows) for joint in self._team.joint]
+        agreement = compare(groups, gather(scoring, self._timeout_s)[0])
+        # Negated, so that NaN fails too.
+        if not agreement.mean <= self._tolerance:
+            raise WeightSyncError(self._explain(member, version, agreement))
+        return agreement
+
+    def _explain(self, member: Member, version: PolicyVersion, agreement: Agreement) -> str:
+        theirs: Receipt
+        (theirs,) = gather([member.call("receipt", "receipt")], self._timeout_s)
+        ours: Receipt = gather(
+            [joint.call("receipt", "receipt") for joint in self._team.joint], self._timeout_s
+        )[0]
+        if not theirs:
+            where = "its backend keeps no receipts, so any tensor may be the cause"
+        elif (tensor := describe_difference(theirs, ours)) is not None:
+            where = f"it holds another {tensor}"
+        else:
+            where = (
+                f"all {len(ours)} tensors arrived as sent (the first is {next(iter(ours))}), so "
+                "it was lost in loading, or rounding alone exceeds sync.canary_tolerance"
+            )
+        return (
+            f"{member.name} does not compute with the weights published as {version}: log-probs "
+            f"of {agreement.num_tokens} tokens differ by {agreement.mean:.2g} nats on average "
+            f"(limit {self._tolerance:g}); {where}"
+        )

@@ -1,0 +1,86 @@
+"""Evaluates a run's sets before training, after it and every n steps; the role `Evaluation`.
+
+<run>/evaluations/step-000010/<set>.responses.jsonl    every response with its verdict
+                              <set>.json               the figures, written last
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from coop_rl.config import RunConfig
+from coop_rl.evaluation.measure import Generate, measure
+from coop_rl.evaluation.result import Comparison, EvaluationResult, compare
+from coop_rl.evaluation.sets import EvaluationSet
+from coop_rl.tracing.stages import Stages
+from coop_rl.types import PolicyVersion
+
+
+class Evaluator:
+    """Implements `algorithm.roles.Evaluation`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        sets: Sequence[EvaluationSet],
+        generate: Generate,
+        stages: Stages,
+        folder: Path | None = None,
+    ) -> None:
+        """Evaluate `sets` with `generate`.
+
+        Args:
+            config: The run; sections `evaluation`, `rollout` and `run` count.
+            sets: What is measured.
+            generate: Samples and scores groups at a version.
+            stages: Timers.
+            folder: Where results are kept item by item, so that a resumed run can compare with the
+                base model; None: in memory only.
+        """
+        self._config = config
+        self._sets = sets
+        self._generate = generate
+        self._stages = stages
+        self._folder = folder
+        self._results: dict[str, dict[int, EvaluationResult]] = {}
+
+    def is_due(self, step: int) -> bool:
+        """Whether to evaluate after `step` steps."""
+        every = self._config.evaluation.every
+        return step in (0, self._config.run.num_steps) or (every > 0 and step % every == 0)
+
+    def maybe_run(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
+        """Evaluate when due; returns metrics, empty when not due."""
+        metrics: dict[str, float] = {}
+        if not self.is_due(step):
+            return metrics
+        with self._stages.stage("evaluate"):
+            for chosen in self._sets:
+                result = self._run(chosen, step, version)
+                self._results.setdefault(chosen.name, {})[step] = result
+                metrics |= result.metrics()
+        return metrics
+
+    def comparisons(self) -> list[Comparison]:
+        """Return, for each set, this run's earliest result against its latest, where it has two."""
+        found = []
+        for name, results in self._results.items():
+            after = results[max(results)]
+            earlier = {s: r for s, r in (self._read_all(name) | results).items() if s < after.step}
+            comparison = compare(earlier[min(earlier)], after) if earlier else None
+            if comparison:
+                found.append(comparison)
+        return found
+
+    def _run(self, chosen: EvaluationSet, step: int, version: PolicyVersion) -> EvaluationResult:
+        folder = self._folder / f"step-{step:06d}" if self._folder else None
+        responses = folder / f"{chosen.name}.responses.jsonl" if folder else None
+        result = measure(self._config, chosen, self._generate, version, step, responses)
+        if folder:
+            result.write(folder / f"{chosen.name}.json")
+        return result
+
+    def _read_all(self, name: str) -> dict[int, EvaluationResult]:
+        """Return what an earlier part of this run kept."""
+        paths = self._folder.glob(f"step-*/{name}.json") if self._folder else ()
+        results = [EvaluationResult.read(path) for path in paths]
+        return {result.step: result for result in results}

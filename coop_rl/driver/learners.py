@@ -1,0 +1,173 @@
+"""The loop's roles that train: each turns one verb into remote calls with a limit.
+
+Rollouts are in `driver.rollouts`. Called by `algorithm.train`; holds no tensors (gradients of
+w travel as unopened handles).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from coop_rl.config import RunConfig
+from coop_rl.config.sizes import has_adapter
+from coop_rl.distributed.calls import Call, gather, put
+from coop_rl.distributed.team import Member, Team
+from coop_rl.driver.canary import Canary
+from coop_rl.driver.generation import Generation
+from coop_rl.errors import WeightSyncError
+from coop_rl.tracing.stages import Stages
+from coop_rl.types import (
+    BranchBatch,
+    CooperativeGain,
+    Guidance,
+    GuidanceUpdate,
+    Objective,
+    PolicyVersion,
+    StepResult,
+)
+from coop_rl.weights.receipt import Receipt, describe_difference
+
+SHADOW_OBJECTIVE = Objective(rl_weight=1.0, sft_weight=0.0)
+
+
+class TeamLearners:
+    """Both learner groups, stepped at the same time."""
+
+    def __init__(self, config: RunConfig, team: Team, stages: Stages) -> None:
+        self._timeout_s = config.placement.call_timeout_s
+        self._sync_timeout_s = config.sync.timeout_s
+        self._is_colocated = config.placement.colocated
+        self._team = team
+        self._stages = stages
+
+    def step(
+        self, step: int, batches: tuple[BranchBatch, BranchBatch], objective: Objective
+    ) -> tuple[StepResult, StepResult | None]:
+        """Step `joint` and `rl_only`, as a rule on the same packed batch."""
+        shadow_objective = replace(SHADOW_OBJECTIVE, resync_shadow=objective.resync_shadow)
+        if self._is_colocated:
+            with self._stages.stage("sleep"):
+                sleeping = [m.call("sleep", "sleep") for m in self._team.engines]
+                gather(sleeping, self._sync_timeout_s)
+        with self._stages.stage("train"):
+            joint_ref = put(batches[0])
+            is_shared = batches[1] is batches[0] or not self._team.shadow
+            shadow_ref = joint_ref if is_shared else put(batches[1])
+            joint = [self._start(m, step, joint_ref, objective) for m in self._team.joint]
+            shadow = [self._start(m, step, shadow_ref, shadow_objective) for m in self._team.shadow]
+            results = gather([call for call, _ in joint + shadow], self._timeout_s)
+        first = replace(results[0], adapter_gradients=joint[0][1])
+        if not shadow:
+            return first, None
+        return first, replace(results[len(joint)], adapter_gradients=shadow[0][1])
+
+    @staticmethod
+    def _start(member: Member, step: int, batch_ref: Any, objective: Objective) -> tuple[Call, Any]:
+        """Start one rank; its gradients of w stay remote until the meta-controller opens them."""
+        result: Any
+        gradients: Any
+        result, gradients = member.handle.step.options(num_returns=2).remote(
+            step, batch_ref, objective
+        )
+        return Call(member.name, "step", result), gradients
+
+
+class TeamMetaController:
+    """The meta-controller actor, and the push of w to both learner groups."""
+
+    def __init__(self, config: RunConfig, team: Team, stages: Stages) -> None:
+        self._timeout_s = config.sync.timeout_s
+        self._has_adapter = has_adapter(config)
+        self._team = team
+        self._stages = stages
+
+    def update(
+        self, joint: StepResult, shadow: StepResult | None, gain: CooperativeGain | None
+    ) -> GuidanceUpdate | None:
+        """Update guidance, and push w by one broadcast in the guidance group.
+
+        The push is asked for at once: the meta-controller takes its calls in order, and learners
+        wait in the broadcast, so no answer has to come back here in between. Publishing has to wait
+        for both, since what is published holds w.
+        """
+        meta = self._team.meta
+        if meta is None:
+            return None
+        gradients = [r.adapter_gradients if r else None for r in (joint, shadow)]
+        report = replace(joint, adapter_gradients=None)
+        with self._stages.stage("update"):
+            update: GuidanceUpdate
+            call = meta.call("update", "update", report, *gradients, gain)
+            update, *receipts = gather([call, *self._start_push()], self._timeout_s)
+            self._compare(receipts)
+        return update
+
+    def guidance(self) -> Guidance | None:
+        """Ask what the next step follows besides w."""
+        if self._team.meta is None:
+            return None
+        guidance: Guidance
+        call = self._team.meta.call("guidance", "guidance")
+        (guidance,) = gather([call], self._timeout_s)
+        return guidance
+
+    def push(self) -> None:
+        """Send w as it is to every learner, and compare what each holds afterwards.
+
+        Raises:
+            WeightSyncError: A learner's w is not the meta-controller's; names both and a tensor.
+        """
+        self._compare(gather(self._start_push(), self._timeout_s))
+
+    def _start_push(self) -> list[Call]:
+        """Start the calls of a push, the meta-controller's first; none where there is no w."""
+        if self._team.meta is None or not self._has_adapter:
+            return []
+        calls = [m.call("receive guidance", "receive_guidance") for m in self._team.learners]
+        return [self._team.meta.call("push guidance", "push"), *calls]
+
+    def _compare(self, receipts: Sequence[Receipt]) -> None:
+        if not receipts:
+            return
+        ours, *held = receipts
+        for member, receipt in zip(self._team.learners, held, strict=True):
+            if (tensor := describe_difference(receipt, ours)) is not None:
+                raise WeightSyncError(
+                    f"{member.name} holds another w than the meta-controller pushed: {tensor}"
+                )
+
+
+class TeamWeights:
+    """Weight sync of merged theta + s*B*A from `joint` to the rollout actors."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        team: Team,
+        generation: Generation,
+        canary: Canary,
+        stages: Stages,
+    ) -> None:
+        """Send to the actors of `generation`, which knows when nothing is sampled."""
+        self._generation = generation
+        self._canary = canary
+        # One sync is several calls, each limited by sync.timeout_s on its own.
+        self._timeout_s = 4 * config.sync.timeout_s
+        self._team = team
+        self._stages = stages
+
+    def publish(self, version: PolicyVersion, *, is_read: bool) -> PolicyVersion:
+        """Let every rollout actor serve `version`, now or once somebody samples; return it."""
+        self._generation.change_weights(version, partial(self._send, version), is_read=is_read)
+        return version
+
+    def _send(self, version: PolicyVersion) -> None:
+        """Send `version` to every rollout actor, and let the canary check it."""
+        with self._stages.stage("publish"):
+            calls = [m.call("publish", "publish", version) for m in self._team.joint]
+            reports = gather(calls, self._timeout_s)
+        self._stages.count("sync/bytes", reports[0].num_bytes)
+        self._stages.count("sync/seconds", reports[0].seconds)
+        self._stages.count("sync/extra_bytes", max(report.extra_bytes for report in reports))
+        self._canary.check_when_due(version)

@@ -1,0 +1,168 @@
+"""The loop's roles `Rollouts` and `ShadowRollouts`: prompts out, scored groups in.
+
+`driver.window` decides which prompts are sampled when and which groups make a batch; `generation`
+has them sampled and scored. Called by `algorithm.train`.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+from coop_rl.algorithm.estimators import RlEstimator
+from coop_rl.config import RunConfig
+from coop_rl.config.method import DapoRl, rl_settings
+from coop_rl.data.collection import Mixture
+from coop_rl.distributed.calls import Call, gather
+from coop_rl.distributed.team import Team
+from coop_rl.driver.generation import Generation
+from coop_rl.driver.window import Slot, Window
+from coop_rl.rewards.noise import flip_rewards
+from coop_rl.rewards.scoring import shuffle_rewards
+from coop_rl.tracing.stages import Stages
+from coop_rl.types import PolicyVersion, Prompt, Sampled, SamplingSettings, ScoredGroup
+
+SEED_STRIDE = 1_000_003
+"""Keeps the seeds of different steps and runs apart before they are hashed per sample."""
+SHADOW_SEED = 500_009
+"""Added for the shadow's own rollouts: equal branches must not draw equal samples."""
+REFILL_STREAM = 2
+"""Order stream of the prompts that dynamic sampling puts in; prompts use 0, demonstrations 1."""
+
+
+def step_sampling(config: RunConfig, step: int, offset: int = 0) -> SamplingSettings:
+    """Return how a step samples; `offset` tells independent draws of one step apart."""
+    section = config.rollout
+    return SamplingSettings(
+        num_samples=section.samples_per_prompt,
+        temperature=section.temperature,
+        top_p=1.0,
+        max_tokens=section.max_tokens,
+        seed=config.run.seed * SEED_STRIDE + step + offset,
+    )
+
+
+class TeamRollouts:
+    """The joint branch's rollouts: a window of prompts, sampled ahead as far as the lag allows."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        generation: Generation,
+        prompts: Mixture[Prompt],
+        estimator: RlEstimator,
+        stages: Stages,
+    ) -> None:
+        self._config = config
+        self._generation = generation
+        self._prompts = prompts
+        self._estimator = estimator
+        self._stages = stages
+        seed, per_step = config.run.seed, config.prompts.per_step
+        rl = rl_settings(config.method)
+        orders = {stream: prompts.order(per_step, seed, stream) for stream in (0, REFILL_STREAM)}
+        # A step's slots are asked for one by one; those of a few steps are under way at once.
+        self._batch = lru_cache(maxsize=16)(lambda stream, part: orders[stream].batch(part))
+        self._window = Window(
+            per_step=per_step,
+            max_lag=config.rollout.max_policy_lag,
+            max_refills=rl.max_refills if isinstance(rl, DapoRl) else 0,
+            num_steps=config.run.num_steps,
+            row_of=self._row,
+        )
+        self._done: dict[Slot, tuple[ScoredGroup, PolicyVersion, str]] = {}
+        self._versions: dict[Slot, PolicyVersion] = {}
+        self._restored: list[Slot] = []
+
+    def begin(self, state: Mapping[str, Any]) -> None:
+        """Sample anew what a run that ended had begun and not trained."""
+        self._restored = self._window.restore(state) if state else []
+
+    def state(self) -> dict[str, Any]:
+        """Return which prompts were begun and not trained; without a lag there are none."""
+        return self._window.state() if self._config.rollout.max_policy_lag else {}
+
+    def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
+        """Wait for the groups of a step, and leave those of the following ones under way.
+
+        Raises:
+            VersionError: A group was sampled with older weights than the lag allows.
+        """
+        self._generation.settle()
+        with self._stages.stage("generate"):
+            for slot in (*self._restored, *self._window.begin(step)):
+                self._submit(slot)
+            self._restored = []
+            self._generation.wait_until(lambda: self._window.is_ready(step))
+            kept, vain = self._window.take(step)
+        sampled = Sampled(
+            *([self._checked(slot, version) for slot in slots] for slots in (kept, vain))
+        )
+        if not self._config.reward.shuffle:
+            return sampled
+        seed = step_sampling(self._config, step).seed
+        return Sampled(shuffle_rewards(sampled.groups, seed=seed), sampled.dropped)
+
+    def _submit(self, slot: Slot) -> None:
+        self._generation.submit(
+            self._prompts[self._row(slot)],
+            step_sampling(self._config, slot.step),
+            partial(self._note_start, slot),
+            partial(self._accept, slot),
+        )
+
+    def _note_start(self, slot: Slot, version: PolicyVersion) -> None:
+        self._versions[slot] = version
+        self._window.started(slot, version.theta)
+
+    def _accept(self, slot: Slot, group: ScoredGroup, sampler: str) -> None:
+        """Keep a scored group, and put a refill in its place where it says nothing."""
+        section = self._config.reward
+        if section.flip_probability > 0.0:
+            seed = step_sampling(self._config, slot.step).seed
+            (group,) = flip_rewards([group], section.flip_probability, section.weight, seed)
+        self._done[slot] = group, self._versions.pop(slot), sampler
+        is_informative = self._estimator.is_informative(group)
+        refill = self._window.finished(slot, is_informative=is_informative)
+        if refill is not None:
+            self._submit(refill)
+
+    def _checked(self, slot: Slot, version: PolicyVersion) -> ScoredGroup:
+        """Hand a group over, if it was sampled with weights it may have been sampled with."""
+        group, started, sampler = self._done.pop(slot)
+        section = self._config.rollout
+        if not section.in_flight_updates:
+            group.require_version(started, sampler)
+        group.require_lag(version, section.max_policy_lag, sampler)
+        return group
+
+    def _row(self, slot: Slot) -> int:
+        per_step = self._config.prompts.per_step
+        part, index = divmod(slot.position, per_step)
+        return self._batch(REFILL_STREAM if slot.is_refill else 0, part)[index]
+
+
+class TeamShadowRollouts:
+    """Rollouts of pi(theta-hat, w), which its actors are given anew before every batch."""
+
+    def __init__(
+        self, config: RunConfig, team: Team, generation: Generation, stages: Stages
+    ) -> None:
+        self._config = config
+        self._team = team
+        self._generation = generation
+        self._stages = stages
+
+    def next_batch(self, step: int, groups: Sequence[ScoredGroup]) -> Sequence[ScoredGroup]:
+        """Publish theta-hat and sample on the prompts of `groups`."""
+        sampling = step_sampling(self._config, step, SHADOW_SEED)
+        with self._stages.stage("generate_shadow"):
+            return self.generate([group.prompt for group in groups], sampling, step)
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingSettings, step: int
+    ) -> Sequence[ScoredGroup]:
+        """Return one scored group per prompt, sampled from the shadow after `step` steps."""
+        version = PolicyVersion(step, step)
+        calls: list[Call] = [m.call("publish", "publish", version) for m in self._team.shadow]
+        gather(calls, 4 * self._config.sync.timeout_s)
+        return self._generation.run(prompts, sampling, version)

@@ -1,0 +1,103 @@
+"""What is measured between steps besides accuracy: the fit to kept demonstrations, audits of G.
+
+eval/demonstrations/...     kept demonstrations --> joint learners' log-probs
+gain/audit                  held-out prompts --> rollouts of both branches --> difference
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from coop_rl.algorithm.gain import standard_error
+from coop_rl.algorithm.roles import Evaluation
+from coop_rl.config import RunConfig
+from coop_rl.config.method import ColdStartMethod
+from coop_rl.distributed.calls import gather
+from coop_rl.distributed.team import Team
+from coop_rl.driver.rollouts import SHADOW_SEED, TeamShadowRollouts, step_sampling
+from coop_rl.evaluation.measure import Generate
+from coop_rl.tracing.stages import Stages
+from coop_rl.types import Demonstration, DemonstrationFit, PolicyVersion, Prompt
+
+NLL = "eval/demonstrations/nll"
+TOKEN_ACCURACY = "eval/demonstrations/token_accuracy"
+AUDIT_SEED = 250_007
+"""Added to a step's seed: audits draw apart from training."""
+
+
+class Measurements:
+    """Several measurements as one."""
+
+    def __init__(self, parts: Sequence[Evaluation]) -> None:
+        self._parts = parts
+
+    def maybe_run(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
+        """Return the metrics of all that are due."""
+        metrics: dict[str, float] = {}
+        for part in self._parts:
+            metrics |= part.maybe_run(step, version)
+        return metrics
+
+
+class TeamValidation:
+    """NLL and audits; implements `algorithm.roles.Evaluation`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        team: Team,
+        demonstrations: Sequence[Demonstration],
+        held_out: Sequence[Prompt],
+        generate: Generate,
+        shadow: TeamShadowRollouts,
+        stages: Stages,
+    ) -> None:
+        """Measure on `demonstrations` and on the first of `held_out`."""
+        self._config = config
+        self._team = team
+        self._rows = [(d.prompt_ids, d.response_ids) for d in demonstrations]
+        self._prompts = held_out[: config.gain.audit_prompts]
+        self._generate = generate
+        self._shadow = shadow
+        self._stages = stages
+
+    def maybe_run(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
+        """Measure what is due after `step` steps."""
+        metrics: dict[str, float] = {}
+        if self._rows and self._is_nll_due(step):
+            with self._stages.stage("validate"):
+                metrics |= self._fit()
+        every = self._config.gain.audit_every
+        if self._team.shadow_rollouts and every > 0 and step > 0 and step % every == 0:
+            with self._stages.stage("audit"):
+                metrics |= self._audit(step, version)
+        return metrics
+
+    def _is_nll_due(self, step: int) -> bool:
+        method, every = self._config.method, self._config.evaluation.every
+        if isinstance(method, ColdStartMethod) and step % method.check_every == 0:
+            return True
+        is_end = step in (0, self._config.run.num_steps)
+        return is_end or (every > 0 and step % every == 0)
+
+    def _fit(self) -> Mapping[str, float]:
+        """Return how well the policy predicts the kept demonstrations."""
+        calls = [m.call("validate", "fit", self._rows) for m in self._team.joint]
+        fit: DemonstrationFit = gather(calls, self._config.placement.call_timeout_s)[0]
+        return {NLL: fit.nll, TOKEN_ACCURACY: fit.token_accuracy}
+
+    def _audit(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
+        """Return the difference of mean rewards, from fresh rollouts of both branches."""
+        sampling = step_sampling(self._config, step, AUDIT_SEED)
+        shadow_sampling = step_sampling(self._config, step, AUDIT_SEED + SHADOW_SEED)
+        joint = self._generate(self._prompts, sampling, version)
+        shadow = self._shadow.generate(self._prompts, shadow_sampling, step)
+        difference_P = np.array(
+            [
+                np.mean([r.value for r in a.rewards]) - np.mean([r.value for r in b.rewards])
+                for a, b in zip(joint, shadow, strict=True)
+            ]
+        )
+        stderr = standard_error(difference_P)
+        assert stderr is not None, "an audit has at least two prompts"
+        return {"gain/audit": float(difference_P.mean()), "gain/audit_stderr": stderr}

@@ -1,0 +1,1 @@
+"""Spans and timers, ground floor: any folder may use them."""

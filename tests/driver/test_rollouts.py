@@ -1,0 +1,167 @@
+"""Which prompts a step samples: the seeded ones; with dynamic sampling, others in their place."""
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from coop_rl.algorithm.methods import build_method
+from coop_rl.config import load_config
+from coop_rl.data.collection import Mixture
+from coop_rl.data.order import SeededOrder
+from coop_rl.driver.generation import Generation, OnDone, OnStart
+from coop_rl.driver.rollouts import TeamRollouts
+from coop_rl.errors import VersionError
+from coop_rl.tracing.stages import Stages
+from coop_rl.types import (
+    PolicyVersion,
+    Prompt,
+    Reward,
+    Rollout,
+    SamplingSettings,
+    ScoredGroup,
+)
+
+VERSION = PolicyVersion(0, 0)
+
+
+@dataclass
+class Answers(Generation):
+    """Groups whose rewards are all equal for the prompts named, mixed for the others.
+
+    Those under way end in an order drawn from `seed`, when somebody waits.
+    """
+
+    dull: set[str] = field(default_factory=set)
+    seed: int = 0
+    asked: list[str] = field(default_factory=list)
+    serves: PolicyVersion = VERSION
+    stamps: PolicyVersion | None = None
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._submitted: list[tuple[Prompt, PolicyVersion, OnDone]] = []
+
+    def settle(self) -> None:
+        """Nothing is put off."""
+
+    def submit(
+        self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
+    ) -> None:
+        self.asked.append(prompt.id)
+        on_start(self.serves)
+        self._submitted.append((prompt, self.stamps or self.serves, on_done))
+
+    def wait_until(self, is_done: Callable[[], bool]) -> None:
+        while not is_done():
+            self.end_one()
+
+    def end_one(self) -> None:
+        index = self._random.randrange(len(self._submitted))
+        prompt, version, on_done = self._submitted.pop(index)
+        rollout = Rollout((1,), (0.0,), "", False, version)
+        rewards = (Reward(0.0, False), Reward(float(prompt.id not in self.dull), True))
+        on_done(ScoredGroup(prompt, (rollout, rollout), rewards), "rollout-7")
+
+
+def rollouts(num_rows: int, answers: Answers, *overrides: str) -> TeamRollouts:
+    config = load_config(
+        Path("configs/local/demo.yaml"), ["prompts.per_step=4", "method.kind=rl", *overrides]
+    )
+    prompts = [Prompt(str(i), "", (1,), "") for i in range(num_rows)]
+    return TeamRollouts(
+        config, answers, Mixture.of(prompts), build_method(config).estimator, Stages()
+    )
+
+
+def ids(groups: Sequence[ScoredGroup]) -> list[str]:
+    return [group.prompt.id for group in groups]
+
+
+def test_without_dynamic_sampling_a_step_has_the_seeded_prompts_and_all_of_them() -> None:
+    """Also where a batch crosses into the next epoch and may hold a prompt twice."""
+    answers = Answers(dull={"0", "1", "2"})
+    role, order = rollouts(6, answers), SeededOrder(6, 4, 0)
+    for step in range(6):
+        answers.serves = PolicyVersion(step, step)
+        sampled = role.next_batch(step, answers.serves)
+        assert ids(sampled.groups) == [str(row) for row in order.batch(step)]
+        assert sampled.dropped == []
+    assert len(answers.asked) == 6 * 4
+    assert role.state() == {}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_groups_that_say_nothing_are_replaced_one_by_one_and_the_order_of_ends_is_no_matter(
+    seed: int,
+) -> None:
+    seeded = {str(row) for row in SeededOrder(40, 4, 0).batch(0)}
+    dull = {*sorted(seeded)[:2], *(str(i) for i in range(0, 40, 3))}
+    answers = Answers(dull=dull, seed=seed)
+    sampled = rollouts(40, answers, "method.rl.kind=dapo").next_batch(0, VERSION)
+    assert len(sampled.groups) == 4
+    assert not dull & set(ids(sampled.groups))
+    assert set(ids(sampled.dropped)) <= dull
+    assert seeded - dull < set(ids(sampled.groups))
+    # Nothing is sampled in vain but what says nothing.
+    assert len(answers.asked) == 4 + len(sampled.dropped) == len(set(answers.asked))
+    other = rollouts(40, Answers(dull=dull, seed=100), "method.rl.kind=dapo").next_batch(0, VERSION)
+    assert ids(other.groups) == ids(sampled.groups)
+    assert ids(other.dropped) == ids(sampled.dropped)
+
+
+def test_when_nothing_says_anything_the_step_keeps_its_size() -> None:
+    answers = Answers(dull={str(i) for i in range(40)})
+    overrides = ("method.rl.kind=dapo", "method.rl.max_refills=2")
+    sampled = rollouts(40, answers, *overrides).next_batch(0, VERSION)
+    assert ids(sampled.groups) == [str(row) for row in SeededOrder(40, 4, 0).batch(0)]
+    assert 4 < len(answers.asked) <= 4 + 2 * 4
+    assert len(sampled.groups) + len(sampled.dropped) == len(answers.asked)
+
+
+def test_with_a_lag_prompts_are_under_way_while_learners_train_and_none_is_lost() -> None:
+    answers = Answers(seed=3)
+    role, order = rollouts(400, answers, "rollout.max_policy_lag=2"), SeededOrder(400, 4, 0)
+    trained: list[str] = []
+    for step in range(50):
+        answers.serves = PolicyVersion(step, step)
+        sampled = role.next_batch(step, answers.serves)
+        lags = {step - r.version.theta for group in sampled.groups for r in group.rollouts}
+        assert lags <= {0, 1, 2}
+        trained += ids(sampled.groups)
+        under_way = len(answers.asked) - len(trained)
+        assert under_way == 4 * min(2, 49 - step)
+    assert sorted(trained) == sorted(str(r) for s in range(50) for r in order.batch(s))
+
+
+def test_a_resumed_run_loses_and_repeats_no_prompt() -> None:
+    overrides = ("rollout.max_policy_lag=1", "run.num_steps=9")
+    answers, trained = Answers(seed=5), []
+    role = rollouts(400, answers, *overrides)
+    for step in range(9):
+        if step == 4:  # the run ended here, and what was under way is gone
+            state = json.loads(json.dumps(role.state()))
+            assert len(state["slots"]) == 4
+            answers = Answers(seed=6)
+            role = rollouts(400, answers, *overrides)
+            role.begin(state)
+        answers.serves = PolicyVersion(step, step)
+        trained += ids(role.next_batch(step, answers.serves).groups)
+    order = SeededOrder(400, 4, 0)
+    assert sorted(trained) == sorted(str(r) for s in range(9) for r in order.batch(s))
+
+
+def test_a_group_sampled_with_other_weights_ends_the_run() -> None:
+    answers = Answers(serves=PolicyVersion(3, 3), stamps=PolicyVersion(2, 2))
+    with pytest.raises(VersionError, match="rollout-7"):
+        rollouts(40, answers).next_batch(3, PolicyVersion(3, 3))
+    # A partial response may be as old as the lag, and no older.
+    overrides = ("rollout.max_policy_lag=1", "rollout.in_flight_updates=true")
+    answers = Answers(serves=PolicyVersion(3, 3), stamps=PolicyVersion(2, 2))
+    assert len(rollouts(40, answers, *overrides).next_batch(3, PolicyVersion(3, 3)).groups) == 4
+    answers = Answers(serves=PolicyVersion(3, 3), stamps=PolicyVersion(1, 1))
+    with pytest.raises(VersionError, match="max_policy_lag"):
+        rollouts(40, answers, *overrides).next_batch(3, PolicyVersion(3, 3))

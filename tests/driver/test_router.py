@@ -1,0 +1,81 @@
+"""Where groups go: to the engine that owes the fewest tokens, as late as possible."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coop_rl.driver.router import Router, Work
+
+
+def test_a_group_goes_to_the_engine_that_owes_the_fewest_tokens() -> None:
+    router: Router[str] = Router(3, max_sequences=100)
+    for name, tokens in (("a", 50), ("b", 10), ("c", 30), ("d", 5), ("e", 5), ("f", 40)):
+        router.add(Work(name, 1, tokens))
+    # a, b, c go to empty engines; d to the one with 10, e to the one with 15, f to that with 20.
+    assert [(engine, work.item) for engine, work in router.start()] == [
+        (0, "a"),
+        (1, "b"),
+        (2, "c"),
+        (1, "d"),
+        (1, "e"),
+        (1, "f"),
+    ]
+    assert [router.outstanding(engine) for engine in range(3)] == [50, 60, 30]
+
+
+def test_groups_wait_for_room_and_a_long_one_holds_up_its_own_engine_only() -> None:
+    router: Router[int] = Router(2, max_sequences=4)
+    works = [Work(i, 2, 10) for i in range(20)]
+    for work in works:
+        router.add(work)
+    started = list(router.start())
+    assert len(started) == 6  # 4 and half as many more, of 2 each, on two engines
+    assert router.num_waiting == 14
+    ended = next(entry for entry in started if entry[0] == 1)
+    for _ in range(14):  # engine 0 hangs, the rest goes through engine 1
+        router.finish(*ended)
+        (ended,) = router.start()
+        assert ended[0] == 1
+    assert router.num_waiting == 0
+
+
+def test_a_group_larger_than_an_engine_still_gets_one() -> None:
+    router: Router[str] = Router(1, max_sequences=1)
+    router.add(Work("large", 64, 1000))
+    assert [work.item for _, work in router.start()] == ["large"]
+
+
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**32))
+def test_every_group_runs_once_engines_hold_a_bounded_amount_and_none_idles(
+    num_engines: int, max_sequences: int, seed: int
+) -> None:
+    source = random.Random(seed)
+    router: Router[int] = Router(num_engines, max_sequences)
+    for item in range(60):
+        router.add(Work(item, source.randint(1, 4), source.randint(1, 100)))
+    held: dict[int, dict[int, Work[int]]] = {engine: {} for engine in range(num_engines)}
+    seen: list[int] = []
+    while router.num_waiting or any(held.values()):
+        for engine, work in router.start():
+            assert (
+                router.outstanding(engine) - work.tokens
+                <= min(
+                    router.outstanding(e)
+                    for e in held
+                    if e != engine and router.sequences(e) < max_sequences
+                )
+                if any(e != engine and router.sequences(e) < max_sequences for e in held)
+                else True
+            )
+            held[engine][work.item] = work
+            seen.append(work.item)
+        for engine, works in held.items():
+            own = sum(work.sequences for work in works.values())
+            assert own == router.sequences(engine)
+            assert sum(work.tokens for work in works.values()) == router.outstanding(engine)
+            assert own < max_sequences + max(1, max_sequences // 2) + 4
+            assert own >= max_sequences or not router.num_waiting
+        engine = source.choice([engine for engine, works in held.items() if works])
+        router.finish(engine, held[engine].pop(source.choice(list(held[engine]))))
+    assert seen == list(range(60))

@@ -1,0 +1,1 @@
+"""Engines without a cluster or a model, for tests and benches only."""
