@@ -20,6 +20,9 @@ from coop_rl.distributed.sync_client import RayWeightSyncClient
 from coop_rl.distributed.team import Whereabouts
 from coop_rl.errors import ActorLostError
 from coop_rl.observability.logs import redirect_output
+from coop_rl.rollout.engine_process import EngineProcess
+from coop_rl.rollout.vllm_engine import VllmEngine
+from coop_rl.rollout.worker import RolloutWorker
 from coop_rl.tracing import trace
 from coop_rl.tracing.trace import Span, span
 from coop_rl.types import (
@@ -39,10 +42,9 @@ from coop_rl.types import (
     StepResult,
     TokenRow,
 )
-from coop_rl.weights.process_group import GroupRegistry
 from coop_rl.weights.receipt import Receipt
 
-if TYPE_CHECKING:  # imports vllm, which the driver has no use for
+if TYPE_CHECKING:  # they import torch, which not every process has a use for
     from coop_rl.weights.publisher import SyncBackend, SyncReport
 
 LOOPBACK = "127.0.0.1"
@@ -96,19 +98,15 @@ class RolloutActor(Shell):
 
     async def start(self) -> Whereabouts:
         """Load the engine."""
-        from coop_rl.rollout.vllm_engine import VllmEngine
-        from coop_rl.rollout.worker import RolloutWorker
-
-        self._engine = VllmEngine(self._config, self._backend)
+        self._engine = EngineProcess(self._config, self._backend)
         await self._engine.start()
-        self._worker = RolloutWorker(self._engine)
         return whereabouts()
 
     async def generate_group(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
         """Sample one group."""
         try:
             with span("generate", overlaps=True):
-                return await self._worker.generate_group(prompt, sampling)
+                return await self._engine.call(RolloutWorker.generate_group, prompt, sampling)
         except ActorLostError:
             # A dead engine core never comes back: end the process, so that Ray reports the loss
             # (re-raising would keep a live actor with a dead engine).
@@ -116,31 +114,31 @@ class RolloutActor(Shell):
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Join the transfer group."""
-        await self._engine.init_weight_transfer(init_info)
+        await self._engine.call(VllmEngine.init_weight_transfer, init_info)
 
     async def start_weight_update(self) -> None:
         """Pause and open an update."""
         with span("pause for weights"):
-            await self._engine.start_weight_update()
+            await self._engine.call(VllmEngine.start_weight_update)
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
         """Receive weights."""
         with span("receive weights"):
-            await self._engine.update_weights(update_info)
+            await self._engine.call(VllmEngine.update_weights, update_info)
 
     async def finish_weight_update(self, version: str) -> None:
         """Close the update and resume."""
         with span("finish weights"):
-            await self._engine.finish_weight_update(version)
+            await self._engine.call(VllmEngine.finish_weight_update, version)
 
     async def sleep(self) -> None:
         """Leave the device to the learners."""
         with span("sleep"):
-            await self._engine.sleep()
+            await self._engine.call(VllmEngine.sleep)
 
     async def receipt(self) -> Receipt:
         """Return the checksums of the weights that arrived last."""
-        return dict(await self._engine.receipt())
+        return await self._engine.call(VllmEngine.receipt)
 
     async def shutdown(self) -> None:
         """End the engine's processes."""
@@ -155,6 +153,7 @@ class LearnerActor(Shell):
     ) -> None:
         super().__init__(log)
         from coop_rl.learner.build import LearnerRank
+        from coop_rl.weights.process_group import GroupRegistry
 
         self._config, self._backend = config, backend
         self._rank = LearnerRank(config, branch, rank)
@@ -252,6 +251,8 @@ class MetaControllerActor(Shell):
 
     def __init__(self, config: RunConfig, log: Path) -> None:
         super().__init__(log)
+        from coop_rl.weights.process_group import GroupRegistry
+
         self._config = config
         self._groups = GroupRegistry(own_address(config), config.sync.timeout_s)
 

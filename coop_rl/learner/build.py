@@ -1,7 +1,6 @@
 """From the config to a learner rank or the meta-controller; called by the actor shells."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch._C._distributed_c10d import Store
@@ -20,17 +19,11 @@ from coop_rl.learner.world import init_world
 from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm, load_skeleton
 from coop_rl.models.head import chunk_for
 from coop_rl.types import Branch, PolicyVersion
+from coop_rl.weights.gloo_sender import WeightSyncClient
 from coop_rl.weights.process_group import open_store
+from coop_rl.weights.publisher import SyncBackend, SyncReport, WeightPublisher
 from coop_rl.weights.receipt import Receipt, receipt_of
-
-if TYPE_CHECKING:  # they import vllm, which only a rank that publishes has a use for
-    from coop_rl.weights.publisher import (
-        SyncBackend,
-        SyncReport,
-        VersionedSyncClient,
-        WeightPublisher,
-    )
-    from coop_rl.weights.source import MergedWeightSource
+from coop_rl.weights.source import MergedWeightSource
 
 GIB = 2**30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -55,16 +48,16 @@ class GatheredTheta:
 class PublishingLearner(Learner):
     """A learner that can also send merged weights to the rollout actors of its branch."""
 
-    publisher: "WeightPublisher"
-    source: "MergedWeightSource"
+    publisher: WeightPublisher
+    source: MergedWeightSource
     wire_dtype: torch.dtype
     sync_timeout_s: float
 
     def connect_rollouts(
         self,
-        client: "VersionedSyncClient",
+        client: WeightSyncClient,
         *,
-        backend: "SyncBackend",
+        backend: SyncBackend,
         host: str,
         num_engine_workers: int,
     ) -> None:
@@ -76,9 +69,6 @@ class PublishingLearner(Learner):
             host: This machine's address for the rollout actors.
             num_engine_workers: Worker processes of all rollout actors together.
         """
-        from coop_rl.weights.publisher import WeightPublisher
-        from coop_rl.weights.source import MergedWeightSource
-
         self.source = MergedWeightSource(GatheredTheta(self.engine), self.adapter, self.wire_dtype)
         self.publisher = WeightPublisher(
             backend=backend,
@@ -94,7 +84,7 @@ class PublishingLearner(Learner):
         """Return the checksums of what `publish` would send now; every rank gathers."""
         return receipt_of(self.source)
 
-    def publish(self, version: PolicyVersion) -> "SyncReport":
+    def publish(self, version: PolicyVersion) -> SyncReport:
         """Send merged weights; when this returns, every rollout actor samples with `version`.
 
         Raises:

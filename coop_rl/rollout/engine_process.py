@@ -24,9 +24,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from coop_rl.config.schema import ServingConfig
 from coop_rl.errors import ActorLostError, RunError
-from coop_rl.rollout.lifeline import announce_parent, follow_parent
 from coop_rl.rollout.vllm_engine import VllmEngine, engine_environment
 from coop_rl.rollout.worker import RolloutWorker
+from coop_rl.weights.lifeline import announce_parent, follow_parent
 
 LENGTH_BYTES = 8
 END_LIMIT_S = 5.0
@@ -149,6 +149,8 @@ async def main(descriptor: int) -> None:
     engine = VllmEngine(config, backend, may_fork=True)
     await EngineServer(engine, writer).serve(reader)
     await engine.shutdown()
+    # Python would tidy up thousands of modules first.
+    os._exit(0)
 
 
 if __name__ == "__main__":

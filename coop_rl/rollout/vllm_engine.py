@@ -233,7 +233,8 @@ class VllmEngine:
     async def shutdown(self) -> None:
         """End the engine's processes; nothing may be called afterwards."""
         if self._engine is not None:
-            self._engine.shutdown(timeout=SHUTDOWN_LIMIT_S)
+            # A core alone has nothing to end in order.
+            self._engine.shutdown(timeout=0.0 if self._is_one_core() else SHUTDOWN_LIMIT_S)
             self._engine = None
 
     def _started(self) -> "AsyncLLM":

@@ -4,10 +4,13 @@
 branches consume the **same** one, so that their gradients differ by the parameters only.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # slow to import, and most processes hold no tensors
+    import torch
 
 TokenRow = tuple[tuple[int, ...], tuple[int, ...]]
 """(prompt ids, response ids) to be scored."""
@@ -59,7 +62,7 @@ class TokenGrid(NamedTuple):
     target_T: torch.Tensor
     """int64; the scored tokens, sample by sample."""
 
-    def to(self, device: torch.device) -> "TokenGrid":
+    def to(self, device: torch.device) -> TokenGrid:
         """Return the grid on a device."""
 
         def move(part: torch.Tensor | None) -> torch.Tensor | None:

@@ -4,15 +4,18 @@ Learners make StepResult and AdapterGradients; `algorithm.gain` makes Cooperativ
 meta-controller makes GuidanceUpdate.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from coop_rl.types.batch import Demonstration, TokenSample
 from coop_rl.types.version import Branch, PolicyVersion
+
+if TYPE_CHECKING:  # slow to import, and most processes hold no tensors
+    import torch
 
 
 class SkipReason(StrEnum):
