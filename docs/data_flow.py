@@ -6,6 +6,7 @@ make docs        or        python docs/data_flow.py docs/data-flow.md
 import dataclasses
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ OVERRIDES = (
 )
 SHOWN_STEP = 1
 SHOWN_VALUES = 6
+WIDTH = 118
 HEADER = """# The data's way, with real values
 
 Written by `make docs` from two steps of the demo (Ray, vLLM, DeepSpeed; step {step} is shown); do
@@ -102,7 +104,8 @@ def nested(ranks: tuple[tuple[Any, ...], ...]) -> str:
 
 def table(value: Any, says: str) -> list[str]:
     """Return one dataclass as a section."""
-    lines = [f"\n## {type(value).__name__}\n", says, "", "| field | value |", "|---|---|"]
+    prose = textwrap.fill(says, WIDTH, break_long_words=False, break_on_hyphens=False)
+    lines = [f"\n## {type(value).__name__}\n", prose, "", "| field | value |", "|---|---|"]
     names = (
         value._fields
         if isinstance(value, TokenGrid)
@@ -208,7 +211,7 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
             "now the next step begins.",
         ),
     )
-    overrides = " ".join(f"--set {o}" for o in OVERRIDES)
+    overrides = " \\\n        ".join(f"--set {o}" for o in OVERRIDES)
     lines = [HEADER.format(step=record.step, overrides=overrides)]
     for value, says in sections:
         lines += table(value, says)

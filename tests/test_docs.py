@@ -103,6 +103,14 @@ def test_commands_of_a_page_are_ones_that_exist(page: Path) -> None:
         assert programs.count("coop-rl") > 8
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_lines_of_a_page_fit_an_editor(page: Path) -> None:
+    """Rows of tables and shown output cannot be wrapped."""
+    text = re.sub(r"```text\n.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    too_long = [line for line in text.splitlines() if len(line) > 120 and line[:1] != "|"]
+    assert not too_long, f"{page.name}: more than 120 characters"
+
+
 @pytest.mark.parametrize(
     "command",
     [
