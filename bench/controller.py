@@ -27,6 +27,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -38,9 +39,8 @@ from rich.table import Table
 from coop_rl.algorithm.methods import build_method
 from coop_rl.config import RunConfig, load_config
 from coop_rl.data.collection import Mixture
-from coop_rl.distributed.calls import Call
-from coop_rl.distributed.team import Member
-from coop_rl.driver.generation import Generation
+from coop_rl.distributed.member import Member
+from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.rollouts import TeamRollouts
 from coop_rl.driver.stop import StopRequest
 from coop_rl.rollout.worker import RolloutWorker
@@ -81,27 +81,34 @@ def score(group: RolloutGroup) -> ScoredGroup:
     return ScoredGroup(group.prompt, group.rollouts, rewards)
 
 
-class SimulatedGeneration(Generation):
+class SimulatedGeneration(TeamGeneration):
     """Calls that end by a simulated clock."""
 
     def __init__(self, config: RunConfig, num_engines: int) -> None:
         """Start at 0 s."""
         self._clock, self._count = 0.0, 0
-        self._ends: list[tuple[float, int, Any]] = []
+        self._ends: list[tuple[float, Any, Prompt]] = []
         self._source = random.Random(0)
         self._lengths: dict[int, int] = {}
-        engines = [_SimulatedMember(f"rollout-{i}", self) for i in range(num_engines)]
-        reward = _SimulatedMember("reward", self)
-        super().__init__(config, engines, reward, StopRequest())
+        actor: Any = SimpleNamespace(
+            generate=SimpleNamespace(remote=self._begin_sampling),
+            score=SimpleNamespace(remote=self._begin_scoring),
+        )
+        engines: list[Member[Any]] = [Member(f"rollout-{i}", actor) for i in range(num_engines)]
+        super().__init__(config, engines, Member("reward", actor), StopRequest())
         self.outside_s = 0.0
         """CPU seconds of the simulation itself."""
 
-    def start_call(self, phase: str, arguments: Sequence[Any]) -> int:
-        """Let a call end later; scoring ends as soon as its group is taken in."""
+    def _begin_sampling(self, prompt: Prompt, _sampling: SamplingSettings) -> int:
+        """Let a group end later; return what stands for it."""
         self._count += 1
-        if phase == "generate":
-            length = max(draw_length(self._source) for _ in range(NUM_SAMPLES))
-            heapq.heappush(self._ends, (self._clock + length, self._count, arguments[0]))
+        length = max(draw_length(self._source) for _ in range(NUM_SAMPLES))
+        heapq.heappush(self._ends, (self._clock + length, self._count, prompt))
+        return self._count
+
+    def _begin_scoring(self, _group: int) -> int:
+        """Scoring ends as soon as its group is taken in."""
+        self._count += 1
         return self._count
 
     def wait_until(self, is_done: Callable[[], bool]) -> None:
@@ -117,23 +124,13 @@ class SimulatedGeneration(Generation):
         rewards = tuple(Reward(float(i == self._count % 9), True) for i in range(NUM_SAMPLES))
         group = ScoredGroup(prompt, (rollout,) * NUM_SAMPLES, rewards)
         self.outside_s += time.process_time() - began
-        self._accept(ref, None)
-        self._accept(next(reversed(self._scoring)), group)
+        self._on_sampled(ref)
+        self._on_scored(next(reversed(self._scoring)), group)
 
     def end_all(self) -> None:
         """Drain, as before a publish."""
         while self._ends:
             self.end_one()
-
-
-class _SimulatedMember(Member):
-    def __init__(self, name: str, generation: SimulatedGeneration) -> None:
-        super().__init__(name, None)  # type: ignore[arg-type]
-        object.__setattr__(self, "generation", generation)
-
-    def call(self, phase: str, _method: str, *arguments: Any) -> Call:
-        generation: SimulatedGeneration = self.generation  # type: ignore[attr-defined]
-        return Call(self.name, phase, generation.start_call(phase, arguments))
 
 
 def configure(num_prompts: int, num_steps: int) -> RunConfig:
@@ -153,7 +150,7 @@ def configure(num_prompts: int, num_steps: int) -> RunConfig:
     )
 
 
-def prepare(config: RunConfig, generation: Generation) -> TeamRollouts:
+def prepare(config: RunConfig, generation: TeamGeneration) -> TeamRollouts:
     """Put the product's role on top of `generation`."""
     prompts = [Prompt(str(i), "", tuple(range(50)), "") for i in range(50_000)]
     estimator = build_method(config).estimator
@@ -196,7 +193,7 @@ class ScriptedActor:
     def __init__(self) -> None:
         self._worker = RolloutWorker(ScriptedEngine(script))
 
-    async def generate_group(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
+    async def generate(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
         """Answer as late as the longest response is long."""
         group = await self._worker.generate_group(prompt, sampling)
         longest = max(len(rollout.token_ids) for rollout in group.rollouts)
@@ -219,9 +216,12 @@ def run_with_ray(num_prompts: int, num_steps: int) -> dict[str, Any]:
         engines: Any = ray.remote(num_cpus=0)(ScriptedActor)
         handles = [engines.options(max_concurrency=8192).remote() for _ in range(2)]
         verdicts: Any = ray.remote(num_cpus=0)(ScoringActor)
-        members = [Member(f"rollout-{i}", handles[i % 2]) for i in range(NUM_ENGINES)]
+        members: list[Member[Any]] = [
+            Member(f"rollout-{i}", handles[i % 2]) for i in range(NUM_ENGINES)
+        ]
+        reward: Member[Any] = Member("reward", verdicts.remote())
         config = configure(num_prompts, num_steps)
-        generation = Generation(config, members, Member("reward", verdicts.remote()), StopRequest())
+        generation = TeamGeneration(config, members, reward, StopRequest())
         rollouts = prepare(config, generation)
         version, num_groups = PolicyVersion(0, 0), 0
         with generation.serving():

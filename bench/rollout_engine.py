@@ -73,7 +73,7 @@ def measure(config: RunConfig, rounds: int) -> list[tuple[float, float]]:
     for number in range(rounds + 1):
         sampling = SamplingSettings(NUM_SAMPLES, 1.0, 1.0, MAX_TOKENS, number)
         began = time.perf_counter()
-        refs = [ours.generate_group.remote(prompt, sampling) for prompt in prompts]
+        refs = [ours.generate.remote(prompt, sampling) for prompt in prompts]
         groups = ray.get(refs, timeout=LIMIT_S)
         seconds = time.perf_counter() - began
         tokens = sum(len(r.token_ids) for group in groups for r in group.rollouts)

@@ -19,7 +19,7 @@ from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
 from coop_rl.driver.checkpoint_store import CheckpointStore, digest, read_progress
-from coop_rl.driver.generation import Generation
+from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.errors import ConfigError, Interrupted, RunDirectoryError
 from coop_rl.evaluation.measure import measure
@@ -48,20 +48,22 @@ class EvaluationRequest:
     models: tuple[str, ...]
     """Model folders, hub ids, run directories or step-* folders of runs."""
     benchmarks: tuple[str, ...] = ()
-    """Names; the config's own set may be among them. Empty, and no `data`: the config's sets."""
+    """Names of sets, the config's held-out set included. Empty, without `data`: the config's."""
     data: Path | None = None
-    """A JSONL file, in place of the config's own set."""
+    """A JSONL file that replaces the config's held-out set."""
     data_dir: str | None = None
+    """Where benchmarks lie; None: as the config says, like the following options."""
     num_items: int | None = None
-    """None: all rows."""
+    """Rows of each set; None: all of them."""
     num_samples: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     checkpoint: Literal["newest", "best"] = "newest"
-    """Of run directories."""
+    """Which checkpoint of a run directory is served."""
     config: Path | None = None
-    """A run config whose sections are used, in place of a run's own."""
+    """A run config whose sections replace those of a run."""
     overrides: tuple[str, ...] = ()
+    """What `--set` was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,15 @@ class Target:
     """One model, ready to be served."""
 
     name: str
-    """Its folder in the output."""
+    """The model's folder in the output."""
     origin: str
-    """What the user gave."""
+    """What the user gave: a folder, a hub id or a run."""
     config: ServingConfig
+    """How the model is served and measured."""
     step: int
-    """Steps trained; 0: a model that comes without a run."""
+    """Steps it was trained; 0 for a model that comes without a run."""
     sets: tuple[EvaluationSet, ...]
+    """What it is measured on."""
 
 
 def run_evaluation(request: EvaluationRequest, out: Path | None) -> None:
@@ -157,9 +161,9 @@ def _config(request: EvaluationRequest, path: Path | None, model: str) -> Servin
             "data": {"path": str(request.data), "template": None},
         }
     if request.benchmarks or request.data:
-        own = base.name if base and base.data and not request.data else None
-        evaluation["benchmarks"] = [name for name in request.benchmarks if name != own]
-        if not request.data and own not in request.benchmarks:
+        held_out = base.name if base and base.data and not request.data else None
+        evaluation["benchmarks"] = [name for name in request.benchmarks if name != held_out]
+        if not request.data and held_out not in request.benchmarks:
             evaluation["data"] = None
     defaults: dict[str, dict[str, Any]] = {
         "model": {"path": model},
@@ -211,9 +215,9 @@ def _evaluate(target: Target, folder: Path, console: EvaluationConsole) -> list[
             team_of(config, logs, console.milestone) as team,
         ):
             console.milestone(f"starting {target.name}")
-            place = config.placement
-            team.start(place.startup_timeout_s, config.sync.timeout_s, (), console.milestone)
-            generation = Generation(config, team.rollouts, team.reward, stop, console.advance)
+            limit_s = config.placement.startup_timeout_s
+            team.start(limit_s, config.sync.timeout_s, (), console.milestone)
+            generation = TeamGeneration(config, team.rollouts, team.reward, stop, console.advance)
             for chosen in target.sets:
                 console.begin(chosen.name, 2 * len(chosen.prompts))
                 responses = folder / f"{chosen.name}.responses.jsonl"

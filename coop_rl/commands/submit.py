@@ -78,20 +78,20 @@ def plan_submission(
             f"a submitted run needs an absolute run directory that all nodes share, got {folder}: "
             "a relative one would lie in the package Ray deletes; set run.dir or --run-dir"
         )
-    place = config.placement
+    placement = config.placement
     # Images without a virtual environment may lack `python`.
     command = ["python3", "-m", "coop_rl", "train", str(path.resolve().relative_to(root))]
-    sets = [*overrides, *([] if place.address else ["placement.address=auto"])]
+    sets = [*overrides, *([] if placement.address else ["placement.address=auto"])]
     command += [f"--set={value}" for value in sets]
     command += ["--run-dir", str(folder)]
-    environment = named_environment(place.environment) | {
-        STOP_WAIT: str(place.stop_grace_s),
+    environment = named_environment(placement.environment) | {
+        STOP_WAIT: str(placement.stop_grace_s),
         "PYTHONUNBUFFERED": "1",
     }
     resources = {
-        "entrypoint_num_cpus": place.driver.cpus or None,
-        "entrypoint_num_gpus": place.driver.gpus or None,
-        "entrypoint_label_selector": dict(place.driver.labels) or None,
+        "entrypoint_num_cpus": placement.driver.cpus or None,
+        "entrypoint_num_gpus": placement.driver.gpus or None,
+        "entrypoint_label_selector": dict(placement.driver.labels) or None,
     }
     return Submission(
         shlex.join(command),

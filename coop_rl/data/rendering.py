@@ -41,9 +41,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         else:
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(folder or model), trust_remote_code=False
-            )
+            tokenizer = AutoTokenizer.from_pretrained(str(folder or model), trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = first_line(error)
         where = "in the folder" if folder else "on the hub or in its cache"

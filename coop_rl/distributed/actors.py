@@ -1,23 +1,26 @@
 """Ray actor shells: a few lines each around plain classes that are testable without Ray.
 
-Every shell first sends its output to its own log file and hides devices that are not its own, then
-imports what is heavy, so that the terminal stays readable and an import error is in the log too.
+    RolloutActor          rollout.engine_process                  prompts in, sampled groups out
+    RewardActor           rewards.pool                            groups in, scored groups out
+    LearnerActor          learner.learner                         batches in (`learner_actor`)
+    MetaControllerActor   learner.meta_controller                 gradients of w in, w out
+
+`distributed.build` creates them, `Member.call` names their methods. The driver imports this module
+for the methods' types, so heavy imports are inside methods: every shell first sends its output to
+its own log file and hides devices that it did not reserve, then imports what is heavy, so that the
+terminal stays readable and an import error is in the log too.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.actor import ActorHandle
 
 from coop_rl.config import RunConfig
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import named_verifiers
-from coop_rl.distributed.sync_client import RayWeightSyncClient
-from coop_rl.distributed.team import Whereabouts
 from coop_rl.errors import ActorLostError
 from coop_rl.observability.logs import redirect_output
 from coop_rl.rollout.engine_process import EngineProcess
@@ -27,55 +30,64 @@ from coop_rl.tracing import trace
 from coop_rl.tracing.trace import Span, span
 from coop_rl.types import (
     AdapterGradients,
-    Branch,
-    BranchBatch,
     CooperativeGain,
-    DemonstrationFit,
     Guidance,
     GuidanceUpdate,
-    Objective,
-    PolicyVersion,
     Prompt,
     RolloutGroup,
     SamplingSettings,
     ScoredGroup,
     StepResult,
-    TokenRow,
 )
 from coop_rl.weights.receipt import Receipt
 
-if TYPE_CHECKING:  # they import torch, which not every process has a use for
-    from coop_rl.weights.publisher import SyncBackend, SyncReport
+if TYPE_CHECKING:
+    from coop_rl.weights.process_group import PeerGroup
 
 LOOPBACK = "127.0.0.1"
 
 
-def own_address(config: ServingConfig) -> str:
-    """Return the address peers reach this process at: loopback in local single-node mode."""
-    if config.placement.address is None:
-        return LOOPBACK
-    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return address
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where an actor runs; `actors.json` of the run directory holds everybody's."""
+
+    node_id: str
+    """Ray's, as `ray list nodes` shows it."""
+    address: str
+    """The node's IP address."""
+    pid: int
+    """The process id on that node."""
+    gpus: list[str]
+    """Ids of the node's devices that the actor reserves."""
 
 
 def whereabouts() -> Whereabouts:
     """Say where this actor runs."""
     node_id = ray.get_runtime_context().get_node_id()
+    return Whereabouts(node_id, _node_address(), os.getpid(), reserved_gpus())
+
+
+def address_for_peers(config: ServingConfig) -> str:
+    """Return the address peers reach this process at: loopback in local single-node mode."""
+    return LOOPBACK if config.placement.address is None else _node_address()
+
+
+def _node_address() -> str:
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return Whereabouts(node_id, address, os.getpid(), own_gpus())
+    return address
 
 
-def own_gpus() -> list[str]:
+def reserved_gpus() -> list[str]:
     """Return the ids of the node's devices that this actor reserves."""
     return [str(gpu) for gpu in ray.get_runtime_context().get_accelerator_ids().get("GPU", [])]
 
 
 class Shell:
-    """What every actor does first, and can: record what it does."""
+    """The base of every actor: its log, its devices, and recording of its spans."""
 
     def __init__(self, log: Path) -> None:
         redirect_output(log)
-        if not own_gpus():
+        if not reserved_gpus():
             # Ray shows an actor that reserves GPUs those alone, any other one all of the node's.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
@@ -87,6 +99,29 @@ class Shell:
         """Record no more; return what was recorded."""
         trace.stop_recording()
         return trace.take_spans()
+
+
+class PeerShell(Shell):
+    """The base of actors that are linked by broadcast groups: learners and the meta-controller."""
+
+    def __init__(self, config: RunConfig, log: Path) -> None:
+        super().__init__(log)
+        from coop_rl.weights.process_group import GroupRegistry
+
+        self._config = config
+        self._groups = GroupRegistry(address_for_peers(config), config.sync.timeout_s)
+
+    def open_group(self, name: str) -> tuple[str, int]:
+        """Hold the store of a group; return the host and port at which its members join."""
+        return self._groups.open(name)
+
+    def join_group(self, name: str, host: str, port: int, rank: int, size: int) -> None:
+        """Join a group as one of `size` ranks; what the shell wraps uses it by its name."""
+        self._attach(name, self._groups.join(name, host, port, rank, size))
+
+    def _attach(self, name: str, group: "PeerGroup") -> None:
+        """Hand a joined group to what the shell wraps."""
+        raise NotImplementedError
 
 
 class RolloutActor(Shell):
@@ -102,7 +137,7 @@ class RolloutActor(Shell):
         await self._engine.start()
         return whereabouts()
 
-    async def generate_group(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
+    async def generate(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
         """Sample one group."""
         try:
             with span("generate", overlaps=True):
@@ -112,22 +147,22 @@ class RolloutActor(Shell):
             # (re-raising would keep a live actor with a dead engine).
             os._exit(1)
 
-    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """Join the transfer group."""
+    async def join_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        """Join the transfer group, in which learner rank 0 sends weights."""
         await self._engine.call(VllmEngine.init_weight_transfer, init_info)
 
     async def start_weight_update(self) -> None:
-        """Pause and open an update."""
+        """Pause generation and open an update of the weights."""
         with span("pause for weights"):
             await self._engine.call(VllmEngine.start_weight_update)
 
-    async def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Receive weights."""
+    async def receive_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive what learner rank 0 sends."""
         with span("receive weights"):
             await self._engine.call(VllmEngine.update_weights, update_info)
 
     async def finish_weight_update(self, version: str) -> None:
-        """Close the update and resume."""
+        """Close the update, stamp the version on what is sampled from now on, and resume."""
         with span("finish weights"):
             await self._engine.call(VllmEngine.finish_weight_update, version)
 
@@ -145,131 +180,19 @@ class RolloutActor(Shell):
         await self._engine.shutdown()
 
 
-class LearnerActor(Shell):
-    """One rank of a learner group; both branches are this class."""
+class MetaControllerActor(PeerShell):
+    """The keeper of w, its optimiser, and what else the learners are guided by."""
 
-    def __init__(
-        self, config: RunConfig, branch: Branch, rank: int, backend: "SyncBackend", log: Path
-    ) -> None:
-        super().__init__(log)
-        from coop_rl.learner.build import LearnerRank
-        from coop_rl.weights.process_group import GroupRegistry
+    def start(self, sources: list[str], shapes: dict[str, tuple[int, int]] | None) -> Whereabouts:
+        """Build w, of the layers' `shapes`, and its optimiser.
 
-        self._config, self._backend = config, backend
-        self._rank = LearnerRank(config, branch, rank)
-        self._groups = GroupRegistry(own_address(config), config.sync.timeout_s)
-
-    def open_world(self) -> tuple[str, int]:
-        """Rank 0: hold the store of this branch's torch world."""
-        return self._rank.open_world(own_address(self._config))
-
-    def start(self, host: str, port: int) -> Whereabouts:
-        """Join the world and build the engine."""
-        self._learner = self._rank.start(host, port)
-        return whereabouts()
-
-    def open_group(self, name: str) -> tuple[str, int]:
-        """Hold the store of a named group."""
-        return self._groups.open(name)
-
-    def join_group(self, name: str, host: str, port: int, rank: int, size: int) -> None:
-        """Join a named group; the learner uses it by its name."""
-        self._learner.attach_group(name, self._groups.join(name, host, port, rank, size))
-
-    def connect_rollouts(self, actors: list[ActorHandle[Any]]) -> None:
-        """Join the weight transfer group; rank 0 drives the rollout actors."""
-        tensor_parallel = self._config.rollout.tensor_parallel_size
-        timeout_s = self._config.sync.timeout_s
-        self._learner.connect_rollouts(
-            RayWeightSyncClient(actors, tensor_parallel, timeout_s, self._leave_memory),
-            backend=self._backend,
-            host=own_address(self._config),
-            num_engine_workers=len(actors) * tensor_parallel,
-        )
-
-    def step(
-        self, step: int, batch: BranchBatch, objective: Objective
-    ) -> tuple[StepResult, AdapterGradients | None]:
-        """Take one step; the gradients of w are a return of their own, so they can stay remote."""
-        with self._turn("step"):
-            return self._learner.step(step, batch, objective)
-
-    @span("receive w")
-    def receive_guidance(self) -> Receipt:
-        """Receive w from the meta-controller; returns the checksums of what is held then."""
-        return self._learner.receive_guidance()
-
-    def score(self, rows: list[TokenRow]) -> list[list[float]]:
-        """Return log-probs of the rows' responses; all ranks are called alike."""
-        with self._turn("score"):
-            return self._learner.score(rows)
-
-    def fit(self, rows: list[TokenRow]) -> DemonstrationFit:
-        """Return how well the rows' responses are predicted; all ranks are called alike."""
-        with self._turn("score"):
-            return self._learner.fit(rows)
-
-    def receipt(self) -> Receipt:
-        """Return the checksums of what `publish` sends; all ranks are called alike."""
-        return self._learner.receipt()
-
-    def publish(self, version: PolicyVersion) -> "SyncReport":
-        """Send merged weights to the rollout actors."""
-        with self._turn("publish"):
-            return self._learner.publish(version)
-
-    def save(self, folder: str) -> None:
-        """Write this branch's state."""
-        with self._turn("save"):
-            self._learner.save_state(Path(folder))
-
-    def load(self, folder: str) -> None:
-        """Read this branch's state."""
-        with self._turn("load"):
-            self._learner.load_state(Path(folder))
-
-    @contextmanager
-    def _turn(self, name: str) -> Iterator[None]:
-        """Record what is done, and leave no memory behind."""
-        with span(name):
-            yield
-            self._leave_memory()
-
-    def _leave_memory(self) -> None:
-        """Where engines share the device, give back what torch keeps of freed tensors.
-
-        An engine that wakes could not have it otherwise.
+        `sources` names where demonstrations come from.
         """
-        if self._config.placement.colocated:
-            import torch
+        from coop_rl.learner.meta_controller import MetaController, build_adapter
 
-            torch.cuda.empty_cache()  # nothing on CPUs
-
-
-class MetaControllerActor(Shell):
-    """The keeper of w and of other guidance."""
-
-    def __init__(self, config: RunConfig, log: Path) -> None:
-        super().__init__(log)
-        from coop_rl.weights.process_group import GroupRegistry
-
-        self._config = config
-        self._groups = GroupRegistry(own_address(config), config.sync.timeout_s)
-
-    def start(self, sources: list[str]) -> Whereabouts:
-        """Build w, its optimiser and the rest."""
-        from coop_rl.learner.build import build_meta_controller
-
-        self._meta = build_meta_controller(self._config, sources)
+        adapter = build_adapter(self._config, shapes, "cpu") if shapes else None
+        self._meta = MetaController(self._config, adapter, sources)
         return whereabouts()
-
-    def open_group(self, name: str) -> tuple[str, int]:
-        """Hold the store of a named group."""
-        return self._groups.open(name)
-
-    def join_group(self, name: str, host: str, port: int, rank: int, size: int) -> None:
-        """Join the guidance group as its rank 0."""
-        self._meta.attach_group(name, self._groups.join(name, host, port, rank, size))
 
     @span("update")
     def update(
@@ -279,7 +202,7 @@ class MetaControllerActor(Shell):
         shadow: AdapterGradients | None,
         gain: CooperativeGain | None,
     ) -> GuidanceUpdate:
-        """Update guidance."""
+        """Move w, and what else guides, by what a step reported."""
         return self._meta.update(report, joint, shadow, gain)
 
     def guidance(self) -> Guidance:
@@ -287,8 +210,8 @@ class MetaControllerActor(Shell):
         return self._meta.guidance
 
     @span("push w")
-    def push(self) -> Receipt:
-        """Broadcast w to the learners; returns its checksums."""
+    def push_w(self) -> Receipt:
+        """Broadcast w to the learners; return its checksums."""
         return self._meta.push()
 
     @span("save")
@@ -299,6 +222,9 @@ class MetaControllerActor(Shell):
     def load(self, folder: str) -> None:
         """Read w and its optimiser."""
         self._meta.load_state(Path(folder))
+
+    def _attach(self, name: str, group: "PeerGroup") -> None:
+        self._meta.attach_group(name, group)
 
 
 class RewardActor(Shell):

@@ -1,6 +1,7 @@
 """What the cluster's autoscaler, if it has one, says of the room a run asks for.
 
-Ray offers no public way to it; `tests/main_job/test_autoscaling.py` holds what is used here.
+Called by `distributed.placement` while a run waits for nodes. Ray offers no public way to it;
+`tests/main_job/test_autoscaling.py` proves what is used here.
 """
 
 import json
@@ -12,6 +13,7 @@ from ray.core.generated import autoscaler_pb2
 TIMEOUT_S = 10.0
 """Longest wait for the control store."""
 NAMESPACE = b"__autoscaler"
+"""Where version 2 notes in the control store that it runs."""
 READ_ONLY_PREFIX = "node_"
 """Version 1 calls node types so on a cluster whose size nobody changes."""
 

@@ -1,9 +1,12 @@
-"""From a config to a started team of actors."""
+"""From a config to the actors of a team; called by `commands.train` and `commands.evaluate`.
+
+config --placement.reserved--> room on nodes --team_of--> Team, whose `start` links the actors
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -11,20 +14,20 @@ from ray.exceptions import GetTimeoutError, RayError
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import role_counts, weight_backend
-from coop_rl.distributed.actors import (
-    LearnerActor,
-    MetaControllerActor,
-    RewardActor,
-    RolloutActor,
-)
+from coop_rl.distributed.actors import MetaControllerActor, RewardActor, RolloutActor
+from coop_rl.distributed.learner_actor import LearnerActor
+from coop_rl.distributed.member import Member
 from coop_rl.distributed.placement import Placement, reserved
-from coop_rl.distributed.team import Member, Team
+from coop_rl.distributed.team import Team
+
+A = TypeVar("A")
 
 MANY_CALLS = 4096
 """Groups one rollout actor may hold at once; its engine queues them itself."""
 SINGLE = ("reward", "meta-controller")
 """Roles of one actor, whose name has no number."""
 INDEX = object()
+"""Stands, among the arguments of a role's actors, for each one's index."""
 SHUTDOWN_GRACE_S = 10.0
 """How long an engine gets to end its own processes."""
 
@@ -55,11 +58,13 @@ def team_of(config: ServingConfig, log_dir: Path, report: Callable[[str], None])
 def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
     backend, counts = weight_backend(config), role_counts(config)
 
-    def actors(role: str, shell: type, arguments: Sequence[Any], **more: Any) -> tuple[Member, ...]:
+    def actors(
+        role: str, shell: type[A], arguments: Sequence[Any], **more: Any
+    ) -> tuple[Member[A], ...]:
         """Create the actors of a role; each gets its index, where `arguments` has INDEX."""
         count, need = counts.get(role, (0, RoleResources()))
         remote: Any = ray.remote(shell)
-        found = []
+        found: list[Member[A]] = []
         for index in range(count):
             name = role.replace(" ", "-") + (f"-{index}" if role not in SINGLE else "")
             where = placement.options(role, index)

@@ -1,15 +1,18 @@
 """Waiting for remote calls with a limit, naming whoever is lost.
 
-Every wait of the controller goes through `gather`, so nothing waits for ever, every failure names
-an actor and a phase, and a request to stop is heard. What goes on in the background, such as
-generation while learners train, is served in every wait: one thread, no locks.
+    member.call(method, ...) --> Call, under way --> gather(calls, limit_s) --> results
+
+Every wait of the driver, and of a learner for the engines it sends weights to, goes through this
+module: nothing waits for ever, every failure names an actor and a phase, and a request to stop is
+heard. What goes on in the background, such as generation while learners train, is served in every
+wait: one thread, no locks.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -23,20 +26,28 @@ POLL_S = 0.5
 """How often a wait looks whether it should be broken off. A signal handler cannot raise out of
 `ray.wait`: Ray 2.60 waits on to its limit and then fails with SystemError."""
 REFS_PER_RETURN, COLLECT_S = 16, 0.1
-"""With more than so many background calls under way, a wait takes in several results, and waits
-for them up to this long; engines have spare groups for longer."""
+"""With more than `REFS_PER_RETURN` background calls under way, a wait takes in several results at
+once, and waits for them up to `COLLECT_S`; engines have spare groups for longer than that."""
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+Ref: TypeAlias = ray.ObjectRef[R]
+"""What stands for a value that a call will return, or that `put` stored."""
+AnyRef: TypeAlias = ray.ObjectRef[Any]
+"""A reference to a value of whatever type; Ray's references are invariant in it."""
+
 _checks: list[Callable[[], None]] = []
 
 
 class Background(Protocol):
     """Calls under way that nobody waits for; whoever waits for something else takes them in."""
 
-    def refs(self) -> Sequence[Any]:
-        """Return the ObjectRefs under way."""
+    def refs(self) -> Sequence[AnyRef]:
+        """Return the references of the calls under way."""
         ...
 
-    def take(self, ref: Any) -> None:
-        """Accept one that is ready; may start others, must not wait, may raise."""
+    def take(self, ref: AnyRef) -> None:
+        """Accept a call that is ready; may start others, must not wait, may raise."""
         ...
 
 
@@ -45,7 +56,7 @@ _background: list[Background] = []
 
 @contextmanager
 def breaking_off(check: Callable[[], None]) -> Iterator[None]:
-    """Let `check`, which may raise, break off every `gather` meanwhile."""
+    """Call `check` in every wait inside; what it raises breaks off the wait."""
     _checks.append(check)
     try:
         yield
@@ -55,7 +66,7 @@ def breaking_off(check: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def in_background(work: Background) -> Iterator[None]:
-    """Serve `work` in every wait meanwhile; may be nested."""
+    """Serve `work` in every wait inside; may be nested."""
     if work in _background:
         yield
         return
@@ -67,26 +78,29 @@ def in_background(work: Background) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A remote call under way."""
+class Call(Generic[R_co]):
+    """A remote call under way, and the type of its result."""
 
     actor: str
     """Name for people, such as `rollout-0`."""
     phase: str
-    """The verb, such as `generate`."""
-    ref: Any
-    """Ray's ObjectRef; the first one where the call has several returns."""
+    """What it does, for errors: the method's name in words, such as `receive w`."""
+    ref: Ref[R_co]
+    """Stands for the result; the first one where the call has several returns."""
 
 
-def gather(
-    calls: Sequence[Call], timeout_s: float, on_result: Callable[[], None] | None = None
-) -> list[Any]:
-    """Return the calls' results in order.
+def gather(calls: Sequence[Call[R]], timeout_s: float) -> list[R]:
+    """Wait for all calls, and return their results in order; raises as `wait_for` does."""
+    wait_for(calls, timeout_s)
+    return [open_result(call, []) for call in calls]
+
+
+def wait_for(calls: Sequence[Call[object]], timeout_s: float) -> None:
+    """Wait until all calls have ended well, whatever their results' types.
 
     Args:
         calls: All under way.
         timeout_s: Longest wait for all of them.
-        on_result: Called after each; the limit then counts anew, for many calls of unknown length.
 
     Raises:
         ActorLostError: An actor died, or did not answer within `timeout_s`.
@@ -104,25 +118,21 @@ def gather(
         for ref in ready:
             call = pending.pop(ref)
             open_result(call, list(pending.values()))
-            if on_result:
-                on_result()
-                deadline = time.monotonic() + timeout_s
-    return [ray.get(call.ref) for call in calls]
 
 
 def wait_until(
     is_done: Callable[[], bool],
     timeout_s: float,
-    under_way: Callable[[], Iterable[Call]],
+    under_way: Callable[[], Iterable[Call[object]]],
     progress: Callable[[], int],
 ) -> None:
     """Serve the background until `is_done`.
 
     Args:
-        is_done: Looked at after everything the background took in.
+        is_done: Asked after every result that the background took in.
         timeout_s: Longest wait for `progress` to change.
-        under_way: The background's calls, for the error.
-        progress: Anything that counts.
+        under_way: Returns the background's calls, which the error names.
+        progress: Returns a count of results, by which a slow background is told from a stuck one.
 
     Raises:
         ActorLostError: Nothing happened within `timeout_s`.
@@ -137,12 +147,7 @@ def wait_until(
             raise _overdue(timeout_s, under_way())
 
 
-def put(value: object) -> Any:
-    """Return a reference that several calls may be given; what it stands for travels once."""
-    return ray.put(value)
-
-
-def open_result(call: Call, others: Sequence[Call]) -> Any:
+def open_result(call: Call[R], others: Sequence[Call[object]]) -> R:
     """Return the result of a call that is ready.
 
     Raises:
@@ -155,8 +160,11 @@ def open_result(call: Call, others: Sequence[Call]) -> Any:
         raise _explain(call, error, others) from None
 
 
-def wait_a_moment(refs: list[Any], left_s: float) -> list[Any]:
-    """Wait a moment, serve the background, and return those of `refs` that are ready."""
+def wait_a_moment(refs: Sequence[AnyRef], left_s: float) -> list[AnyRef]:
+    """Wait for at most `POLL_S`, serve the background, and return those of `refs` that are ready.
+
+    Every longer wait is a loop around this one, so that checks are made and groups go on.
+    """
     behind = {ref: work for work in _background for ref in work.refs()}
     everything = [*refs, *behind]
     limit_s = max(0.0, min(POLL_S, left_s))
@@ -176,12 +184,12 @@ def wait_a_moment(refs: list[Any], left_s: float) -> list[Any]:
     return [ref for ref in ready if ref not in behind]
 
 
-def _overdue(timeout_s: float, calls: Iterable[Call]) -> ActorLostError:
+def _overdue(timeout_s: float, calls: Iterable[Call[object]]) -> ActorLostError:
     waiting = ", ".join(sorted({f"{call.actor} ({call.phase})" for call in calls}))
     return ActorLostError(f"no answer within {timeout_s:g} s from {waiting or 'anyone'}")
 
 
-def _explain(call: Call, error: Exception, others: Sequence[Call]) -> RunError:
+def _explain(call: Call[object], error: Exception, others: Sequence[Call[object]]) -> RunError:
     """Return the error to raise, preferring a dead actor to its peers' complaints."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, RayActorError):
@@ -206,6 +214,6 @@ def _explain(call: Call, error: Exception, others: Sequence[Call]) -> RunError:
     return RunError(f"{call.actor} failed in {call.phase}: {last_line}; see logs/{call.actor}.log")
 
 
-def _lost(call: Call, error: RayActorError) -> ActorLostError:
+def _lost(call: Call[object], error: RayActorError) -> ActorLostError:
     reason = str(error).strip().splitlines()[0]
     return ActorLostError(f"{call.actor} died in {call.phase}: {reason}; see logs/{call.actor}.log")

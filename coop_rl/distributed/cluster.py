@@ -1,4 +1,7 @@
-"""Joining or starting Ray, checking the request against what it has, and leaving nothing behind."""
+"""Joining or starting Ray, checking the request against what it has, and leaving nothing behind.
+
+Called by the commands, around everything that needs Ray.
+"""
 
 import json
 import logging
@@ -52,6 +55,7 @@ def preflight_local(sizes: Devices) -> None:
 
 
 def _compare(sizes: Devices, available: dict[str, float], where: str) -> None:
+    """Refuse what `where` has not available, with the arithmetic by role."""
     for kind, by_role in (("CPU", sizes.cpus), ("GPU", sizes.gpus)):
         wanted = sum(by_role.values())
         if wanted > available.get(kind, 0.0) + 1e-6:

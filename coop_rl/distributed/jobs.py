@@ -19,11 +19,13 @@ from coop_rl.errors import Interrupted, ResourceError, RunError, first_line
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 LOOK_S = 1.0
+"""How long to wait, after a connection ended, before the job's output is asked for again."""
 SILENCE_S = 120.0
 """A job that prints nothing for so long is asked whether it still runs."""
 CONNECT_TIMEOUT_S = 10.0
+"""How long the job server may take to accept a connection."""
 RECONNECTS = 30
-"""How often in a row the job server may be away while a job is followed; a second apart."""
+"""How often in a row the job server may be away while a job is followed, `LOOK_S` apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class Submission:
     entrypoint: str
     submission_id: str
     runtime_env: dict[str, Any]
+    """The working directory and the environment variables of the driver."""
     resources: dict[str, Any]
+    """What the driver reserves, as arguments of `submit_job`."""
 
 
 def connect(address: str | None) -> JobSubmissionClient:
@@ -76,7 +80,7 @@ def submit(
     """Submit a job and, with `wait`, follow it to its end.
 
     Args:
-        client: Of the cluster's job server.
+        client: Speaks to the cluster's job server.
         submission: The job.
         write: Gets the job's output as it comes.
         wait: Whether to follow it.

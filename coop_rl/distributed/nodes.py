@@ -1,4 +1,7 @@
-"""A look at every node of a cluster, for `coop-rl doctor`."""
+"""A look at every node of a cluster, for `coop-rl doctor`; called by `diagnosis.nodes`.
+
+a task on each node --> versions, clock, the probe file, a knock at a port of ours --> NodeAnswer
+"""
 
 import socket
 import time
@@ -18,7 +21,9 @@ from coop_rl.errors import RunError, first_line
 from coop_rl.observability.run_directory import package_versions
 
 LIMIT_S = 120.0
+"""How long all nodes together may take to answer."""
 KNOCK_S = 5.0
+"""How long a node may take to reach a port of this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +33,15 @@ class NodeAnswer:
     address: str
     """The node's IP address."""
     node_id: str
-    """Ray's."""
+    """The node's id, as `ray list nodes` shows it."""
     versions: dict[str, str]
-    """Of the packages a result depends on."""
+    """Versions there of the packages that a result depends on."""
     probe: str
-    """Content of the probe file there; empty: there is none."""
+    """Content of the probe file there; empty where there is none."""
     refusal: str
-    """Why a port of the driver's node cannot be reached; empty: it can."""
+    """Why a port of the driver's node cannot be reached from there; empty where it can."""
     apart_s: float
-    """Least difference of its clock from ours that explains when it answered."""
+    """Least difference of the node's clock from ours that explains when it answered."""
 
 
 def ask_nodes(placement: PlacementSection, probe: Path) -> list[NodeAnswer]:
@@ -81,7 +86,7 @@ def clocks_apart(theirs: float, began: float, waited_s: float) -> float:
     return max(began - theirs, theirs - began - waited_s, 0.0)
 
 
-def _ask(node: dict[str, Any], probe: Path, here: tuple[str, int]) -> Call:
+def _ask(node: dict[str, Any], probe: Path, here: tuple[str, int]) -> Call[dict[str, Any]]:
     """Start a task on one node, which looks for `probe` and knocks at `here`."""
 
     def look(path: str) -> dict[str, Any]:

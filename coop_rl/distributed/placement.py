@@ -1,4 +1,6 @@
-"""Placement groups: one for each role, with a bundle for each of its actors.
+"""Ray's placement groups: one for each role, with a bundle for each of its actors.
+
+    config --reserved--> Placement --options(role, i)--> distributed.build creates the actor there
 
 A group is placed as a whole, so no actor of a role starts before all of them have room. Roles tied
 to labelled nodes are placed first, then those with GPUs, then the others. On a cluster that scales,
@@ -31,12 +33,13 @@ from coop_rl.distributed.calls import wait_a_moment
 from coop_rl.errors import ResourceError
 
 TOLERANCE = 1e-6
+"""Sums of fractions of devices may be so far off."""
 REPORT_EVERY_S = 30.0
 """How often a run that waits for nodes says what is missing."""
 IMPOSSIBLE_FOR_S = 5.0
 """How long the autoscaler must say it cannot make room: nodes that leave count for a moment."""
 ANCHOR = "learner joint"
-"""Whose first actor's node holds those roles that reserve nothing."""
+"""The role whose first actor's node also holds the roles that reserve nothing."""
 ADVICE = "add nodes, or lower placement, rollout.num_actors or learner.num_ranks"
 
 
@@ -44,7 +47,7 @@ class Placement:
     """Where each role's actors go."""
 
     def __init__(self, groups: Mapping[str, PlacementGroup]) -> None:
-        """Place into `groups`, by role; roles that reserve nothing have none."""
+        """Put actors into the group of their role; roles that reserve nothing have none."""
         self._groups = groups
 
     def options(self, role: str, index: int) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The actors of one run or evaluation, by role, and the start-up that links them.
 
+`distributed.build` creates a team, a command starts it, and `driver/` calls its members.
+
 meta --- "guidance" group --- joint ranks, rl_only ranks        (push of w)
 joint rank r --- "resync" group --- rl_only rank r              (their parts of theta's state)
 joint rank 0 --- weight transfer (vLLM) --- engine workers      (merged weights)
@@ -9,69 +11,55 @@ joint ranks among themselves, rl_only ranks among themselves    (DeepSpeed's tor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ray.actor import ActorHandle
-
+from coop_rl.distributed.actors import (
+    MetaControllerActor,
+    PeerShell,
+    RewardActor,
+    RolloutActor,
+    Shell,
+    Whereabouts,
+)
 from coop_rl.distributed.calls import Call, gather
+from coop_rl.distributed.learner_actor import LearnerActor
+from coop_rl.distributed.member import Member, argument
 
 GUIDANCE_GROUP = "guidance"
 RESYNC_GROUP = "resync"
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """Where an actor runs."""
-
-    node_id: str
-    """Ray's, as `ray list nodes` shows it."""
-    address: str
-    """The node's IP address."""
-    pid: int
-    gpus: list[str]
-    """Ids of the node's devices that are the actor's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One actor and the name it has in errors, logs and `ray list actors`."""
-
-    name: str
-    handle: ActorHandle[Any]
-
-    def call(self, phase: str, method: str, *arguments: Any) -> Call:
-        """Start a remote call."""
-        return Call(self.name, phase, getattr(self.handle, method).remote(*arguments))
-
-
-@dataclass(frozen=True, slots=True)
 class Team:
-    """All actors of a run."""
+    """All actors of a run; an evaluation has rollout actors and a reward actor only."""
 
-    rollouts: tuple[Member, ...]
-    reward: Member
-    shadow_rollouts: tuple[Member, ...] = ()
+    rollouts: tuple[Member[RolloutActor], ...]
+    """Serve the policy that is trained or evaluated."""
+    reward: Member[RewardActor]
+    """Judges what is sampled."""
+    shadow_rollouts: tuple[Member[RolloutActor], ...] = ()
     """Serve the shadow; empty where nothing is sampled from it."""
-    joint: tuple[Member, ...] = ()
-    """Empty: nothing is trained."""
-    shadow: tuple[Member, ...] = ()
-    meta: Member | None = None
+    joint: tuple[Member[LearnerActor], ...] = ()
+    """Ranks of the joint learner; empty where nothing is trained."""
+    shadow: tuple[Member[LearnerActor], ...] = ()
+    """Ranks of the shadow; empty where the method has none."""
+    meta: Member[MetaControllerActor] | None = None
+    """The keeper of w; None where the method has no guidance."""
     engine_gpus: float = 0.0
-    """Devices of one engine; a fraction: others run on the same device."""
+    """Devices that one engine reserves; a fraction means that others run on the same device."""
 
     @property
-    def learners(self) -> tuple[Member, ...]:
-        """Both branches, in the order of the guidance group's ranks 1, 2, ..."""
+    def learners(self) -> tuple[Member[LearnerActor], ...]:
+        """All ranks of both branches, in the order of their ranks 1, 2, ... where w is pushed."""
         return self.joint + self.shadow
 
     @property
-    def all(self) -> tuple[Member, ...]:
+    def all(self) -> tuple[Member[Shell], ...]:
         """Every actor."""
         meta = (self.meta,) if self.meta else ()
-        return self.engines + self.learners + meta + (self.reward,)
+        return (*self.engines, *self.learners, *meta, self.reward)
 
     @property
-    def engines(self) -> tuple[Member, ...]:
+    def engines(self) -> tuple[Member[RolloutActor], ...]:
         """The rollout actors of both branches."""
         return self.rollouts + self.shadow_rollouts
 
@@ -81,6 +69,7 @@ class Team:
         sync_timeout_s: float,
         sources: Sequence[str],
         report: Callable[[str], None],
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[str, Whereabouts]:
         """Bring every process up, then link them; return where each one runs, by name.
 
@@ -89,58 +78,67 @@ class Team:
             sync_timeout_s: Limit of joining a group.
             sources: Names of the demonstrations' sources, for the meta-controller.
             report: Gets one line per milestone.
+            meanwhile: Done while the processes start, which takes them seconds.
         """
         starting = self._start_engines(startup_timeout_s)
         worlds = [group for group in (self.joint, self.shadow) if group]
-        opened = [group[0].call("open world", "open_world") for group in worlds]
-        for group, address in zip(worlds, gather(opened, startup_timeout_s), strict=True):
-            starting += [member.call("start", "start", *address) for member in group]
+        opened = [ranks[0].call(LearnerActor.open_world) for ranks in worlds]
+        meanwhile()
+        for ranks, store in zip(worlds, gather(opened, startup_timeout_s), strict=True):
+            starting += [member.call(LearnerActor.start, *store) for member in ranks]
         if self.meta:
-            starting.append(self.meta.call("start", "start", list(sources)))
-        found = gather(starting, startup_timeout_s)
-        places: dict[str, Whereabouts] = {c.actor: w for c, w in zip(starting, found, strict=True)}
-        num_nodes = len({place.node_id for place in places.values()})
+            # Straight from a learner, which has loaded the model.
+            shapes = argument(self.joint[0].call(LearnerActor.adapter_shapes).ref)
+            starting.append(self.meta.call(MetaControllerActor.start, list(sources), shapes))
+        started = gather(starting, startup_timeout_s)
+        found = {call.actor: where for call, where in zip(starting, started, strict=True)}
+        num_nodes = len({where.node_id for where in found.values()})
         report(f"{len(self.all)} actors are up" + (f" on {num_nodes} nodes" * (num_nodes > 1)))
-        if self.meta:
-            self._link(GUIDANCE_GROUP, (self.meta, *self.learners), sync_timeout_s)
-        for pair in zip(self.joint, self.shadow, strict=False):  # a run may have no shadow
-            self._link(RESYNC_GROUP, pair, sync_timeout_s)
-        for learners, engines in (
-            (self.joint, self.rollouts),
-            (self.shadow, self.shadow_rollouts),
-        ):
-            handles = [member.handle for member in engines]
-            if handles:
-                connecting = [
-                    m.call("connect rollouts", "connect_rollouts", handles) for m in learners
-                ]
-                gather(connecting, startup_timeout_s)
+        self._link_all(startup_timeout_s, sync_timeout_s)
         if self.learners:
             report("weight sync and guidance groups are connected")
-        return places
+        return found
 
-    def _start_engines(self, timeout_s: float) -> list[Call]:
+    def _start_engines(self, timeout_s: float) -> list[Call[Whereabouts]]:
         """Start the reward actor and the engines, and wait where others will share their devices.
 
         vLLM measures what is free while it starts: what others take meanwhile it counts as its own,
         and where they give something back it fails.
         """
-        starting = [self.reward.call("start", "start")]
+        starting = [self.reward.call(RewardActor.start)]
         for engine in self.engines:
-            starting.append(engine.call("start", "start"))
+            starting.append(engine.call(RolloutActor.start))
             if 0 < self.engine_gpus <= 0.5:  # two engines fit on one device
                 gather(starting, timeout_s)
         if 0 < self.engine_gpus < 1:
             gather(starting, timeout_s)
         return starting
 
-    def _link(self, name: str, members: Sequence[Member], timeout_s: float) -> None:
-        """Join members into a named group; the first is rank 0 and holds its store."""
-        (address,) = gather([members[0].call(f"open group {name}", "open_group", name)], timeout_s)
-        gather(
-            [
-                member.call(f"join group {name}", "join_group", name, *address, rank, len(members))
-                for rank, member in enumerate(members)
-            ],
-            timeout_s,
-        )
+    def _link_all(self, startup_timeout_s: float, sync_timeout_s: float) -> None:
+        """Join learners and the meta-controller into groups, and learners with their engines.
+
+        Everybody takes the calls in this order, so all of them can be started at once.
+        """
+        groups: list[tuple[str, Sequence[Member[PeerShell]]]] = []
+        if self.meta:
+            groups.append((GUIDANCE_GROUP, (self.meta, *self.learners)))
+        for pair in zip(self.joint, self.shadow, strict=False):  # a run may have no shadow
+            groups.append((RESYNC_GROUP, pair))
+        opening = [members[0].call(PeerShell.open_group, name) for name, members in groups]
+        stores = gather(opening, sync_timeout_s)
+        joining = [
+            member.call(PeerShell.join_group, name, *store, rank, len(members))
+            for (name, members), store in zip(groups, stores, strict=True)
+            for rank, member in enumerate(members)
+        ]
+        connecting = [
+            learner.call(LearnerActor.connect_rollouts, list(engines))
+            for ranks, engines in (
+                (self.joint, self.rollouts),
+                (self.shadow, self.shadow_rollouts),
+            )
+            for learner in ranks
+            if engines
+        ]
+        gather(joining, sync_timeout_s)
+        gather(connecting, startup_timeout_s)

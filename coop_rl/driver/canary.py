@@ -4,7 +4,8 @@
     those tokens --> joint learner --> their log-probs under (theta, w)         must be equal
 
 Checksums prove that bytes arrived; only this proves that the engine's kernels use them: it goes the
-way of every rollout, through prefix cache, packed weights, temperature and version stamps.
+way of every rollout, through prefix cache, packed weights, temperature and version stamps. Called
+by `driver.learners.TeamWeights` after a publish.
 """
 
 import math
@@ -12,18 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from coop_rl.config import RunConfig
+from coop_rl.distributed.actors import RolloutActor
 from coop_rl.distributed.calls import gather
-from coop_rl.distributed.team import Member, Team
+from coop_rl.distributed.learner_actor import LearnerActor
+from coop_rl.distributed.member import Member
+from coop_rl.distributed.team import Team
 from coop_rl.errors import WeightSyncError
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion, Prompt, RolloutGroup, SamplingSettings
-from coop_rl.weights.receipt import Receipt, describe_difference
+from coop_rl.weights.receipt import describe_difference
 
 NUM_PROMPTS, NUM_SAMPLES, MAX_TOKENS = 4, 2, 16
 SEED = 20_250_906
-"""Any fixed number."""
+"""Any fixed number, so that every check samples with the same random numbers."""
 FP32_TOLERANCE, BF16_TOLERANCE = 1e-3, 0.1
-"""Nats; measured differences are in docs/results.md."""
+"""Allowed mean difference in nats; measured ones are in docs/results.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,11 @@ class Agreement:
     """How far one rollout actor's log-probs are from the learner's, over the canary's tokens."""
 
     mean: float
+    """Mean absolute difference, in nats."""
     largest: float
+    """Largest absolute difference, in nats."""
     num_tokens: int
+    """Tokens compared."""
 
 
 def compare(
@@ -59,7 +66,7 @@ class Canary:
         stages: Stages,
         report: Callable[[str], None],
     ) -> None:
-        """Use the first of `prompts`; `report` gets one line after the first check."""
+        """Sample on the first `NUM_PROMPTS` prompts; `report` gets a line after the first check."""
         self._every = config.sync.canary_every
         self._team = team
         self._prompts = tuple(prompts[:NUM_PROMPTS])
@@ -90,7 +97,7 @@ class Canary:
         if self._has_run and not is_due:
             return
         with self._stages.stage("canary"):
-            agreements = [self._check(member, version) for member in self._team.rollouts]
+            agreements = [self._check(engine, version) for engine in self._team.rollouts]
         worst = max(agreements, key=lambda agreement: agreement.mean)
         self._stages.count("sync/canary_mean", worst.mean)
         self._stages.count("sync/canary_max", max(a.largest for a in agreements))
@@ -101,28 +108,27 @@ class Canary:
                 f"differ by {worst.mean:.1e} nats on average"
             )
 
-    def _check(self, member: Member, version: PolicyVersion) -> Agreement:
+    def _check(self, engine: Member[RolloutActor], version: PolicyVersion) -> Agreement:
         calls = [
-            member.call("canary", "generate_group", prompt, self._sampling)
-            for prompt in self._prompts
+            engine.call(RolloutActor.generate, prompt, self._sampling) for prompt in self._prompts
         ]
-        groups: list[RolloutGroup] = gather(calls, self._timeout_s)
+        groups = gather(calls, self._timeout_s)
         for group in groups:
-            group.require_version(version, member.name)
+            group.require_version(version, engine.name)
         rows = [(g.prompt.token_ids, r.token_ids) for g in groups for r in g.rollouts]
-        scoring = [joint.call("canary", "score", rows) for joint in self._team.joint]
+        scoring = [rank.call(LearnerActor.score, rows) for rank in self._team.joint]
         agreement = compare(groups, gather(scoring, self._timeout_s)[0])
         # Negated, so that NaN fails too.
         if not agreement.mean <= self._tolerance:
-            raise WeightSyncError(self._explain(member, version, agreement))
+            raise WeightSyncError(self._explain(engine, version, agreement))
         return agreement
 
-    def _explain(self, member: Member, version: PolicyVersion, agreement: Agreement) -> str:
-        theirs: Receipt
-        (theirs,) = gather([member.call("receipt", "receipt")], self._timeout_s)
-        ours: Receipt = gather(
-            [joint.call("receipt", "receipt") for joint in self._team.joint], self._timeout_s
-        )[0]
+    def _explain(
+        self, engine: Member[RolloutActor], version: PolicyVersion, agreement: Agreement
+    ) -> str:
+        (theirs,) = gather([engine.call(RolloutActor.receipt)], self._timeout_s)
+        sent = [rank.call(LearnerActor.receipt) for rank in self._team.joint]
+        ours = gather(sent, self._timeout_s)[0]
         if not theirs:
             where = "its backend keeps no receipts, so any tensor may be the cause"
         elif (tensor := describe_difference(theirs, ours)) is not None:
@@ -133,7 +139,7 @@ class Canary:
                 "it was lost in loading, or rounding alone exceeds sync.canary_tolerance"
             )
         return (
-            f"{member.name} does not compute with the weights published as {version}: log-probs "
+            f"{engine.name} does not compute with the weights published as {version}: log-probs "
             f"of {agreement.num_tokens} tokens differ by {agreement.mean:.2g} nats on average "
             f"(limit {self._tolerance:g}); {where}"
         )

@@ -9,7 +9,9 @@
     best.json              step, metric and value of the best checkpoint, which is never pruned
 
 A crash at any moment leaves the last renamed folder as it was; leftovers named tmp-* are ignored
-and removed by the next save. The manifest guards against damage, not against an attacker.
+and removed by the next save. The manifest guards against damage, not against an attacker. Called by
+`driver.checkpoints` while a run trains, and by `commands.train` and `commands.evaluate` to find a
+checkpoint.
 """
 
 import hashlib
@@ -128,7 +130,10 @@ def read_progress(checkpoint: Path) -> Progress:
 
 
 def stored_progress(checkpoint: Path) -> Progress:
-    """Return the same of a checkpoint this process wrote or has verified; hashing takes long."""
+    """Return where the run that wrote a checkpoint stood, without hashing its files again.
+
+    Enough for a checkpoint that this process wrote or has verified: hashing takes long.
+    """
     values = json.loads((checkpoint / PROGRESS).read_text())
     return Progress(
         values["next_step"],

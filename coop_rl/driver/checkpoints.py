@@ -1,4 +1,7 @@
-"""Saving and restoring all roles together, at step boundaries."""
+"""The loop's role `Checkpoints`: all roles saved and restored together, at step boundaries.
+
+learners, meta-controller --save--> one folder of driver.checkpoint_store, complete or absent
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +9,9 @@ from typing import Any
 
 from coop_rl.algorithm.roles import Progress
 from coop_rl.config import RunConfig
+from coop_rl.distributed.actors import MetaControllerActor
 from coop_rl.distributed.calls import gather
+from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
 from coop_rl.driver.checkpoint_store import CheckpointStore, stored_progress
 from coop_rl.driver.stop import StopRequest
@@ -16,7 +21,7 @@ from coop_rl.types import PolicyVersion
 
 
 class TeamCheckpoints:
-    """All roles' state in one folder that is complete or absent."""
+    """Implements `algorithm.roles.Checkpoints`; every checkpoint is of one boundary of steps."""
 
     def __init__(
         self,
@@ -36,17 +41,17 @@ class TeamCheckpoints:
         self._boundary = Progress(0, PolicyVersion(0, 0))
         self._best = config.checkpoint.best
         self.last: Path | None = resume_from
+        """The checkpoint that was written last, by this run or the one it goes on from."""
 
     def restore(self) -> Progress:
         """Load the checkpoint the run resumes from, if any; it was verified when it was found."""
         if self._resume_from:
             self._boundary = stored_progress(self._resume_from)
-            members = self._team.learners + ((self._team.meta,) if self._team.meta else ())
-            folder = str(self._resume_from)
-            gather(
-                [m.call("load", "load", folder) for m in members],
-                self._config.placement.call_timeout_s,
-            )
+            folder, meta = str(self._resume_from), self._team.meta
+            loading = [rank.call(LearnerActor.load, folder) for rank in self._team.learners]
+            if meta:
+                loading.append(meta.call(MetaControllerActor.load, folder))
+            gather(loading, self._config.placement.call_timeout_s)
         return self._boundary
 
     def maybe_save(
@@ -97,9 +102,11 @@ class TeamCheckpoints:
     def _save(self) -> None:
         with self._stages.stage("save"):
             temporary = self._store.begin(self._boundary.next_step)
-            members = self._team.learners + ((self._team.meta,) if self._team.meta else ())
-            calls = [m.call("save", "save", str(temporary)) for m in members]
-            gather(calls, self._config.placement.call_timeout_s)
+            folder, meta = str(temporary), self._team.meta
+            saving = [rank.call(LearnerActor.save, folder) for rank in self._team.learners]
+            if meta:
+                saving.append(meta.call(MetaControllerActor.save, folder))
+            gather(saving, self._config.placement.call_timeout_s)
             self.last = self._store.commit(temporary, self._boundary)
 
     def _interrupt(self) -> None:

@@ -1,4 +1,7 @@
-"""The loop's role `Demonstrations`: the rows of a step, in seeded order."""
+"""The loop's role `Demonstrations`: the rows of a step, in seeded order.
+
+Called by `algorithm.train`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

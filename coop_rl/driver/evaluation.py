@@ -1,4 +1,4 @@
-"""Evaluates a run's sets before training, after it and every n steps; the role `Evaluation`.
+"""The loop's role `Evaluation`: a run's sets before training, after it and every n steps.
 
 <run>/evaluations/step-000010/<set>.responses.jsonl    every response with its verdict
                               <set>.json               the figures, written last

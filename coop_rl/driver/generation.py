@@ -3,26 +3,27 @@
     submit --> router --> rollout actor --> reward actor --> on_done
                  ^ waits while weights change, unless updates are in flight
 
-Each group goes rollout actor -> reward actor directly. `calls` serves this in every wait, so
-generation goes on while learners train. Called by `rollouts`, `evaluation`
-and `learners.TeamWeights`.
+A sampled group goes from the rollout actor to the reward actor directly. `distributed.calls` serves
+this in every wait, so generation goes on while learners train. Called by `driver.rollouts`, by
+`driver.learners.TeamWeights` and, through `run`, by evaluations.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 from coop_rl.config.schema import ServingConfig
-from coop_rl.distributed.calls import Call, in_background, open_result, wait_until
-from coop_rl.distributed.team import Member
+from coop_rl.distributed.actors import RewardActor, RolloutActor
+from coop_rl.distributed.calls import AnyRef, Call, in_background, open_result, wait_until
+from coop_rl.distributed.member import Member, argument
 from coop_rl.driver.router import Router, Work
 from coop_rl.driver.stop import StopRequest
 from coop_rl.errors import RunError
 from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.tracing.stages import Stages
-from coop_rl.types import PolicyVersion, Prompt, SamplingSettings, ScoredGroup
+from coop_rl.types import PolicyVersion, Prompt, RolloutGroup, SamplingSettings, ScoredGroup
 
 OnStart = Callable[[PolicyVersion], None]
 """Gets the version an engine serves when it takes a group on."""
@@ -30,9 +31,27 @@ OnDone = Callable[[ScoredGroup, str], None]
 """Gets the scored group and the name of its sampler; may submit more, must not wait."""
 
 
-@dataclass(slots=True, eq=False)
+class Generation(Protocol):
+    """What training's rollouts need: groups that go on while others are waited for."""
+
+    def settle(self) -> None:
+        """Let the newest weights be served before anything more is sampled."""
+        ...
+
+    def submit(
+        self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
+    ) -> None:
+        """Sample and score a group, as soon as there is room."""
+        ...
+
+    def wait_until(self, is_done: Callable[[], bool]) -> None:
+        """Wait until enough groups are done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Group:
-    """A group from its submission to its score."""
+    """A group that was submitted, and who waits for it."""
 
     prompt: Prompt
     sampling: SamplingSettings
@@ -40,29 +59,47 @@ class _Group:
     on_done: OnDone
 
 
-class Generation:
+@dataclass(frozen=True, slots=True)
+class _Generating:
+    """A group that an engine samples."""
+
+    call: Call[RolloutGroup]
+    engine: int
+    work: Work[_Group]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """A group that the reward actor judges."""
+
+    call: Call[ScoredGroup]
+    sampled: Call[RolloutGroup]
+    group: _Group
+
+
+class TeamGeneration:
     """Groups under way on rollout actors, with limits, stoppable between steps."""
 
     def __init__(
         self,
         config: ServingConfig,
-        members: Sequence[Member],
-        reward: Member,
+        engines: Sequence[Member[RolloutActor]],
+        reward: Member[RewardActor],
         stop: StopRequest,
         on_group: Callable[[], None] | None = None,
         stages: Stages | None = None,
     ) -> None:
-        """Sample on `members`, judge with `reward`; `on_group` is called after each sampled one."""
-        self._members = members
+        """Sample on `engines`, judge with `reward`; `on_group` is called after each sampled one."""
+        self._engines = engines
         self._reward = reward
         self._stop = stop
         self._timeout_s = config.placement.call_timeout_s
         self._on_group = on_group
         self._stages = stages or Stages()
         self._may_change_in_flight = config.rollout.in_flight_updates
-        self._router: Router[_Group] = Router(max(1, len(members)), sequences_at_once(config))
-        self._generating: dict[Any, tuple[Call, int, Work[_Group]]] = {}
-        self._scoring: dict[Any, tuple[Call, Call, _Group]] = {}
+        self._router: Router[_Group] = Router(max(1, len(engines)), sequences_at_once(config))
+        self._generating: dict[AnyRef, _Generating] = {}
+        self._scoring: dict[AnyRef, _Scoring] = {}
         self._num_events = 0
         self._is_paused = False
         self._owed: tuple[PolicyVersion, Callable[[], None]] | None = None
@@ -144,54 +181,59 @@ class Generation:
         self._version, self._is_paused = version, False
         self._start()
 
-    def refs(self) -> Sequence[Any]:
-        """Return what is under way; for `calls`."""
+    def refs(self) -> Sequence[AnyRef]:
+        """Return the calls under way, for `distributed.calls`."""
         return [*self._generating, *self._scoring]
 
-    def take(self, ref: Any) -> None:
-        """Take in a generated or scored group; for `calls`."""
+    def take(self, ref: AnyRef) -> None:
+        """Take in a sampled or scored group, for `distributed.calls`."""
         if ref in self._generating:
-            # What was generated goes to the reward actor and is not fetched here; if it failed,
-            # so does its scoring.
-            self._accept(ref, None)
+            # What was sampled goes to the reward actor and is not fetched here; if sampling failed,
+            # so does the scoring.
+            self._on_sampled(ref)
             return
-        scoring, generating, _ = self._scoring[ref]
+        scoring = self._scoring[ref]
         try:
-            group = open_result(scoring, [])
+            group = open_result(scoring.call, [])
         except RunError:
-            open_result(generating, [])  # names the rollout actor where that is the cause
+            open_result(scoring.sampled, [])  # names the rollout actor where that is the cause
             raise
-        self._accept(ref, group)
+        self._on_scored(ref, group)
 
-    def _accept(self, ref: Any, result: Any) -> None:
+    def _on_sampled(self, ref: AnyRef) -> None:
+        """Let the reward actor judge a sampled group, and its engine take on others."""
         self._num_events += 1
-        if ref in self._generating:
-            call, engine, work = self._generating.pop(ref)
-            self._router.finish(engine, work)
-            # Not earlier: an actor that runs calls in order would wait for the slowest group.
-            scoring = self._reward.call("score", "score", call.ref)
-            self._scoring[scoring.ref] = scoring, call, work.item
-            self._start()
-            if self._on_group:
-                self._on_group()
-            return
-        _, generating, group = self._scoring.pop(ref)
-        group.on_done(result, generating.actor)
+        ended = self._generating.pop(ref)
+        self._router.finish(ended.engine, ended.work)
+        # Not earlier: an actor that runs calls in order would wait for the slowest group.
+        scoring = self._reward.call(RewardActor.score, argument(ended.call.ref))
+        self._scoring[scoring.ref] = _Scoring(scoring, ended.call, ended.work.item)
+        self._start()
+        if self._on_group:
+            self._on_group()
+
+    def _on_scored(self, ref: AnyRef, scored: ScoredGroup) -> None:
+        """Hand a group to who submitted it."""
+        self._num_events += 1
+        ended = self._scoring.pop(ref)
+        ended.group.on_done(scored, ended.sampled.actor)
 
     def _start(self) -> None:
         """Give waiting groups to engines that have room."""
         if self._is_paused:
             return
         for engine, work in self._router.start():
-            member, group = self._members[engine], work.item
-            call = member.call("generate", "generate_group", group.prompt, group.sampling)
-            self._generating[call.ref] = call, engine, work
+            group = work.item
+            call = self._engines[engine].call(RolloutActor.generate, group.prompt, group.sampling)
+            self._generating[call.ref] = _Generating(call, engine, work)
             group.on_start(self._version)
 
     def _wait_until(self, is_done: Callable[[], bool]) -> None:
         with in_background(self):
             wait_until(is_done, self._timeout_s, self._under_way, lambda: self._num_events)
 
-    def _under_way(self) -> list[Call]:
-        generating = [entry[0] for entry in self._generating.values()]
-        return generating + [entry[0] for entry in self._scoring.values()]
+    def _under_way(self) -> list[Call[object]]:
+        return [
+            *(entry.call for entry in self._generating.values()),
+            *(entry.call for entry in self._scoring.values()),
+        ]

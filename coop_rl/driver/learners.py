@@ -1,20 +1,26 @@
-"""The loop's roles that train: each turns one verb into remote calls with a limit.
+"""The loop's roles that train and publish: each turns one verb into remote calls with a limit.
 
-Rollouts are in `driver.rollouts`. Called by `algorithm.train`; holds no tensors (gradients of
-w travel as unopened handles).
+    TeamLearners         step         batches --> joint learner and shadow --> what they report
+    TeamMetaController   update       gradients of w --> meta-controller --w--> all learners
+    TeamWeights          publish      joint learner --merged weights--> rollout actors, canary
+
+Called by `algorithm.train`; rollouts are in `driver.rollouts`. The driver holds no tensors: the
+gradients of w stay with the learners until the meta-controller opens them.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import has_adapter
-from coop_rl.distributed.calls import Call, gather, put
-from coop_rl.distributed.team import Member, Team
+from coop_rl.distributed.actors import MetaControllerActor, RolloutActor
+from coop_rl.distributed.calls import Call, gather, open_result, wait_for
+from coop_rl.distributed.learner_actor import LearnerActor
+from coop_rl.distributed.member import argument, put
+from coop_rl.distributed.team import Team
 from coop_rl.driver.canary import Canary
-from coop_rl.driver.generation import Generation
+from coop_rl.driver.generation import TeamGeneration
 from coop_rl.errors import WeightSyncError
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import (
@@ -29,6 +35,7 @@ from coop_rl.types import (
 from coop_rl.weights.receipt import Receipt, describe_difference
 
 SHADOW_OBJECTIVE = Objective(rl_weight=1.0, sft_weight=0.0)
+"""The shadow learns from rewards alone; that is what makes it the shadow."""
 
 
 class TeamLearners:
@@ -48,29 +55,26 @@ class TeamLearners:
         shadow_objective = replace(SHADOW_OBJECTIVE, resync_shadow=objective.resync_shadow)
         if self._is_colocated:
             with self._stages.stage("sleep"):
-                sleeping = [m.call("sleep", "sleep") for m in self._team.engines]
+                sleeping = [engine.call(RolloutActor.sleep) for engine in self._team.engines]
                 gather(sleeping, self._sync_timeout_s)
         with self._stages.stage("train"):
-            joint_ref = put(batches[0])
+            joint_batch = argument(put(batches[0]))
             is_shared = batches[1] is batches[0] or not self._team.shadow
-            shadow_ref = joint_ref if is_shared else put(batches[1])
-            joint = [self._start(m, step, joint_ref, objective) for m in self._team.joint]
-            shadow = [self._start(m, step, shadow_ref, shadow_objective) for m in self._team.shadow]
+            shadow_batch = joint_batch if is_shared else argument(put(batches[1]))
+            joint = [
+                rank.call_pair(LearnerActor.step, step, joint_batch, objective)
+                for rank in self._team.joint
+            ]
+            shadow = [
+                rank.call_pair(LearnerActor.step, step, shadow_batch, shadow_objective)
+                for rank in self._team.shadow
+            ]
             results = gather([call for call, _ in joint + shadow], self._timeout_s)
-        first = replace(results[0], adapter_gradients=joint[0][1])
+        # The gradients of w stay with the first ranks until the meta-controller opens them.
+        first = replace(results[0], adapter_gradients=argument(joint[0][1]))
         if not shadow:
             return first, None
-        return first, replace(results[len(joint)], adapter_gradients=shadow[0][1])
-
-    @staticmethod
-    def _start(member: Member, step: int, batch_ref: Any, objective: Objective) -> tuple[Call, Any]:
-        """Start one rank; its gradients of w stay remote until the meta-controller opens them."""
-        result: Any
-        gradients: Any
-        result, gradients = member.handle.step.options(num_returns=2).remote(
-            step, batch_ref, objective
-        )
-        return Call(member.name, "step", result), gradients
+        return first, replace(results[len(joint)], adapter_gradients=argument(shadow[0][1]))
 
 
 class TeamMetaController:
@@ -85,7 +89,7 @@ class TeamMetaController:
     def update(
         self, joint: StepResult, shadow: StepResult | None, gain: CooperativeGain | None
     ) -> GuidanceUpdate | None:
-        """Update guidance, and push w by one broadcast in the guidance group.
+        """Move w by what the step reported, and push it to every learner by one broadcast.
 
         The push is asked for at once: the meta-controller takes its calls in order, and learners
         wait in the broadcast, so no answer has to come back here in between. Publishing has to wait
@@ -94,22 +98,22 @@ class TeamMetaController:
         meta = self._team.meta
         if meta is None:
             return None
-        gradients = [r.adapter_gradients if r else None for r in (joint, shadow)]
+        theirs = shadow.adapter_gradients if shadow else None
         report = replace(joint, adapter_gradients=None)
         with self._stages.stage("update"):
-            update: GuidanceUpdate
-            call = meta.call("update", "update", report, *gradients, gain)
-            update, *receipts = gather([call, *self._start_push()], self._timeout_s)
-            self._compare(receipts)
-        return update
+            update = meta.call(
+                MetaControllerActor.update, report, joint.adapter_gradients, theirs, gain
+            )
+            push = self._start_push()
+            wait_for([update, *push], self._timeout_s)
+            self._compare(gather(push, self._timeout_s))
+        return open_result(update, [])
 
     def guidance(self) -> Guidance | None:
         """Ask what the next step follows besides w."""
         if self._team.meta is None:
             return None
-        guidance: Guidance
-        call = self._team.meta.call("guidance", "guidance")
-        (guidance,) = gather([call], self._timeout_s)
+        (guidance,) = gather([self._team.meta.call(MetaControllerActor.guidance)], self._timeout_s)
         return guidance
 
     def push(self) -> None:
@@ -120,12 +124,12 @@ class TeamMetaController:
         """
         self._compare(gather(self._start_push(), self._timeout_s))
 
-    def _start_push(self) -> list[Call]:
-        """Start the calls of a push, the meta-controller's first; none where there is no w."""
+    def _start_push(self) -> list[Call[Receipt]]:
+        """Start a push of w, the meta-controller's call first; nothing where there is no w."""
         if self._team.meta is None or not self._has_adapter:
             return []
-        calls = [m.call("receive guidance", "receive_guidance") for m in self._team.learners]
-        return [self._team.meta.call("push guidance", "push"), *calls]
+        calls = [rank.call(LearnerActor.receive_w) for rank in self._team.learners]
+        return [self._team.meta.call(MetaControllerActor.push_w), *calls]
 
     def _compare(self, receipts: Sequence[Receipt]) -> None:
         if not receipts:
@@ -139,20 +143,20 @@ class TeamMetaController:
 
 
 class TeamWeights:
-    """Weight sync of merged theta + s*B*A from `joint` to the rollout actors."""
+    """Sends the merged weights theta + s*B*A of the joint learner to the rollout actors."""
 
     def __init__(
         self,
         config: RunConfig,
         team: Team,
-        generation: Generation,
+        generation: TeamGeneration,
         canary: Canary,
         stages: Stages,
     ) -> None:
         """Send to the actors of `generation`, which knows when nothing is sampled."""
         self._generation = generation
         self._canary = canary
-        # One sync is several calls, each limited by sync.timeout_s on its own.
+        # A sync is several calls, each limited by sync.timeout_s.
         self._timeout_s = 4 * config.sync.timeout_s
         self._team = team
         self._stages = stages
@@ -165,7 +169,7 @@ class TeamWeights:
     def _send(self, version: PolicyVersion) -> None:
         """Send `version` to every rollout actor, and let the canary check it."""
         with self._stages.stage("publish"):
-            calls = [m.call("publish", "publish", version) for m in self._team.joint]
+            calls = [rank.call(LearnerActor.publish, version) for rank in self._team.joint]
             reports = gather(calls, self._timeout_s)
         self._stages.count("sync/bytes", reports[0].num_bytes)
         self._stages.count("sync/seconds", reports[0].seconds)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from coop_rl.algorithm.roles import Observer, StepRecord
 from coop_rl.config import RunConfig
+from coop_rl.distributed.actors import Shell
 from coop_rl.distributed.calls import gather
 from coop_rl.distributed.team import Team
 from coop_rl.files import write_text
@@ -52,7 +53,7 @@ class ProfilingObserver:
         """Write what was measured before `step`; start recording if that is the first one."""
         self._observer.record_evaluation(step, metrics)
         if self._steps and step == self._steps[0]:
-            calls = [m.call("start recording", "start_recording") for m in self._team.all]
+            calls = [m.call(Shell.start_recording) for m in self._team.all]
             gather(calls, self._timeout_s)
             trace.start_recording()
             self._began_ns = trace.now_ns()
@@ -61,7 +62,7 @@ class ProfilingObserver:
         ended_ns, self._began_ns = trace.now_ns(), None
         trace.stop_recording()
         members = self._team.all
-        taken = gather([m.call("take spans", "take_spans") for m in members], self._timeout_s)
+        taken = gather([m.call(Shell.take_spans) for m in members], self._timeout_s)
         tracks = {DRIVER: trace.take_spans()}
         tracks |= {m.name: spans for m, spans in zip(members, taken, strict=True)}
         folder = self._directory.profile

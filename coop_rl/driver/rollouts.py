@@ -12,9 +12,10 @@ from coop_rl.algorithm.estimators import RlEstimator
 from coop_rl.config import RunConfig
 from coop_rl.config.method import DapoRl, rl_settings
 from coop_rl.data.collection import Mixture
-from coop_rl.distributed.calls import Call, gather
+from coop_rl.distributed.calls import gather
+from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
-from coop_rl.driver.generation import Generation
+from coop_rl.driver.generation import Generation, TeamGeneration
 from coop_rl.driver.window import Slot, Window
 from coop_rl.rewards.noise import flip_rewards
 from coop_rl.rewards.scoring import shuffle_rewards
@@ -24,7 +25,7 @@ from coop_rl.types import PolicyVersion, Prompt, Sampled, SamplingSettings, Scor
 SEED_STRIDE = 1_000_003
 """Keeps the seeds of different steps and runs apart before they are hashed per sample."""
 SHADOW_SEED = 500_009
-"""Added for the shadow's own rollouts: equal branches must not draw equal samples."""
+"""Added to the seed of rollouts of the shadow: equal weights must not draw equal samples."""
 REFILL_STREAM = 2
 """Order stream of the prompts that dynamic sampling puts in; prompts use 0, demonstrations 1."""
 
@@ -42,7 +43,7 @@ def step_sampling(config: RunConfig, step: int, offset: int = 0) -> SamplingSett
 
 
 class TeamRollouts:
-    """The joint branch's rollouts: a window of prompts, sampled ahead as far as the lag allows."""
+    """Rollouts of the policy: a window of prompts, sampled ahead as far as the lag allows."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class TeamRollouts:
         self._restored: list[Slot] = []
 
     def begin(self, state: Mapping[str, Any]) -> None:
-        """Sample anew what a run that ended had begun and not trained."""
+        """Note what a run that ended had begun and not trained; the next batch samples it anew."""
         self._restored = self._window.restore(state) if state else []
 
     def state(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class TeamRollouts:
             self._submit(refill)
 
     def _checked(self, slot: Slot, version: PolicyVersion) -> ScoredGroup:
-        """Hand a group over, if it was sampled with weights it may have been sampled with."""
+        """Return the group of a slot, if the weights it was sampled with are new enough."""
         group, started, sampler = self._done.pop(slot)
         section = self._config.rollout
         if not section.in_flight_updates:
@@ -136,16 +137,17 @@ class TeamRollouts:
         return group
 
     def _row(self, slot: Slot) -> int:
+        """Return which row of the prompts a slot stands for."""
         per_step = self._config.prompts.per_step
         part, index = divmod(slot.position, per_step)
         return self._batch(REFILL_STREAM if slot.is_refill else 0, part)[index]
 
 
 class TeamShadowRollouts:
-    """Rollouts of pi(theta-hat, w), which its actors are given anew before every batch."""
+    """Rollouts of the shadow pi(theta-hat, w), sent to its rollout actors before every batch."""
 
     def __init__(
-        self, config: RunConfig, team: Team, generation: Generation, stages: Stages
+        self, config: RunConfig, team: Team, generation: TeamGeneration, stages: Stages
     ) -> None:
         self._config = config
         self._team = team
@@ -163,6 +165,6 @@ class TeamShadowRollouts:
     ) -> Sequence[ScoredGroup]:
         """Return one scored group per prompt, sampled from the shadow after `step` steps."""
         version = PolicyVersion(step, step)
-        calls: list[Call] = [m.call("publish", "publish", version) for m in self._team.shadow]
+        calls = [rank.call(LearnerActor.publish, version) for rank in self._team.shadow]
         gather(calls, 4 * self._config.sync.timeout_s)
         return self._generation.run(prompts, sampling, version)

@@ -1,7 +1,8 @@
 """Which engine a group goes to: the one that owes the fewest tokens, decided as late as possible.
 
 Groups wait here, first come first served, until an engine has room; so a long response holds up its
-own engine only, and a queue is never behind the wrong one. Plain Python: no Ray, no clock.
+own engine only, and a queue is never behind the wrong one. Called by `driver.generation`. Plain
+Python: no Ray, no clock.
 """
 
 import heapq
@@ -14,15 +15,17 @@ T = TypeVar("T")
 
 SPARE_SHARE = 0.5
 """What an engine holds beyond the sequences it runs at once, as a share of them. A group counts
-until its longest response has ended, so without spare groups places would lie idle."""
+until its longest response has ended, so without spare groups an engine would run half empty."""
 
 
 @dataclass(slots=True)
 class _Load:
+    """What one engine holds, at most."""
+
     sequences: int = 0
     tokens: int = 0
     stamp: int = 0
-    """Entries of the heap with another stamp are out of date."""
+    """Counts the changes; entries of the heap with another stamp are out of date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,11 @@ class Work(Generic[T]):
     """A group and what it costs at most."""
 
     item: T
+    """The group, which the router only hands on."""
     sequences: int
-    """Responses."""
+    """Number of responses."""
     tokens: int
-    """Prompt tokens, once, and the most response tokens of all samples."""
+    """Prompt tokens, counted once, and the most response tokens of all samples together."""
 
 
 class Router(Generic[T]):
@@ -55,19 +59,6 @@ class Router(Generic[T]):
         self._waiting: deque[Work[T]] = deque()
         self._free = [(0, engine, 0) for engine in range(num_engines)]
         """Heap of (outstanding tokens, engine, stamp) of engines with room."""
-
-    @property
-    def num_waiting(self) -> int:
-        """Groups that no engine has yet."""
-        return len(self._waiting)
-
-    def outstanding(self, engine: int) -> int:
-        """Return the tokens an engine still owes."""
-        return self._loads[engine].tokens
-
-    def sequences(self, engine: int) -> int:
-        """Return the responses an engine holds."""
-        return self._loads[engine].sequences
 
     def add(self, work: Work[T]) -> None:
         """Let a group wait for an engine."""

@@ -1,7 +1,7 @@
-"""What is measured between steps besides accuracy: the fit to kept demonstrations, audits of G.
+"""The loop's role `Evaluation`, what is measured besides accuracy: fit to demonstrations, audits.
 
 eval/demonstrations/...     kept demonstrations --> joint learners' log-probs
-gain/audit                  held-out prompts --> rollouts of both branches --> difference
+gain/audit                  held-out prompts --> rollouts of policy and shadow --> difference
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,12 @@ from coop_rl.algorithm.roles import Evaluation
 from coop_rl.config import RunConfig
 from coop_rl.config.method import ColdStartMethod
 from coop_rl.distributed.calls import gather
+from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
 from coop_rl.driver.rollouts import SHADOW_SEED, TeamShadowRollouts, step_sampling
 from coop_rl.evaluation.measure import Generate
 from coop_rl.tracing.stages import Stages
-from coop_rl.types import Demonstration, DemonstrationFit, PolicyVersion, Prompt
+from coop_rl.types import Demonstration, PolicyVersion, Prompt
 
 NLL = "eval/demonstrations/nll"
 TOKEN_ACCURACY = "eval/demonstrations/token_accuracy"
@@ -52,7 +53,7 @@ class TeamValidation:
         shadow: TeamShadowRollouts,
         stages: Stages,
     ) -> None:
-        """Measure on `demonstrations` and on the first of `held_out`."""
+        """Measure on `demonstrations` and on the first `gain.audit_prompts` of `held_out`."""
         self._config = config
         self._team = team
         self._rows = [(d.prompt_ids, d.response_ids) for d in demonstrations]
@@ -82,12 +83,12 @@ class TeamValidation:
 
     def _fit(self) -> Mapping[str, float]:
         """Return how well the policy predicts the kept demonstrations."""
-        calls = [m.call("validate", "fit", self._rows) for m in self._team.joint]
-        fit: DemonstrationFit = gather(calls, self._config.placement.call_timeout_s)[0]
+        calls = [rank.call(LearnerActor.fit, self._rows) for rank in self._team.joint]
+        fit = gather(calls, self._config.placement.call_timeout_s)[0]
         return {NLL: fit.nll, TOKEN_ACCURACY: fit.token_accuracy}
 
     def _audit(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
-        """Return the difference of mean rewards, from fresh rollouts of both branches."""
+        """Return by how much the policy's mean reward exceeds the shadow's, from fresh rollouts."""
         sampling = step_sampling(self._config, step, AUDIT_SEED)
         shadow_sampling = step_sampling(self._config, step, AUDIT_SEED + SHADOW_SEED)
         joint = self._generate(self._prompts, sampling, version)

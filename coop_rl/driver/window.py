@@ -10,7 +10,8 @@ missing from the P is whatever finished first. No prompt is lost, none repeated,
 
 At L = 0 the batch is the step's own P prompts, whatever the order in which they finish: with
 dynamic sampling every group that says nothing is replaced by the next prompt of the refills' order,
-so how many are drawn is a fixed point. Plain Python: no Ray, no clock, no random numbers.
+so how many are drawn is a fixed point. Called by `driver.rollouts`. Plain Python: no Ray, no clock,
+no random numbers.
 """
 
 from collections import Counter, deque
@@ -21,18 +22,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, order=True)
 class Slot:
-    """One place in the order of the prompts; sorting puts a batch into prompt order."""
+    """One position in the order of the prompts; sorting puts a batch into prompt order."""
 
     step: int
-    """Its part of the order, which also gives the sampling seed."""
+    """The step whose part of the order the slot belongs to; it gives the sampling seed."""
     is_refill: bool
-    """From the refills' order instead of the prompts'."""
+    """Whether the slot belongs to the refills' order instead of the prompts'."""
     position: int
-    """In that order, from 0."""
+    """Index in that order, from 0."""
 
 
 RowOf = Callable[[Slot], int]
-"""The data's row at a slot."""
+"""Tells which row of the data a slot stands for."""
 
 
 class Window:
@@ -63,11 +64,11 @@ class Window:
         self._finished: dict[int, deque[tuple[int, Slot]]] = {}
         self._num_finished, self._num_ends = 0, 0
         self._dull: list[Slot] = []
-        """Say nothing; since the last batch."""
+        """Slots that ended since the last batch was taken with a group that says nothing."""
         self._num_unreplaced = 0
-        """How many of them had no refill left; so many may fill the batch."""
+        """How many dull slots found no refill to replace them; so many may fill the batch."""
         self._rows: Counter[int] = Counter()
-        """Of everything in the window."""
+        """How often each row of the data is in the window."""
         self._refill_end = self._refills_per_step
 
     @property

@@ -1,4 +1,4 @@
-"""From the config to a learner rank or the meta-controller; called by the actor shells."""
+"""From the config to a learner rank; called by its actor shell."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,11 +12,11 @@ from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_adapter
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
-from coop_rl.learner.meta_controller import MetaController
+from coop_rl.learner.meta_controller import build_adapter
 from coop_rl.learner.packing_check import check_packing, check_window
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
-from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm, load_skeleton
+from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm
 from coop_rl.models.head import chunk_for
 from coop_rl.types import Branch, PolicyVersion
 from coop_rl.weights.gloo_sender import WeightSyncClient
@@ -154,7 +154,7 @@ def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = None
     if has_adapter(config):
-        adapter = _build_adapter(config, adapter_shapes(causal_lm, config.adapter.targets), device)
+        adapter = build_adapter(config, adapter_shapes(causal_lm, config.adapter.targets), device)
         adapter.attach(causal_lm)
     policy = PolicyModel(
         causal_lm,
@@ -187,26 +187,4 @@ def _attention(config: RunConfig) -> str | None:
 def _logits_chunk(config: RunConfig, causal_lm: PreTrainedModel) -> int:
     return chunk_for(
         config.learner.logits_gib * GIB, causal_lm.get_output_embeddings().out_features
-    )
-
-
-def build_meta_controller(config: RunConfig, sources: Sequence[str]) -> MetaController:
-    """Build w from the model's shapes alone; no weights are loaded.
-
-    Args:
-        config: The run.
-        sources: Names of the demonstrations' sources.
-    """
-    adapter = None
-    if has_adapter(config):
-        skeleton = load_skeleton(config.model.path)
-        shapes = adapter_shapes(skeleton, config.adapter.targets)
-        adapter = _build_adapter(config, shapes, "cpu")
-    return MetaController(config, adapter, sources)
-
-
-def _build_adapter(config: RunConfig, shapes: dict[str, tuple[int, int]], device: str) -> Adapter:
-    section = config.adapter
-    return Adapter(
-        shapes, rank=section.rank, alpha=section.alpha, seed=config.run.seed, device=device
     )

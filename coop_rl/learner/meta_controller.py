@@ -20,7 +20,7 @@ from coop_rl.errors import VersionError
 from coop_rl.learner.peers import GUIDANCE_GROUP, BroadcastGroup, send_adapter
 from coop_rl.learner.scalar_guidance import ScalarGuidance
 from coop_rl.learner.state_io import StateReader, StateWriter
-from coop_rl.models.adapter import Adapter
+from coop_rl.models.adapter import Adapter, Shapes
 from coop_rl.types import (
     AdapterGradients,
     CooperativeGain,
@@ -36,6 +36,14 @@ FOLDER = "meta"
 BRACKET_OBJECTIVES = ("cooperative", "random")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 NOTHING = BracketStats(math.nan, math.nan, math.nan)
+
+
+def build_adapter(config: RunConfig, shapes: Shapes, device: str) -> Adapter:
+    """Return w at its start: the same here and in every learner."""
+    section = config.adapter
+    return Adapter(
+        shapes, rank=section.rank, alpha=section.alpha, seed=config.run.seed, device=device
+    )
 
 
 class MetaController:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,10 +21,12 @@ from coop_rl.config.sizes import weight_backend, zero_stage
 from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
-from coop_rl.observability.metrics import Metrics
 from coop_rl.observability.profile import Row, table
 from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.types import Reward
+
+if TYPE_CHECKING:  # imports torch, which takes longer than all that is checked before a start
+    from coop_rl.observability.metrics import Metrics
 
 NOT_AVAILABLE = "n/a"
 SPENT_PREFIXES = ("ledger/", "time/device_s/")
@@ -106,7 +109,7 @@ class RunConsole:
             self._task = self._progress.add_task("step", total=num_steps, completed=first_step)
             self._progress.start()
 
-    def step(self, metrics: Metrics) -> None:
+    def step(self, metrics: "Metrics") -> None:
         """Print one step."""
         step = int(metrics["step"] or 0)
         duration_s = metrics.get("time/step_s") or 0.0
@@ -169,7 +172,7 @@ class RunConsole:
             self._progress.stop()
             self._progress = None
 
-    def _count(self, metrics: Metrics) -> None:
+    def _count(self, metrics: "Metrics") -> None:
         self._totals["tokens"] += metrics.get("tokens/generated") or 0.0
         for metric, prefix in (("grad/skipped", ""), ("guidance/skipped", "w_")):
             value = metrics.get(metric)
@@ -233,7 +236,7 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
     return rows
 
 
-def _gain(metrics: Metrics) -> str:
+def _gain(metrics: "Metrics") -> str:
     value, stderr = metrics.get("gain/value"), metrics.get("gain/stderr")
     if value is None:
         return NOT_AVAILABLE

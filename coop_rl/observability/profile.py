@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from coop_rl.tracing.trace import Span, busy_ns, own_ns
+from coop_rl.tracing.trace import Span, busy_ns, self_ns
 
 NS_PER_S = 10**9
 OUTER = frozenset({"step"})
@@ -41,7 +41,7 @@ def where_time_went(tracks: Mapping[str, Sequence[Span]], start_ns: int, end_ns:
     for actor, spans in tracks.items():
         inside = [_clip(s, start_ns, end_ns) for s in spans]
         inside = [s for s in inside if s.end_ns > s.start_ns]
-        spent = own_ns([s for s in inside if not s.overlaps])
+        spent = self_ns([s for s in inside if not s.overlaps])
         for name in sorted({s.name for s in inside if s.overlaps}):
             several = [s for s in inside if s.overlaps and s.name == name]
             spent[name] = busy_ns(several, start_ns, end_ns)

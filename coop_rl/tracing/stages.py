@@ -1,7 +1,8 @@
 """Timers around the verbs: `with stages.stage("generate")` becomes the metric time/generate_s
 and, while a run is profiled, a span of the driver.
 
-The roles in `driver/` open stages; the observer takes the sums once a step.
+The roles in `driver/` open stages; `observability.observer` takes the sums once a step and writes
+them into the step's row.
 """
 
 import threading
@@ -16,7 +17,7 @@ class Stages:
     """Sums of seconds per stage and of counts, since they were last taken; safe across threads."""
 
     def __init__(self) -> None:
-        """Start with empty sums."""
+        """Start with nothing measured."""
         self._sums: dict[str, float] = {}
         self._lock = threading.Lock()
 

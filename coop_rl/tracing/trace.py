@@ -21,16 +21,18 @@ _OFFSET_NS = time.time_ns() - time.monotonic_ns()
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Something that one actor did."""
+    """Something that one actor did, from its start to its end."""
 
     name: str
+    """What was done, such as "rl"."""
     start_ns: int
-    """Wall clock, since 1970."""
+    """Wall-clock nanoseconds since 1970."""
     end_ns: int
+    """The same, when it ended."""
     thread: int = 0
-    """Of one thread, spans nest; 0 where they need not."""
+    """The thread that did it; spans of one thread nest. 0 where that is of no interest."""
     overlaps: bool = False
-    """Several may be open at once in one thread, as requests of an engine are."""
+    """Whether several may be open at once in one thread, as requests of an engine are."""
 
 
 class Recorder:
@@ -81,7 +83,7 @@ def span(name: str, overlaps: bool = False) -> Iterator[None]:
 
     Args:
         name: What is done, such as "rl".
-        overlaps: Several may be open at once in one thread (coroutines).
+        overlaps: Whether several may be open at once in one thread, as coroutines are.
     """
     if not _recorder.is_on:
         yield
@@ -135,8 +137,8 @@ def busy_ns(spans: Sequence[Span], start_ns: int, end_ns: int) -> int:
     return covered
 
 
-def own_ns(spans: Sequence[Span]) -> dict[str, int]:
-    """Return nanoseconds per name, without what nested spans of the same thread took.
+def self_ns(spans: Sequence[Span]) -> dict[str, int]:
+    """Return self time in nanoseconds per name: without what nested spans of the thread took.
 
     Overlapping spans are counted whole: of requests at the same time no one owns the time.
     """

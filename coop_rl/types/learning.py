@@ -154,8 +154,9 @@ class StepResult:
     example_lookahead: tuple[tuple[str, float], ...]
     """The same for single demonstrations of the previous update, by id."""
     duration_s: float
-    adapter_gradients: object = field(default=None, compare=False)
-    """AdapterGradients, or the runtime's unopened handle to them; None without an adapter."""
+    adapter_gradients: AdapterGradients | None = field(default=None, compare=False)
+    """None without an adapter. Between actors it may be a reference that stands for them, which
+    the actor it is given to opens."""
 
 
 @dataclass(frozen=True, slots=True)

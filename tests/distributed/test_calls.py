@@ -53,13 +53,6 @@ def test_results_come_in_order(workers) -> None:
     assert pid > 0
 
 
-def test_a_limit_may_count_from_the_last_result(workers) -> None:
-    done: list[float] = []
-    calls = [Call("slow", "sleep", workers[0].sleep.remote(1.0)) for _ in range(3)]
-    assert gather(calls, 2.5, lambda: done.append(time.monotonic())) == ["done"] * 3
-    assert len(done) == 3
-
-
 def test_a_check_breaks_off_a_wait_soon_and_only_while_asked_to(workers) -> None:
     began = time.monotonic()
 

@@ -12,9 +12,11 @@ import ray
 import torch
 
 from coop_rl.config import load_config
-from coop_rl.distributed.actors import LearnerActor, RewardActor
+from coop_rl.distributed.actors import RewardActor, Whereabouts
+from coop_rl.distributed.learner_actor import LearnerActor
+from coop_rl.distributed.member import Member
 from coop_rl.distributed.sync_client import RayWeightSyncClient
-from coop_rl.distributed.team import Member, Team, Whereabouts
+from coop_rl.distributed.team import Team
 
 DEMO = Path("configs/local/demo.yaml")
 
@@ -52,7 +54,7 @@ def timed_team(engine_gpus: float) -> Team:
 
     actor: Any = ray.remote(num_cpus=0)(Timed)
     names = ("rollout-0", "rollout-1", "reward", "learner-joint-0")
-    members = [Member(name, actor.remote()) for name in names]
+    members: list[Member[Any]] = [Member(name, actor.remote()) for name in names]
     ready = [member.handle.open_world.remote() for member in members]
     ray.get(ready, timeout=60)
     return Team(
@@ -67,8 +69,8 @@ def timed_team(engine_gpus: float) -> Team:
 def test_nobody_starts_on_a_device_where_an_engine_measures_what_is_free(
     local_ray: None, engine_gpus: float, turns: int
 ) -> None:
-    places = timed_team(engine_gpus).start(60, 60, (), lambda _: None)
-    times = {name: [float(t) for t in place.address.split()] for name, place in places.items()}
+    found = timed_team(engine_gpus).start(60, 60, (), lambda _: None)
+    times = {name: [float(t) for t in where.address.split()] for name, where in found.items()}
     first, second, learner = (times[n] for n in ("rollout-0", "rollout-1", "learner-joint-0"))
     assert (second[0] >= first[1]) == (turns == 3)
     assert (learner[0] >= max(first[1], second[1])) == (turns >= 2)

@@ -11,7 +11,8 @@ from coop_rl.algorithm.roles import Progress
 from coop_rl.commands.train import _resume_point
 from coop_rl.config import load_config
 from coop_rl.distributed.calls import wait_a_moment
-from coop_rl.distributed.team import Member, Team
+from coop_rl.distributed.member import Member
+from coop_rl.distributed.team import Team
 from coop_rl.driver import checkpoint_store
 from coop_rl.driver.checkpoint_store import CheckpointStore
 from coop_rl.driver.checkpoints import TeamCheckpoints

@@ -11,8 +11,8 @@ import ray
 
 from coop_rl.config import RunConfig, load_config
 from coop_rl.distributed.calls import Call, gather
-from coop_rl.distributed.team import Member
-from coop_rl.driver.generation import Generation
+from coop_rl.distributed.member import Member
+from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.stop import StopRequest
 from coop_rl.errors import ActorLostError, RunError, VersionError
 from coop_rl.rollout.worker import RolloutWorker
@@ -41,7 +41,7 @@ def engines() -> list[Any]:
             self._engine = ScriptedEngine()
             self._worker = RolloutWorker(self._engine)
 
-        async def generate_group(self, prompt: Prompt, sampling: SamplingSettings) -> Any:
+        async def generate(self, prompt: Prompt, sampling: SamplingSettings) -> Any:
             import asyncio
 
             if not prompt.text:
@@ -80,12 +80,12 @@ def configure(*overrides: str) -> RunConfig:
     return load_config(Path("configs/local/demo.yaml"), [*few, *overrides])
 
 
-def generation(engines: list[Any], reward: Member, *overrides: str) -> Generation:
-    members = [Member(f"rollout-{i}", engine) for i, engine in enumerate(engines)]
-    return Generation(configure(*overrides), members, reward, StopRequest())
+def generation(engines: list[Any], reward: Member, *overrides: str) -> TeamGeneration:
+    members: list[Member[Any]] = [Member(f"rollout-{i}", e) for i, e in enumerate(engines)]
+    return TeamGeneration(configure(*overrides), members, reward, StopRequest())
 
 
-def submit(role: Generation, name: str, seconds: float, served: Served) -> None:
+def submit(role: TeamGeneration, name: str, seconds: float, served: Served) -> None:
     started: list[int] = []
 
     def note(group: ScoredGroup, _sampler: str) -> None:
@@ -100,7 +100,9 @@ def sender(engines: list[Any], log: list[str] | None = None) -> Callable[[], Non
 
     def send() -> None:
         version = str(NEXT)
-        calls = [Call("a", "finish", e.finish_weight_update.remote(version)) for e in engines]
+        calls: list[Call[None]] = [
+            Call("a", "finish", e.finish_weight_update.remote(version)) for e in engines
+        ]
         gather(calls, 10)
         if log is not None:
             log.append("sent")

@@ -12,7 +12,7 @@ from coop_rl.algorithm.methods import build_method
 from coop_rl.config import load_config
 from coop_rl.data.collection import Mixture
 from coop_rl.data.order import SeededOrder
-from coop_rl.driver.generation import Generation, OnDone, OnStart
+from coop_rl.driver.generation import OnDone, OnStart
 from coop_rl.driver.rollouts import TeamRollouts
 from coop_rl.errors import VersionError
 from coop_rl.tracing.stages import Stages
@@ -29,7 +29,7 @@ VERSION = PolicyVersion(0, 0)
 
 
 @dataclass
-class Answers(Generation):
+class Answers:
     """Groups whose rewards are all equal for the prompts named, mixed for the others.
 
     Those under way end in an order drawn from `seed`, when somebody waits.

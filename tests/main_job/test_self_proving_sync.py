@@ -12,7 +12,8 @@ import pytest
 
 from coop_rl.commands.train import run_training
 from coop_rl.config import load_config
-from coop_rl.distributed import actors, build
+from coop_rl.distributed import build
+from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.errors import RunError
 from tests.main_job.harness import DEMO, SMALL, metrics
 
@@ -25,7 +26,7 @@ SMALL_BUCKETS = 400_000
 def fault_in_sending(kind: str) -> type:
     """Return a learner that damages a tensor, skips a bucket, or sends the weights of before."""
 
-    class FaultyLearner(actors.LearnerActor):
+    class FaultyLearner(LearnerActor):
         def start(self, host, port):
             from coop_rl.weights import publisher
             from coop_rl.weights.buckets import BucketSender
@@ -70,7 +71,7 @@ def fault_in_sending(kind: str) -> type:
 def stale_adapter() -> type:
     """Return a learner that, in one group, acknowledges a push of w without loading it."""
 
-    class StaleLearner(actors.LearnerActor):
+    class StaleLearner(LearnerActor):
         def start(self, host, port):
             pid = super().start(host, port)
             if self._learner.branch == "rl_only":

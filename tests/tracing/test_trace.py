@@ -5,7 +5,7 @@ import time
 import pytest
 
 from coop_rl.tracing import trace
-from coop_rl.tracing.trace import Span, busy_ns, chrome_trace, own_ns, span
+from coop_rl.tracing.trace import Span, busy_ns, chrome_trace, self_ns, span
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_threads_have_lanes_of_their_own():
     events = [e for e in chrome_trace({"joint-0": spans})["traceEvents"] if e["ph"] == "X"]
     assert {e["tid"] for e in events} == {1, 2}
     # Neither is part of the other, though one lies inside the other in time.
-    assert own_ns(spans) == {s.name: s.end_ns - s.start_ns for s in spans}
+    assert self_ns(spans) == {s.name: s.end_ns - s.start_ns for s in spans}
 
 
 def test_trace_names_every_actor_and_counts_from_the_first_span():
@@ -80,8 +80,8 @@ def test_busy_counts_covered_time_once_and_only_inside():
 
 def test_own_time_leaves_out_what_nested_spans_took():
     spans = [Span("step", 0, 100), Span("rl", 10, 40), Span("gather", 20, 30), Span("sft", 40, 60)]
-    assert own_ns(spans) == {"step": 50, "rl": 20, "gather": 10, "sft": 20}
-    assert sum(own_ns(spans).values()) == busy_ns(spans, 0, 100)
+    assert self_ns(spans) == {"step": 50, "rl": 20, "gather": 10, "sft": 20}
+    assert sum(self_ns(spans).values()) == busy_ns(spans, 0, 100)
 
 
 def _record(name):

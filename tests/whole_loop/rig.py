@@ -25,7 +25,7 @@ from coop_rl.config.sizes import has_adapter, has_shadow
 from coop_rl.data.collection import Mixture
 from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress
 from coop_rl.driver.demonstrations import Demonstrations
-from coop_rl.driver.generation import Generation, OnDone, OnStart
+from coop_rl.driver.generation import OnDone, OnStart
 from coop_rl.driver.learners import SHADOW_OBJECTIVE
 from coop_rl.driver.rollouts import SHADOW_SEED, TeamRollouts, step_sampling
 from coop_rl.learner.engine import EngineSettings
@@ -133,7 +133,7 @@ def build_learner(config: RunConfig, branch: Branch) -> tuple[Learner, PolicyMod
     return Learner(settings, branch, engine, adapter, reference), policy
 
 
-class LocalGeneration(Generation):
+class LocalGeneration:
     """Samples from the joint learner's policy, when somebody waits."""
 
     def __init__(self, branches: Branches, task: Task) -> None:

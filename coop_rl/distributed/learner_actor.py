@@ -1,0 +1,138 @@
+"""The actor shell of a learner rank: the only actor that calls others.
+
+    driver --step, publish, score, ...--> LearnerActor --sync_client--> RolloutActor
+
+Rank 0 drives the rollout actors' side of a weight sync itself, because sender and receivers meet in
+one collective and the driver would only be in the way.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coop_rl.config import RunConfig
+from coop_rl.distributed.actors import (
+    PeerShell,
+    RolloutActor,
+    Whereabouts,
+    address_for_peers,
+    whereabouts,
+)
+from coop_rl.distributed.member import Member
+from coop_rl.distributed.sync_client import RayWeightSyncClient
+from coop_rl.tracing.trace import span
+from coop_rl.types import (
+    AdapterGradients,
+    Branch,
+    BranchBatch,
+    DemonstrationFit,
+    Objective,
+    PolicyVersion,
+    StepResult,
+    TokenRow,
+)
+from coop_rl.weights.receipt import Receipt
+
+if TYPE_CHECKING:  # they import torch, which the driver has no use for
+    from coop_rl.weights.process_group import PeerGroup
+    from coop_rl.weights.publisher import SyncBackend, SyncReport
+
+
+class LearnerActor(PeerShell):
+    """One rank of a learner group; the joint learner and the shadow both are of this class."""
+
+    def __init__(
+        self, config: RunConfig, branch: Branch, rank: int, backend: "SyncBackend", log: Path
+    ) -> None:
+        super().__init__(config, log)
+        from coop_rl.learner.build import LearnerRank
+
+        self._backend = backend
+        self._rank = LearnerRank(config, branch, rank)
+
+    def open_world(self) -> tuple[str, int]:
+        """Hold the store of this branch's torch world, on rank 0; return its host and port."""
+        return self._rank.open_world(address_for_peers(self._config))
+
+    def start(self, host: str, port: int) -> Whereabouts:
+        """Join the world and build the engine."""
+        self._learner = self._rank.start(host, port)
+        return whereabouts()
+
+    def adapter_shapes(self) -> dict[str, tuple[int, int]] | None:
+        """Return (out features, in features) of the layers that have a part of w; None: no w."""
+        adapter = self._learner.adapter
+        return adapter.shapes if adapter else None
+
+    def connect_rollouts(self, engines: list[Member[RolloutActor]]) -> None:
+        """Join the weight transfer group; rank 0 drives the rollout actors."""
+        tensor_parallel = self._config.rollout.tensor_parallel_size
+        timeout_s = self._config.sync.timeout_s
+        self._learner.connect_rollouts(
+            RayWeightSyncClient(engines, tensor_parallel, timeout_s, self._leave_memory),
+            backend=self._backend,
+            host=address_for_peers(self._config),
+            num_engine_workers=len(engines) * tensor_parallel,
+        )
+
+    def step(
+        self, step: int, batch: BranchBatch, objective: Objective
+    ) -> tuple[StepResult, AdapterGradients | None]:
+        """Take one step; the gradients of w are returned apart, so that they may stay here."""
+        with self._turn("step"):
+            return self._learner.step(step, batch, objective)
+
+    @span("receive w")
+    def receive_w(self) -> Receipt:
+        """Receive w from the meta-controller; return the checksums of what is held then."""
+        return self._learner.receive_guidance()
+
+    def score(self, rows: list[TokenRow]) -> list[list[float]]:
+        """Return log-probs of the rows' responses; all ranks are called alike."""
+        with self._turn("score"):
+            return self._learner.score(rows)
+
+    def fit(self, rows: list[TokenRow]) -> DemonstrationFit:
+        """Return how well the rows' responses are predicted; all ranks are called alike."""
+        with self._turn("score"):
+            return self._learner.fit(rows)
+
+    def receipt(self) -> Receipt:
+        """Return the checksums of what `publish` sends; all ranks are called alike."""
+        return self._learner.receipt()
+
+    def publish(self, version: PolicyVersion) -> "SyncReport":
+        """Send merged weights to the rollout actors."""
+        with self._turn("publish"):
+            return self._learner.publish(version)
+
+    def save(self, folder: str) -> None:
+        """Write this branch's state."""
+        with self._turn("save"):
+            self._learner.save_state(Path(folder))
+
+    def load(self, folder: str) -> None:
+        """Read this branch's state."""
+        with self._turn("load"):
+            self._learner.load_state(Path(folder))
+
+    def _attach(self, name: str, group: "PeerGroup") -> None:
+        self._learner.attach_group(name, group)
+
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        """Record what is done, and leave no memory behind."""
+        with span(name):
+            yield
+            self._leave_memory()
+
+    def _leave_memory(self) -> None:
+        """Where engines share the device, give back what torch keeps of freed tensors.
+
+        An engine that wakes could not have it otherwise.
+        """
+        if self._config.placement.colocated:
+            import torch
+
+            torch.cuda.empty_cache()  # nothing on CPUs
