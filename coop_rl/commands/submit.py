@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from coop_rl.config import RunConfig
+from coop_rl.config import RunConfig, config_files
 from coop_rl.distributed.cluster import named_environment
 from coop_rl.distributed.jobs import Submission, connect, submit
 from coop_rl.errors import RunDirectoryError
@@ -60,18 +60,19 @@ def plan_submission(
     run_dir: Path | None,
     working_dir: Path,
 ) -> Submission:
-    """Return the job of a config that lies in `working_dir`.
+    """Return the job of a config that lies in `working_dir`, as does the file it extends.
 
     Raises:
-        RunDirectoryError: The config is not in `working_dir`, or the run directory is not absolute.
+        RunDirectoryError: One of them is not there, or the run directory is not absolute.
         ResourceError: A named environment variable is not set.
     """
     root = working_dir.resolve()
-    if not path.resolve().is_relative_to(root):
-        raise RunDirectoryError(
-            f"{path} is not in the working directory {root}, which is all that travels; "
-            "move it there, or set --working-dir"
-        )
+    for file in config_files(path):
+        if not file.resolve().is_relative_to(root):
+            raise RunDirectoryError(
+                f"{file} is not in the working directory {root}, which is all that travels; "
+                "move it there, or set --working-dir"
+            )
     folder = run_dir or Path(config.run.dir) / config.run.name
     if not folder.is_absolute():
         raise RunDirectoryError(

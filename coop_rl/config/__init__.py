@@ -1,10 +1,13 @@
 """The run's configuration: pydantic models, YAML loading, derived sizes; imports no torch.
 
+    base -> run, roles, method, data, ... -> rules -> schema -> section_path -> read -> load
+
 `cli` calls `load_config` (and for evaluations `load_serving_config`); everyone else receives the
 frozen `RunConfig`, or one section of it.
 """
 
-from coop_rl.config.load import apply_overrides, load_config, load_serving_config
+from coop_rl.config.load import load_config, load_serving_config
+from coop_rl.config.read import config_files
 from coop_rl.config.schema import RunConfig, ServingConfig
 from coop_rl.config.sizes import DerivedSizes, derive_sizes
 
@@ -12,7 +15,7 @@ __all__ = [
     "DerivedSizes",
     "RunConfig",
     "ServingConfig",
-    "apply_overrides",
+    "config_files",
     "derive_sizes",
     "load_config",
     "load_serving_config",

@@ -18,7 +18,7 @@ class ReasoningGymTask(Section):
     num_rows: int = Field(ge=1)
     """Rows generated; a training section never gets a question of the evaluation."""
     seed: int = Field(0, ge=0)
-    """Seeds the questions."""
+    """Seed of the generated questions."""
 
 
 class HubDataset(Section):
@@ -27,9 +27,9 @@ class HubDataset(Section):
     name: str
     """Hub id, or a folder (also one written by `save_to_disk`)."""
     subset: str | None = None
-    """Its configuration, where it has several."""
+    """Configuration of the data set, where it has several."""
     split: str = "train"
-    """Its split."""
+    """Split of the data set, such as train or test."""
     revision: str | None = None
     """Commit, tag or branch; pin a commit for runs that must be repeatable."""
     streaming: bool = False
@@ -49,26 +49,28 @@ class RowSource(Section):
 
     path: str | list[str] | None = None
     """JSONL files, one object a line, or .parquet files; a list or a pattern such as `x/*.jsonl`
-    for several. This, `dataset` or `task`."""
+    for several. Give one of `path`, `dataset` and `task`."""
     dataset: HubDataset | None = None
-    """A Hugging Face data set."""
+    """A Hugging Face data set, instead of `path`."""
     task: ReasoningGymTask | None = None
-    """A generated task; its rows have the columns prompt, answer and the task's own metadata."""
+    """A generated task, instead of `path`; its rows have the columns prompt, answer and the task's
+    own metadata."""
     prompt_column: str = "prompt"
     """Column with the question."""
     answer_column: str = "answer"
     """Column with the gold answer."""
     details_columns: list[str] = Field([])
-    """Columns the verifier needs besides (docs/rewards.md), such as golds or tolerance."""
+    """Further columns that the verifier needs (docs/rewards.md), such as golds or tolerance."""
     verifier: VerifierKind | None = None
     """Verifier of these rows; null: reward.kind."""
     question_template: str = "{prompt}"
-    """The question as it is put, with `{prompt}` in it, such as "{prompt}\\nPlease reason step by
-    step, and put your final answer within \\\\boxed{}."."""
+    """The question put to the model, where `{prompt}` stands for the row's, such as
+    `"{prompt}\\nPlease reason step by step, and put your final answer within \\\\boxed{}."`."""
     system: str | None = None
     """System prompt; only with the model's chat template."""
     template: str | None = "{prompt}"
-    """Prompt text, with `{prompt}` in it; null: the model's chat template."""
+    """Text of the prompt, where `{prompt}` stands for the question; null: the model's chat
+    template."""
 
     @property
     def origin(self) -> str:
@@ -111,9 +113,9 @@ class PromptSource(DataSource):
     """One source of a mixture of prompts."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Its name; prompt ids begin with it."""
+    """Name of the source; prompt ids begin with it."""
     weight: float = Field(1.0, gt=0)
-    """Its share of the prompts of a step, relative to the others'."""
+    """Share of a step's prompts, relative to the weights of the other sources."""
 
 
 class Traces(RowSource):
@@ -124,17 +126,17 @@ class Traces(RowSource):
     source_column: str | None = None
     """Column that names a row's source, for `demonstrations` guidance; null: all rows are one."""
     response_template: str = "{reasoning}\n#{answer}"
-    """Response text, with `{reasoning}` and `{answer}` in it, such as
-    "<think>\\n{reasoning}\\n</think>\\n\\\\boxed{{answer}}"."""
+    """Text of the response, where `{reasoning}` and `{answer}` stand for the row's, such as
+    `"<think>\\n{reasoning}\\n</think>\\n\\\\boxed{{answer}}"`."""
 
 
 class TraceSource(Traces):
     """One source of a mixture of demonstrations."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Its name: the source its rows count to, unless `source_column` says otherwise."""
+    """Name of the source, to which its rows belong unless `source_column` says otherwise."""
     weight: float = Field(1.0, gt=0)
-    """Its share of the demonstrations of a step, relative to the others'."""
+    """Share of a step's demonstrations, relative to the weights of the other sources."""
 
     @model_validator(mode="after")
     def _check_one_source(self) -> Self:
@@ -146,10 +148,11 @@ class PromptsSection(RowSource):
     """D_RL: prompts with a verifiable answer, of one source or a mixture."""
 
     mixture: list[PromptSource] = Field([])
-    """Several sources by weight, each with the fields of one; instead of path, dataset, task."""
+    """Several weighted sources, instead of `path`, `dataset` or `task`; each has such fields
+    itself."""
     max_dropped: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of a source's rows that may be bad (malformed, too long, without a verifiable answer)
-    and are left out, with a summary; more, and the first bad row is an error."""
+    and are left out, with a summary; where more are bad, the first one is an error."""
     per_step: int = Field(32, ge=1)
     """P, prompts per meta-step."""
 
@@ -163,9 +166,11 @@ class DemonstrationsSection(Traces):
     """D_SFT: prompts with reasoning and answer, of one source or a mixture."""
 
     mixture: list[TraceSource] = Field([])
-    """Several sources by weight, each with the fields of one; instead of path, dataset, task."""
+    """Several weighted sources, instead of `path`, `dataset` or `task`; each has such fields
+    itself."""
     max_dropped: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of a source's rows that may be bad and are left out, with a summary."""
+    """Share of a source's rows that may be bad (malformed, too long, without an answer) and are
+    left out, with a summary; where more are bad, the first one is an error."""
     per_step: int = Field(32, ge=1)
     """Demonstrations per meta-step."""
 

@@ -12,31 +12,33 @@ class EvaluationSection(Section):
     """Accuracy on held-out data and on benchmarks, each a set with figures of its own."""
 
     name: str = Field("held_out", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the set `data`, in metrics: eval/<name>/pass@1."""
+    """Name of the set `data` in metrics: `eval/<name>/pass@1`."""
     data: DataSource | None = None
-    """Held-out prompts; null: only `benchmarks`."""
+    """Held-out prompts; null: only `benchmarks` are measured."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks by name, such as math500 or gsm8k (docs/evaluation.md)."""
     data_dir: str | None = None
-    """Folder with <benchmark>/test.jsonl; null: the environment's COOP_RL_DATA, else the hub."""
+    """Folder with `<benchmark>/test.jsonl`; null: the one that the environment variable
+    COOP_RL_DATA names, else the hub."""
     num_items: int | None = Field(256, ge=1)
     """Rows used of each set, from its top; null: all."""
     num_samples: int = Field(4, ge=1)
-    """n, the sampled responses to an item: of avg@n, maj@n and pass@k."""
+    """n, the number of responses sampled for each item, for avg@n, maj@n and pass@k."""
     pass_at: tuple[int, ...] | None = None
-    """Every k of pass@k, from 2 to n; null: the powers of two below n, and n. (The unbiased pass@1
-    is avg@n; the figure called pass@1 is greedy.)"""
+    """Every k, from 2 to n, of which pass@k is measured; null: the powers of two below n, and n.
+    (The figure called pass@1 is greedy; the unbiased pass@1 is avg@n.)"""
     temperature: float = Field(1.0, gt=0)
-    """Of the sampled responses; pass@1 is greedy."""
+    """Temperature of the sampled responses; pass@1 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1.0)
-    """Of the sampled responses: only the likeliest tokens with this much probability."""
+    """Sampled responses consist only of the likeliest tokens with this much probability in all."""
     max_tokens: int | None = Field(None, ge=1)
     """Upper limit of response tokens; null: rollout.max_tokens."""
     every: int = Field(0, ge=0)
-    """Steps between evaluations; 0: only before and after."""
+    """Steps between evaluations; 0: only before and after training."""
     num_demonstrations: int | None = Field(None, ge=0)
-    """Demonstrations kept from training (the last rows) to measure their NLL at every evaluation;
-    null: none, but 64 (at most a tenth of the rows) for `cold_start`, whose switch needs them."""
+    """Demonstrations, the last rows, that are kept from training so that every evaluation measures
+    their NLL; null: none, but for `cold_start`, whose switch needs them: 64, at most a tenth of the
+    rows."""
 
     @property
     def set_names(self) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""The reference page of the config, from its JSON schema: `make docs` writes it."""
+"""The reference page of the config, from its JSON schema: `make docs` writes it.
+
+A section is a heading, its docstring and a table with a row for each field.
+"""
 
 import json
 import sys
@@ -7,11 +10,17 @@ from typing import Any
 
 from coop_rl.config.schema import RunConfig
 
-HEADER = """# Config reference
+PREFACE = """# Config reference
 
 Written by `make docs` from the docstrings in `coop_rl/config/`; do not edit. One YAML file is
-a whole run; `--set section.field=value` overrides; unknown keys are errors.
+a whole run; `--set section.field=value` overrides; unknown keys and duplicate keys are errors.
+
+`extends: other.yaml` at the top of a file, a path relative to that file, takes another file's
+values first. Sections are merged field by field, lists are replaced, and another `kind` drops the
+fields that the new variant does not have; `--set` comes last. The other file must not extend
+a third.
 """
+COLUMNS = ("field", "value", "default", "meaning")
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 CHOICES, ITEMS = ("oneOf", "allOf", "anyOf"), ("items", "additionalProperties")
 MANY = {"array": "list of sections", "object": "sections by name"}
@@ -21,7 +30,7 @@ Schema = dict[str, Any]
 def render_reference() -> str:
     """Return the page as Markdown."""
     schema = RunConfig.model_json_schema()
-    parts, seen = [HEADER], set[str]()
+    parts, seen = [PREFACE], set[str]()
     for name, field in schema["properties"].items():
         for section in _sections_of(field):
             parts += _section(name, section, schema["$defs"], seen)
@@ -50,7 +59,7 @@ def _section(dotted: str, name_of_model: str, models: Schema, seen: set[str]) ->
     lines = [f"\n## {title}\n", model["description"].strip()]
     nested: list[str] = []
     if fields:
-        lines += ["", "| field | value | default | meaning |", "|---|---|---|---|"]
+        lines += ["", _row(*COLUMNS), "|---" * len(COLUMNS) + "|"]
     for name, field in fields.items():
         inner = _sections_of(field)
         is_required = name in model.get("required", ())
@@ -60,10 +69,16 @@ def _section(dotted: str, name_of_model: str, models: Schema, seen: set[str]) ->
             value = MANY[field["type"]]
         if inner and {"type": "null"} in field.get("anyOf", ()):
             value = "section or null"
-        lines.append(f"| `{name}` | {value} | {default} | {field.get('description', '')} |")
+        lines.append(_row(f"`{name}`", value, default, field.get("description", "")))
         for section in inner:
             nested += _section(f"{dotted}.{name}", section, models, seen)
     return lines + nested
+
+
+def _row(*cells: str) -> str:
+    """Return a table's row; within a cell neither a line break nor a bare `|` may stand."""
+    inline = (" ".join(cell.splitlines()).replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(inline)} |"
 
 
 def _value(field: Schema) -> str:

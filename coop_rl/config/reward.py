@@ -13,17 +13,17 @@ FUNCTION_PATTERN = r"^[^:\s][^:]*:[A-Za-z_]\w*$"
 
 
 class FormatTerm(Section):
-    """1 where the response has a form, else 0."""
+    """1 where the response has the form that `style` names, else 0."""
 
     kind: Literal["format"] = "format"
     style: Literal["boxed", "think", "think_boxed", "answer_tags", "pattern"] = "boxed"
-    """boxed: a closed \\boxed{}; think: one <think>...</think> first, and text after it;
-    think_boxed: both; answer_tags: <think>...</think> <answer>...</answer>; pattern: `pattern`
-    matches the whole response."""
+    """`boxed`: a closed `\\boxed{}`; `think`: one `<think>...</think>` first, and text after it;
+    `think_boxed`: both; `answer_tags`: `<think>...</think> <answer>...</answer>`; `pattern`: the
+    regular expression `pattern` matches the whole response."""
     pattern: str | None = None
     """A regular expression; style `pattern` only."""
     weight: float = 0.1
-    """Its factor in the reward."""
+    """Factor of the term in the reward."""
 
     @model_validator(mode="after")
     def _check_pattern(self) -> Self:
@@ -33,15 +33,15 @@ class FormatTerm(Section):
 
 
 class LengthTerm(Section):
-    """0 up to `free_tokens`, then falling linearly to -1 at `max_tokens`."""
+    """0 up to a length of `free_tokens`, then falling linearly to -1 at `max_tokens`."""
 
     kind: Literal["length"] = "length"
     free_tokens: int = Field(ge=0)
-    """Longest response that costs nothing."""
+    """Length of the longest response that costs nothing."""
     max_tokens: int = Field(ge=1)
     """Length from which the term is -1."""
     weight: float = 1.0
-    """Its factor in the reward."""
+    """Factor of the term in the reward."""
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -59,7 +59,7 @@ class PythonTerm(Section):
     function: str = Field(pattern=FUNCTION_PATTERN)
     """`module:function` or `path/to/file.py:function`; takes an Answer, returns a number."""
     weight: float = 1.0
-    """Its factor in the reward."""
+    """Factor of the term in the reward."""
 
 
 Term = Annotated[FormatTerm | LengthTerm | PythonTerm, Field(discriminator="kind")]
@@ -85,13 +85,14 @@ class RewardSection(Section):
     """Noise, for studies of robustness: the verifier's value r of a training response becomes 1 - r
     with this probability; accuracy and evaluation see the truth."""
     num_workers: int = Field(1, ge=1)
-    """Processes."""
+    """Processes that judge responses."""
     time_limit_s: float = Field(5.0, gt=0)
-    """Hard limit for one response; its process is killed after it."""
+    """Seconds that judging one response may take; then the process is killed."""
     memory_limit_mib: int = Field(1024, ge=64)
-    """Memory a process may take beyond its start."""
+    """Memory in MiB that such a process may take beyond what it had when it started."""
     shuffle: bool = False
-    """Control experiment: hand each prompt's rewards to another prompt, so RL learns nothing."""
+    """Control experiment: give each prompt's rewards to another prompt, so that RL learns
+    nothing."""
 
     @model_validator(mode="after")
     def _check_terms(self) -> Self:

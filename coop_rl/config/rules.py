@@ -1,71 +1,35 @@
-"""Rules across sections about guidance, shadow, gain, lag and devices, for the schema's validators.
+"""What has to hold between sections: one function a rule, over the sections it relates.
 
-Each raises ValueError with what was got and what to change.
+`ServingConfig` and `RunConfig` apply them when they are built. Each raises ValueError with what was
+got and what to change.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from coop_rl.config.method import AlternateMethod, BridgeMethod, ReliftMethod
-
-if TYPE_CHECKING:
-    from coop_rl.config.schema import RunConfig, ServingConfig
+from coop_rl.config.data import PromptsSection, RowSource
+from coop_rl.config.evaluation import EvaluationSection
+from coop_rl.config.method import (
+    AlternateMethod,
+    BridgeMethod,
+    DapoRl,
+    GainSection,
+    MetaSection,
+    Method,
+    ReliftMethod,
+    ShadowSection,
+    rl_settings,
+)
+from coop_rl.config.reward import RewardSection
+from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
+from coop_rl.config.run import CheckpointSection, ModelSection, ObservabilitySection, RunSection
 
 LOOKAHEAD = ("mix", "demonstrations")
+"""Guidance that learns from what one update does to the next batch's return."""
 
 
-def check_guidance(config: "RunConfig") -> None:
-    """Refuse guidance that nothing measures, and measurements that nothing serves."""
-    if not isinstance(config.method, BridgeMethod):
-        return
-    if not config.meta.guidance:
-        raise ValueError("meta.guidance must name adapter, mix or demonstrations, got none")
-    if "adapter" in config.meta.guidance and config.meta.w_objective != "frozen":
-        _check_adapter_gradients_exist(config, config.method)
-    _check_lookahead(config, config.method)
-    _check_shadow(config)
-
-
-def check_lag(config: "RunConfig") -> None:
-    """Refuse to sample ahead for steps that may not come, and to mix versions without a lag."""
-    lag = config.rollout.max_policy_lag
-    if config.rollout.in_flight_updates and lag == 0:
-        raise ValueError(
-            "rollout.in_flight_updates needs rollout.max_policy_lag >= 1, got 0; raise the lag or "
-            "set in_flight_updates false"
-        )
-    if lag > 0 and isinstance(config.method, AlternateMethod | ReliftMethod):
-        raise ValueError(
-            f"method.kind {config.method.kind} has steps without rollouts, so what is sampled "
-            f"ahead grows too old; set rollout.max_policy_lag 0, got {lag}"
-        )
-
-
-def check_colocated(config: "RunConfig") -> None:
-    """Refuse turns that nobody can take, and transfers between two ranks on one device."""
-    place, lag = config.placement, config.rollout.max_policy_lag
-    if not place.colocated:
-        return
-    if lag > 0:
-        raise ValueError(
-            "placement.colocated makes engines rest while learners train; set "
-            f"rollout.max_policy_lag 0, got {lag}"
-        )
-    if place.rollout.gpus >= 1 or place.learner.gpus >= 1:
-        raise ValueError(
-            "placement.colocated shares devices; give placement.rollout.gpus and "
-            f"placement.learner.gpus fractions, got {place.rollout.gpus:g} and "
-            f"{place.learner.gpus:g}"
-        )
-    if config.sync.backend == "nccl":
-        raise ValueError(
-            "sync.backend nccl cannot connect two processes on one device, which "
-            "placement.colocated asks for; set auto or gloo"
-        )
-
-
-def check_engines(config: "ServingConfig") -> None:
-    """Refuse engines whose workers have not just one device each."""
-    gpus, workers = config.placement.rollout.gpus, config.rollout.tensor_parallel_size
+def check_engines(rollout: RolloutSection, placement: PlacementSection) -> None:
+    """Refuse an engine that has not exactly one device for each of its workers."""
+    gpus, workers = placement.rollout.gpus, rollout.tensor_parallel_size
     if workers > 1 and gpus not in (0, workers):
         raise ValueError(
             f"rollout.tensor_parallel_size {workers} needs as many devices for every engine; set "
@@ -73,40 +37,96 @@ def check_engines(config: "ServingConfig") -> None:
         )
 
 
-def check_ranks(config: "RunConfig") -> None:
-    """Refuse two ranks of a learner group on one device, which NCCL cannot connect."""
-    place, ranks = config.placement, config.learner.num_ranks
-    for name, role in (("learner", place.learner), ("shadow", place.shadow)):
-        if ranks > 1 and 0 < role.gpus <= 0.5 and role.strategy != "strict_spread":
+def check_verifiers(sources: Sequence[RowSource], reward: RewardSection) -> None:
+    """Refuse rows judged by a function where the config names none."""
+    for source in sources:
+        if source.verifier == "python" and reward.kind != "python":
             raise ValueError(
-                f"placement.{name}.gpus {role.gpus:g} lets two of learner.num_ranks {ranks} lie on "
-                "one device, which NCCL cannot connect; give more than 0.5, or one rank, or on "
-                "nodes of one GPU strategy strict_spread"
+                f"verifier python of {source.origin} needs reward.function, which goes with "
+                f"reward.kind python, got {reward.kind}; choose another verifier"
             )
 
 
-def _check_adapter_gradients_exist(config: "RunConfig", method: BridgeMethod) -> None:
+def check_group_size(rollout: RolloutSection, method: Method) -> None:
+    """Refuse groups of one response, whose advantage would always be 0."""
+    if method.kind != "sft" and rollout.samples_per_prompt < 2:
+        raise ValueError(
+            "rollout.samples_per_prompt must be >= 2 for a group-relative baseline, got "
+            f"{rollout.samples_per_prompt}"
+        )
+
+
+def check_minibatches(learner: LearnerSection, prompts: PromptsSection) -> None:
+    """Refuse minibatches without a prompt."""
+    if learner.num_minibatches > prompts.per_step:
+        raise ValueError(
+            f"learner.num_minibatches must be at most prompts.per_step "
+            f"{prompts.per_step}, got {learner.num_minibatches}; prompts stay whole"
+        )
+
+
+def check_evaluation_sets(evaluation: EvaluationSection) -> None:
+    """Refuse a run whose evaluations would measure nothing."""
+    if not evaluation.set_names:
+        raise ValueError(
+            "evaluation needs data (held-out prompts) or benchmarks to measure anything, got "
+            "neither; add one to the config"
+        )
+
+
+def check_best(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> None:
+    """Refuse to wait for a metric that no evaluation measures."""
+    known = {f"eval/{name}/{kind}" for name in evaluation.set_names for kind in evaluation.figures}
+    known.add("eval/demonstrations/nll")
+    if checkpoint.best is not None and checkpoint.best not in known:
+        raise ValueError(
+            f"checkpoint.best {checkpoint.best} is no metric of the evaluation; "
+            f"allowed: {', '.join(sorted(known))}"
+        )
+
+
+def check_overlong(method: Method, rollout: RolloutSection) -> None:
+    """Refuse a penalty on length that would begin beyond the longest response."""
+    rl, limit = rl_settings(method), rollout.max_tokens
+    if isinstance(rl, DapoRl) and rl.overlong_tokens is not None and rl.overlong_tokens > limit:
+        raise ValueError(
+            f"method.rl.overlong_tokens must be at most rollout.max_tokens {limit}, "
+            f"got {rl.overlong_tokens}"
+        )
+
+
+def check_guidance(meta: MetaSection) -> None:
+    """Refuse a meta-controller with nothing to tune."""
+    if not meta.guidance:
+        raise ValueError("meta.guidance must name adapter, mix or demonstrations, got none")
+
+
+def check_gradients_of_w(meta: MetaSection, method: BridgeMethod, penalty: float) -> None:
     """Refuse a w-update from a gradient that theta's mix never computes."""
-    if method.mix_schedule != "constant" or "mix" in config.meta.guidance:
+    if "adapter" not in meta.guidance or meta.w_objective == "frozen":
+        return
+    if method.mix_schedule != "constant" or "mix" in meta.guidance:
         return  # neither reaches 0 or 1
-    needs_rl = config.penalty > 0 and config.meta.w_objective != "sft"
-    needs_sft = config.penalty < 1 or config.meta.w_objective == "sft"
+    needs_rl = penalty > 0 and meta.w_objective != "sft"
+    needs_sft = penalty < 1 or meta.w_objective == "sft"
     for share, needed, name in ((method.mix, needs_rl, "RL"), (1 - method.mix, needs_sft, "SFT")):
         if needed and share == 0:
             raise ValueError(
                 f"method.mix {method.mix} computes no {name} gradient, but w needs it with "
-                f"meta.w_objective {config.meta.w_objective} and meta.penalty {config.penalty}; "
+                f"meta.w_objective {meta.w_objective} and meta.penalty {penalty}; "
                 "set meta.w_objective frozen, or change method.mix or meta.penalty"
             )
 
 
-def _check_lookahead(config: "RunConfig", method: BridgeMethod) -> None:
-    """Refuse what the derivative of one whole optimiser step does not cover."""
-    kinds = [kind for kind in LOOKAHEAD if kind in config.meta.guidance]
+def check_lookahead(
+    meta: MetaSection, method: BridgeMethod, learner: LearnerSection, model: ModelSection
+) -> None:
+    """Refuse what look-ahead, the derivative of a single optimiser step, does not cover."""
+    kinds = [kind for kind in LOOKAHEAD if kind in meta.guidance]
     if not kinds:
         return
     named = ", ".join(kinds)
-    if config.learner.num_minibatches * config.learner.num_epochs > 1:
+    if learner.num_minibatches * learner.num_epochs > 1:
         raise ValueError(
             f"meta.guidance {named} differentiates one optimiser step; set "
             "learner.num_minibatches and learner.num_epochs to 1"
@@ -116,53 +136,113 @@ def _check_lookahead(config: "RunConfig", method: BridgeMethod) -> None:
             f"method.mix_schedule {method.mix_schedule} and meta.guidance mix both set lambda; "
             "choose one"
         )
-    if config.meta.mix_min >= config.meta.mix_max:
+    if meta.mix_min >= meta.mix_max:
         raise ValueError(
-            f"meta.mix_min must be below meta.mix_max {config.meta.mix_max}, "
-            f"got {config.meta.mix_min}"
+            f"meta.mix_min must be below meta.mix_max {meta.mix_max}, got {meta.mix_min}"
         )
     if "mix" not in kinds and method.mix in (0.0, 1.0):
         raise ValueError(
             f"meta.guidance {named} needs both losses, got method.mix {method.mix:g}; "
             "choose one between 0 and 1"
         )
-    if config.meta.per_example and config.model.dtype != "float32":
+    if meta.per_example and model.dtype != "float32":
         raise ValueError(
             f"meta.per_example takes small differences of losses, which model.dtype "
-            f"{config.model.dtype} rounds away; set float32, or meta.per_example false"
+            f"{model.dtype} rounds away; set float32, or meta.per_example false"
         )
 
 
-def check_profile(config: "RunConfig") -> None:
-    """Refuse to record steps that the run does not have."""
-    steps, num_steps = config.observability.profile_steps, config.run.num_steps
-    if steps is not None and not steps[0] <= steps[1] < num_steps:
-        raise ValueError(
-            f"observability.profile_steps must be a first and a last step below run.num_steps "
-            f"{num_steps}, got {steps[0]} and {steps[1]}"
-        )
-
-
-def _check_shadow(config: "RunConfig") -> None:
-    """Refuse what needs rollout actors that serve the shadow, where there are none."""
+def check_shadow(shadow: ShadowSection, gain: GainSection, learner: LearnerSection) -> None:
+    """Refuse samples of a shadow that no rollout actor serves, and moments that cannot be moved."""
     wanted = {
-        "gain.estimator fresh": config.gain.estimator == "fresh",
-        "gain.audit_every": config.gain.audit_every > 0,
-        "shadow.rollouts own": config.shadow.rollouts == "own",
+        "gain.estimator fresh": gain.estimator == "fresh",
+        "gain.audit_every": gain.audit_every > 0,
+        "shadow.rollouts own": shadow.rollouts == "own",
     }
-    if config.shadow.num_rollout_actors == 0:
+    if shadow.num_rollout_actors == 0:
         for name, is_wanted in wanted.items():
             if is_wanted:
                 raise ValueError(
                     f"{name} samples from the shadow; set shadow.num_rollout_actors to 1 or more"
                 )
-    if config.shadow.rollouts == "own" and config.gain.estimator == "reweighted":
+    if shadow.rollouts == "own" and gain.estimator == "reweighted":
         raise ValueError(
             "shadow.rollouts own leaves no shared rollouts to reweight; set gain.estimator fresh"
         )
-    for name, section in (("shadow", config.shadow), ("learner", config.learner)):
-        if section.offload and config.learner.zero_stage in (1, 2):
+    for name, section in (("shadow", shadow), ("learner", learner)):
+        if section.offload and learner.zero_stage in (1, 2):
             raise ValueError(
-                f"{name}.offload needs learner.zero_stage 0 or 3, got {config.learner.zero_stage}; "
+                f"{name}.offload needs learner.zero_stage 0 or 3, got {learner.zero_stage}; "
                 "DeepSpeed keeps views of the optimiser state at the others"
             )
+
+
+def check_lag(rollout: RolloutSection, method: Method) -> None:
+    """Refuse sampling ahead for steps that use no rollouts, and in-flight updates without a lag."""
+    lag = rollout.max_policy_lag
+    if rollout.in_flight_updates and lag == 0:
+        raise ValueError(
+            "rollout.in_flight_updates needs rollout.max_policy_lag >= 1, got 0; raise the lag or "
+            "set in_flight_updates false"
+        )
+    if lag > 0 and isinstance(method, AlternateMethod | ReliftMethod):
+        raise ValueError(
+            f"method.kind {method.kind} has steps without rollouts, so what is sampled "
+            f"ahead grows too old; set rollout.max_policy_lag 0, got {lag}"
+        )
+
+
+def check_colocated(
+    placement: PlacementSection, rollout: RolloutSection, sync: SyncSection
+) -> None:
+    """Refuse turns on a device that engines and learners do not share, or cannot take."""
+    lag = rollout.max_policy_lag
+    if not placement.colocated:
+        return
+    if lag > 0:
+        raise ValueError(
+            "placement.colocated makes engines rest while learners train; set "
+            f"rollout.max_policy_lag 0, got {lag}"
+        )
+    if placement.rollout.gpus >= 1 or placement.learner.gpus >= 1:
+        raise ValueError(
+            "placement.colocated shares devices; give placement.rollout.gpus and "
+            f"placement.learner.gpus fractions, got {placement.rollout.gpus:g} and "
+            f"{placement.learner.gpus:g}"
+        )
+    if sync.backend == "nccl":
+        raise ValueError(
+            "sync.backend nccl cannot connect two processes on one device, which "
+            "placement.colocated asks for; set auto or gloo"
+        )
+
+
+def check_ranks(placement: PlacementSection, learner: LearnerSection) -> None:
+    """Refuse two ranks of a learner group on one device, which NCCL cannot connect."""
+    ranks = learner.num_ranks
+    for name, role in (("learner", placement.learner), ("shadow", placement.shadow)):
+        if ranks > 1 and 0 < role.gpus <= 0.5 and role.strategy != "strict_spread":
+            raise ValueError(
+                f"placement.{name}.gpus {role.gpus:g} lets two of learner.num_ranks {ranks} lie on "
+                "one device, which NCCL cannot connect; give more than 0.5, or one rank, or on "
+                "nodes of one GPU strategy strict_spread"
+            )
+
+
+def check_profile(observability: ObservabilitySection, run: RunSection) -> None:
+    """Refuse to record steps that the run does not have."""
+    steps = observability.profile_steps
+    if steps is not None and not steps[0] <= steps[1] < run.num_steps:
+        raise ValueError(
+            f"observability.profile_steps must be a first and a last step below run.num_steps "
+            f"{run.num_steps}, got {steps[0]} and {steps[1]}"
+        )
+
+
+def check_masters(model: ModelSection, learner: LearnerSection) -> None:
+    """Refuse bfloat16 weights at the ZeRO stage that keeps no fp32 masters of them."""
+    if learner.zero_stage == 1 and model.dtype == "bfloat16":
+        raise ValueError(
+            "model.dtype bfloat16 needs fp32 masters, which learner.zero_stage 1 does not keep "
+            "here; set learner.zero_stage 0, 2 or 3, or model.dtype float32"
+        )

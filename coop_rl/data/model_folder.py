@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coop_rl.config.schema import ModelSection
+from coop_rl.config.run import ModelSection
 from coop_rl.errors import ModelError, first_line
 
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")

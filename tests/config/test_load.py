@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from coop_rl.config import RunConfig, derive_sizes, load_config
-from coop_rl.config.reference import render_reference
+from coop_rl.config import derive_sizes, load_config
 from coop_rl.config.sizes import has_shadow, weight_backend
 from coop_rl.errors import ConfigError
 
@@ -26,11 +25,6 @@ def minimal(tmp_path: Path) -> Path:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))
     return path
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_yaml_loads(path: Path) -> None:
-    assert load_config(path).run.num_steps >= 1
 
 
 def test_there_are_shipped_configs() -> None:
@@ -169,27 +163,10 @@ def test_sizes_and_shadow_follow_the_method(minimal: Path) -> None:
     assert not has_shadow(load_config(minimal, ["meta.w_objective=mixture"]))
 
 
-def test_every_field_is_documented() -> None:
-    """The reference page is generated from attribute docstrings."""
-    schema = RunConfig.model_json_schema()
-    for section in schema["$defs"].values():
-        if not section.get("properties"):
-            continue
-        for name, field in section["properties"].items():
-            if name != "kind":
-                assert field.get("description"), f"{section['title']}.{name} has no docstring"
-
-
-def test_the_reference_page_is_up_to_date() -> None:
-    """The page doubles as the frozen snapshot of the schema: `make docs` renews it."""
-    page = CONFIGS.parent / "docs/config.md"
-    assert page.read_text() == render_reference(), "run `make docs`"
-
-
-@pytest.mark.parametrize("path", sorted(Path("configs").rglob("*.yaml")), ids=str)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)
 def test_every_config_we_ship_is_valid(path: Path) -> None:
     config = load_config(path)
-    assert config.run.name in str(path).replace("/", "-")
+    assert config.run.name in path.as_posix().replace("/", "-")
     derive_sizes(config)
 
 

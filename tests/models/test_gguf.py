@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from coop_rl.config.schema import ModelSection
+from coop_rl.config.run import ModelSection
 from coop_rl.data.model_folder import read_model_facts
 from coop_rl.errors import ModelError
 from coop_rl.models import gguf

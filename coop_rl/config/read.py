@@ -1,0 +1,140 @@
+"""Config files to plain values: YAML without duplicate keys, and `extends: other.yaml`.
+
+JSON files are read as the YAML they are. `load` validates the values.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from coop_rl.config.section_path import drop_fields_of_other_kinds
+from coop_rl.errors import ConfigError
+
+EXTENDS = "extends"
+"""Top-level key of a config that names the file its values are laid over."""
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """Return the sections of a config file, laid over those of the file it extends.
+
+    Raises:
+        ConfigError: A file cannot be read or is no mapping, or the extended one extends a third.
+    """
+    values = _read_mapping(path)
+    extended = _extended_file(path, values)
+    if extended is None:
+        return values
+    named = values.pop(EXTENDS)
+    try:
+        base = _read_mapping(extended)
+    except ConfigError as error:
+        raise ConfigError(f"{path} extends {named}: {error}") from None
+    if EXTENDS in base:
+        raise ConfigError(
+            f"{path} extends {named}, which itself extends {base[EXTENDS]}; one level is allowed, "
+            f"so write what {named} takes from there into {named}"
+        )
+    return _lay_over(base, values)
+
+
+def config_files(path: Path) -> list[Path]:
+    """Return the files a config is read from: itself, and the one it extends."""
+    extended = _extended_file(path, _read_mapping(path))
+    return [path] if extended is None else [path, extended]
+
+
+def parse_yaml(text: str, origin: str, section: Sequence[str] = ()) -> Any:
+    """Return the values of a YAML text as `yaml.safe_load` does, but refuse duplicate keys.
+
+    Args:
+        text: YAML or JSON.
+        origin: Where the text comes from, for the error's text.
+        section: Names of the section that the text is the value of; empty for a whole config.
+
+    Raises:
+        ConfigError: A mapping in the text has a key twice.
+        yaml.YAMLError: The text is not YAML.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _refuse_duplicate_keys(root, origin, tuple(section), set())
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """Return a file's own values."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read config {path}: {error.strerror}; give an existing file"
+        ) from None
+    try:
+        values = parse_yaml(text, str(path))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, got {type(values).__name__}")
+    return values
+
+
+def _extended_file(path: Path, values: dict[str, Any]) -> Path | None:
+    """Return the file that the config at `path` extends; None: it stands alone."""
+    if EXTENDS not in values:
+        return None
+    named = values[EXTENDS]
+    if not isinstance(named, str) or not named or Path(named).is_absolute():
+        raise ConfigError(
+            f"{path}: extends must name one file by its path from this one, got {named!r}; "
+            "write extends: other.yaml"
+        )
+    return path.parent / named
+
+
+def _lay_over(
+    base: dict[str, Any], overlay: dict[str, Any], section: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return `base` with the values of `overlay`; only mappings are merged, lists are replaced.
+
+    Of a section whose `kind` changes, the fields go that the new variant does not have.
+    """
+    merged = dict(base)
+    if "kind" in overlay and overlay["kind"] != base.get("kind"):
+        drop_fields_of_other_kinds(merged, section, overlay["kind"])
+    for name, value in overlay.items():
+        below = merged.get(name)
+        if isinstance(below, dict) and isinstance(value, dict):
+            merged[name] = _lay_over(below, value, (*section, name))
+        else:
+            merged[name] = value
+    return merged
+
+
+def _refuse_duplicate_keys(
+    node: yaml.Node, origin: str, section: tuple[str, ...], seen: set[yaml.Node]
+) -> None:
+    """Look at a node and all that lies in it; an alias leads to a node already seen."""
+    if node in seen:
+        return
+    seen.add(node)
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            _refuse_duplicate_keys(item, origin, (*section, str(number)), seen)
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[tuple[str, str], int] = {}
+        for key, value in node.value:
+            identity, names = (key.tag, str(key.value)), (*section, str(key.value))
+            line = key.start_mark.line + 1
+            if identity in lines:
+                both = f"lines {lines[identity]} and {line}"
+                where = both if lines[identity] != line else f"twice in line {line}"
+                raise ConfigError(f"{origin}: duplicate key {'.'.join(names)}, {where}; keep one")
+            lines[identity] = line
+            _refuse_duplicate_keys(value, origin, names, seen)
