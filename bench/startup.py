@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 from jobs import DEMO, ROOT, by_turns
-from report import Measure, save
+from report import Detail, Measure, save
 from rich.console import Console
 from rich.table import Table
 
@@ -148,7 +148,7 @@ def main() -> None:
     best = {name: min(found, key=lambda s: s.seconds[BEGINS]) for name, found in runs.items()}
     Console().print(table_of(best))
     seconds = sorted(start.seconds[BEGINS] for start in runs["now"])
-    detail = {"ours": seconds[0], "reference": TARGET_S, "unit": "s"}
+    detail: Detail = {"ours": seconds[0], "reference": TARGET_S, "unit": "s"}
     ratios = [value / TARGET_S for value in seconds]
     name = "seconds to step 1 over 20"
     measured = Measure(name, ratios[0], ratios[0], ratios[-1], 1.0, False, detail)

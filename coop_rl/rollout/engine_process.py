@@ -7,19 +7,19 @@ more: Ray's threads hold locks that a forked child would wait for without end, s
 core anew from there. This process has no such threads, and on CPUs its core is a fork of it that
 finds everything imported. The actor itself imports neither vLLM nor torch.
 
-Each message is a pickle behind its length. A request is (id, method's qualified name, arguments);
+Each message is pickled as multiprocessing does between its processes, behind its length. A request is (id, method's qualified name, arguments);
 an answer is (id, whether it succeeded, value or exception). Answers come as they are ready.
 """
 
 import asyncio
 import itertools
 import os
-import pickle
 import socket
 import subprocess
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from coop_rl.config.schema import ServingConfig
@@ -128,15 +128,15 @@ class EngineServer:
 
 def send(writer: asyncio.StreamWriter, message: object) -> None:
     """Queue a message."""
-    content = pickle.dumps(message)
-    writer.write(len(content).to_bytes(LENGTH_BYTES) + content)
+    content = ForkingPickler.dumps(message)
+    writer.writelines((len(content).to_bytes(LENGTH_BYTES), content))
 
 
 async def receive(reader: asyncio.StreamReader) -> Any:
     """Return the next message, or None where the other side is gone."""
     try:
         length = int.from_bytes(await reader.readexactly(LENGTH_BYTES))
-        return pickle.loads(await reader.readexactly(length))
+        return ForkingPickler.loads(await reader.readexactly(length))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
 

@@ -31,6 +31,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    # A process that has used a device must not be forked.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # By default every CPU engine of a machine binds its threads to the same cores; unbound, it has
     # OMP_NUM_THREADS of them.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -86,7 +88,7 @@ class VllmEngine:
 
         vllm_config = AsyncEngineArgs(**self.arguments()).create_engine_config()
         if self._may_fork and self._is_one_core():
-            # Overrides what making the config has set: it knows of no process that may be forked.
+            # Making the config sets it to spawn on CPUs: it knows of no process that may be forked.
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
         self._engine = AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
         # A folder holds what a fresh run starts from; a resumed run publishes before it samples.
