@@ -7,8 +7,9 @@ more: Ray's threads hold locks that a forked child would wait for without end, s
 core anew from there. This process has no such threads, and on CPUs its core is a fork of it that
 finds everything imported. The actor itself imports neither vLLM nor torch.
 
-Each message is pickled as multiprocessing does between its processes, behind its length. A request is (id, method's qualified name, arguments);
-an answer is (id, whether it succeeded, value or exception). Answers come as they are ready.
+Each message is pickled as multiprocessing does between its processes, behind its length. A request
+is (id, method's qualified name, arguments); an answer is (id, whether it succeeded, value or
+exception). Answers come as they are ready.
 """
 
 import asyncio
