@@ -6,7 +6,7 @@ many as a whole number of re-syncs of the shadow, whose steps last longer.
     shared     bridge's learner seconds over rl's, over the ratio of the tokens they train (RL of
                both branches and SFT); rl's learner has two threads, bridge's two have one each
     own cores  bridge's step over `sum`'s, the same loss without a shadow: learner `joint` pinned to
-               core 0 in both, `rl_only` and the meta-controller to core 1
+               core 0 in both, `shadow` and the meta-controller to core 1
 
 Writes bench/results.d/branches.json.
 """
@@ -23,7 +23,7 @@ from report import Detail, Measure, of_ratios, save
 SHARED = {"bridge": ("learner.num_threads=1",), "rl": ("learner.num_threads=2",)}
 OWN = {"bridge": ("learner.num_threads=1",), "sum": ("learner.num_threads=1",)}
 RESYNC_EVERY = 5
-CORES = {"learner-joint": 0, "learner-rl_only": 1, "meta-controller": 1}
+CORES = {"learner-joint": 0, "learner-shadow": 1, "meta-controller": 1}
 
 
 Rows = list[dict[str, Any]]

@@ -5,7 +5,8 @@
     python bench/layouts.py configs/local/demo/model 32 8 12 15 26 30
     python bench/layouts.py models/smollm2-135m-instruct 2 8 40 8 64 30000
 
-Where `algorithm.lanes.PER_HIDDEN` comes from, and the proof that what its cost picks is fast.
+Where `algorithm.lanes.ATTENTIONS_PER_HIDDEN` comes from, and the proof that what `cost` picks is
+fast.
 """
 
 import random
@@ -15,7 +16,7 @@ import time
 import torch
 from transformers import PreTrainedModel
 
-from coop_rl.algorithm.lanes import Lanes, Row, Tree, cut, grow_trees, lay_out
+from coop_rl.algorithm.lanes import BatchRow, Lanes, Tree, cut, grow_trees, lay_out
 from coop_rl.algorithm.packing import PackShape, pack
 from coop_rl.models import PolicyModel, load_causal_lm
 from coop_rl.types import MicroBatch, TokenSample
@@ -23,16 +24,18 @@ from coop_rl.types import MicroBatch, TokenSample
 REPEATS, LIMIT = 4, 16384
 
 
-def rows(arguments: list[int]) -> list[Row]:
+def rows(arguments: list[int]) -> list[BatchRow]:
     """Return random rows."""
     num_prompts, num_samples, prompt_tokens, low, high, vocabulary = arguments
     draw = random.Random(0)
-    found: list[Row] = []
+    found: list[BatchRow] = []
     for _ in range(num_prompts):
         prompt = tuple(draw.randrange(1, vocabulary) for _ in range(prompt_tokens))
         for _ in range(num_samples):
             response = [draw.randrange(1, vocabulary) for _ in range(draw.randint(low, high))]
-            found.append(Row(len(found), prompt, tuple(response), 1.0, (-1.0,) * len(response)))
+            found.append(
+                BatchRow(len(found), prompt, tuple(response), 1.0, (-1.0,) * len(response))
+            )
     return found
 
 
@@ -42,7 +45,7 @@ def dense(trees: list[Tree], lanes_of: int) -> list[Lanes]:
     return [[ordered[i : i + lanes_of] for i in range(0, len(ordered), lanes_of)]]
 
 
-def ours(found: list[Row], hidden_size: int) -> list[MicroBatch]:
+def ours(found: list[BatchRow], hidden_size: int) -> list[MicroBatch]:
     """Return what the product packs."""
     samples = [
         TokenSample(row.prompt_ids, row.response_ids, row.behaviour_log_probs, row.advantage)

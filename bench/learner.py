@@ -58,8 +58,8 @@ def bare_steps(path: str, dtype: torch.dtype, lr: float) -> Callable[[PackedBatc
         for micro in batch.rl[0]:
             grid = micro.grid
             mask = None
-            if grid.sequence_KL is not None and grid.branch_KL is not None:
-                mask = visible(grid.sequence_KL, grid.branch_KL)[:, None]
+            if grid.sequence_KL is not None and grid.response_KL is not None:
+                mask = visible(grid.sequence_KL, grid.response_KL)[:, None]
             hidden = model.get_decoder()(
                 input_ids=grid.token_ids_KL,
                 position_ids=grid.position_ids_KL,

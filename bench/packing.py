@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from report import Measure, of_ratios, save
 
-from coop_rl.algorithm.lanes import PER_HIDDEN, PER_PASS
+from coop_rl.algorithm.lanes import ATTENTIONS_PER_HIDDEN, PASS_COST_TOKENS
 from coop_rl.algorithm.packing import PackShape, pack, useful_share
 from coop_rl.types import PackedBatch, TokenSample
 
@@ -47,8 +47,10 @@ def balance(batch: PackedBatch) -> float:
 def reckon(batch: PackedBatch, hidden_size: int) -> int:
     """Return what a rank's passes cost, in attentions to one token."""
     grids = [micro.grid.token_ids_KL for micro in batch.rl[0]]
-    per_pass = PER_PASS * PER_HIDDEN * hidden_size
-    return sum(g.numel() * (PER_HIDDEN * hidden_size + g.shape[1]) + per_pass for g in grids)
+    per_pass = PASS_COST_TOKENS * ATTENTIONS_PER_HIDDEN * hidden_size
+    return sum(
+        g.numel() * (ATTENTIONS_PER_HIDDEN * hidden_size + g.shape[1]) + per_pass for g in grids
+    )
 
 
 def join(num_prompts: int, hidden_size: int) -> Measure:

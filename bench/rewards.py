@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from coop_rl.config.reward import RewardSection
 from coop_rl.rewards.math_answer import render_math
 from coop_rl.rewards.pool import RewardPool
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
+from coop_rl.types import Reward
 
 LIMIT_S = 1.0
 WORKERS = 2
@@ -45,14 +46,14 @@ BOMBS = (
 PLAIN = (" " * 100_000 + r"\boxed", r"\boxed{1} " * 10_000, "1," * 30_000 + "x", "\x00" * 1000)
 
 
-def verify_unfiltered(answer: Answer, _settings: VerifierSettings) -> Verdict:
+def verify_unfiltered(answer: Answer, _settings: VerifierSettings) -> Reward:
     """Judge by math-verify alone: no filter turns bombs away."""
     from math_verify import parse, verify
 
     gold = parse(f"\\boxed{{{answer.gold}}}", parsing_timeout=None)
     response = parse(answer.text, parsing_timeout=None)
     is_correct = bool(verify(gold, response, timeout_seconds=None))
-    return Verdict(float(is_correct), is_correct)
+    return Reward(float(is_correct), is_correct)
 
 
 UNFILTERED = Verifier(verify_unfiltered, render_math, ("math_verify", "sympy"))

@@ -128,7 +128,7 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
     groups, batch = record.sampled.groups, record.batch.minibatches[0]
     index = next(i for i, g in enumerate(groups) if len({r.value for r in g.rewards}) > 1)
     group = groups[index]
-    samples = to_token_samples(groups, build_method(config).estimator)
+    samples = to_token_samples(groups, build_method(config).estimator.advantages(groups))
     first = index * len(group.rollouts)
     shown = Demonstrations(config, load_run_data(config).demonstrations)
     demonstration = shown.next_batch(record.step, "next", ())[0]
@@ -180,17 +180,17 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
         (
             micro.grid,
             "What the model computes for it: lanes of sequences, several behind each other where "
-            "that saves padding, and the responses to one prompt as branches of it.",
+            "that saves padding, and the responses to one prompt behind that prompt.",
         ),
         (
             record.joint,
             "Each learner group takes its step and reports; this one is `joint`. "
             "`adapter_gradients` stays in the object store until the meta-controller opens it.",
         ),
-        (record.shadow, "The same from `rl_only`: its own log-ratios, no SFT part."),
+        (record.shadow, "The same from `shadow`: its own log-ratios, no SFT part."),
         (
             gradients,
-            "What the meta-controller gets of `joint` (and the same of `rl_only`), straight from "
+            "What the meta-controller gets of `joint` (and the same of `shadow`), straight from "
             "the learners.",
         ),
         (

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 STD_FLOOR = 1e-6
-"""Keeps the quotient finite for equal rewards; GRPO implementations agree on the magnitude."""
+"""Added to the standard deviation, so that equal rewards can be divided by it; GRPO implementations
+agree on the magnitude."""
 
 
 def centre(reward_N: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop_rl.config import RunConfig
-from coop_rl.config.method import rl_settings
 from coop_rl.types import CooperativeGain, ScoredGroup, StepResult
 
 PerPrompt = NDArray[np.float64]
@@ -37,11 +36,11 @@ class GainSettings:
 
     min_ess: float = 0.5
     is_guarded: bool = True
-    """`auto`: below min_ess the bracket must not move w; else it always may."""
+    """Whether a bracket whose ESS is below min_ess must not move w (gain.estimator `auto`)."""
     ratio_cap: float = 5.0
     """Cap of the weights in the gradient; only its exceedance is reported here."""
     kl_weight: float = 0.0
-    """beta."""
+    """beta, the weight of the KL in J_RL."""
     always_fresh: bool = False
     """Whether every bracket is measured on the shadow's own rollouts."""
     may_be_fresh: bool = False
@@ -50,7 +49,7 @@ class GainSettings:
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
         """Take the sections `gain`, `shadow` and `method.rl`."""
-        rl = rl_settings(config.method)
+        rl = config.method.rl_settings
         estimator = config.gain.estimator
         return cls(
             min_ess=config.gain.min_ess,
@@ -92,12 +91,12 @@ def estimate_gain(
     """Estimate G at one step.
 
     Args:
-        groups: Those of the first minibatch, sampled from the joint branch.
-        fresh: The shadow's own on the same prompts; empty: reweight the shared ones.
-        num_dropped: Sampled prompts that are not in `groups` because they say nothing.
-        joint: Result of the joint branch.
-        shadow: Result of the shadow.
-        settings: When the estimate counts.
+        groups: The groups of the first minibatch, sampled from the joint branch.
+        fresh: The shadow's own rollouts on the same prompts; empty: the shared ones are reweighted.
+        num_dropped: How many more prompts were sampled and then replaced by dynamic sampling.
+        joint: The step's result of the joint branch.
+        shadow: The step's result of the shadow.
+        settings: How to estimate, and when the estimate counts.
     """
     shape = (len(groups), len(groups[0].rewards))
     joint_PG = np.array(joint.log_ratio_N).reshape(shape)

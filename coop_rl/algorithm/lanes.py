@@ -2,9 +2,11 @@
 
     rows --share prompts--> trees --fill lanes--> [[tree, ...], ...] --lay out--> MicroBatch
 
-A tree is a prompt with one response or several. Padding and repeated prompts cost places, long
-lanes cost attention, which is dense over a lane whose sequences must not see each other. `cost`
-weighs them, and the cheapest of a few ways to fill lanes is taken. Called by `packing`.
+A tree is a prompt with one response or several, computed as one sequence. A lane is a line of the
+grid that the decoder computes; a place is one token's room in it. Padding and repeated prompts cost
+places, long lanes cost attention, which is dense over a lane whose sequences must not see each
+other. `cost` weighs the two, and the cheapest of a few ways to fill lanes is taken. Called by
+`packing`.
 """
 
 from bisect import bisect_left, insort
@@ -21,27 +23,29 @@ Layout = Literal["trees", "lanes", "flat", "padded"]
 """trees: lanes of trees; lanes: lanes of single sequences; flat: one lane without padding (variable
 length attention); padded: a lane for each sequence."""
 
-ANCHOR_LENGTH = 2
-"""Smallest lane the model can score a next token in."""
-MOST_BEHIND = 4
-"""Lanes are at most so many times as long as the longest sequence."""
-SHARED_LENGTHS = (0, 256, 512, 1024)
-"""Tokens that trees with several responses may have: what is tried; 0: no prompt is shared."""
-PER_HIDDEN = 4
-"""Attention to one more token costs 1 / (PER_HIDDEN H) of what the rest of a place does, measured
-with 0.8 M and 135 M parameters (bench/layouts.py)."""
-PER_PASS = 96
-"""Places that a micro-batch costs besides its own, for the work that each pass has once."""
-MOST_HALVINGS = 6
-"""How often the number of lanes that fit is halved."""
+ANCHOR_TOKENS = 2
+"""Length of the smallest lane in which the model can score a next token."""
+MAX_LANE_LENGTHS = 4
+"""The longest lane that is tried, in lengths of the longest tree."""
+SHARED_TREE_TOKENS = (0, 256, 512, 1024)
+"""The limits that are tried for the tokens of a tree with several responses; 0: no prompt is
+shared."""
+ATTENTIONS_PER_HIDDEN = 4
+"""What a place costs apart from attention, per unit of the hidden size, where attention to one
+token costs 1; measured with 0.8 M and 135 M parameters (bench/layouts.py)."""
+PASS_COST_TOKENS = 96
+"""What every micro-batch costs beyond its places, whatever its size, in places without
+attention."""
+MAX_HALVINGS = 6
+"""How often the largest number of lanes is halved to find the numbers that are tried."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A sample or demonstration on its way into a lane."""
+class BatchRow:
+    """A rollout or demonstration of the global batch on its way into a lane."""
 
     index: int
-    """In the global batch."""
+    """Its place in the global batch."""
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     advantage: float = 0.0
@@ -49,7 +53,7 @@ class Row:
 
     @property
     def length(self) -> int:
-        """Tokens."""
+        """Tokens of prompt and response."""
         return len(self.prompt_ids) + len(self.response_ids)
 
 
@@ -57,30 +61,30 @@ class Row:
 class Tree:
     """Responses to one prompt, which is computed once."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[BatchRow, ...]
 
     @cached_property  # ways to fill lanes ask for it thousands of times
     def length(self) -> int:
-        """Tokens."""
+        """Tokens of the prompt and of all responses."""
         return len(self.rows[0].prompt_ids) + sum(len(row.response_ids) for row in self.rows)
 
 
 Lanes = list[list[Tree]]
 
 
-def grow_trees(rows: Sequence[Row], longest: int) -> list[Tree]:
+def grow_trees(rows: Sequence[BatchRow], longest: int) -> list[Tree]:
     """Return the rows as trees: those of one prompt together, up to `longest` tokens."""
     if longest == 0:
         return [Tree((row,)) for row in rows]
-    by_prompt: dict[tuple[int, ...], list[Row]] = {}
+    by_prompt: dict[tuple[int, ...], list[BatchRow]] = {}
     for row in rows:
         by_prompt.setdefault(row.prompt_ids, []).append(row)
     return [Tree(part) for members in by_prompt.values() for part in _split(members, longest)]
 
 
-def _split(members: Sequence[Row], longest: int) -> Iterator[tuple[Row, ...]]:
+def _split(members: Sequence[BatchRow], longest: int) -> Iterator[tuple[BatchRow, ...]]:
     """Cut the responses to a prompt so that no tree is too long."""
-    part: list[Row] = []
+    part: list[BatchRow] = []
     length = 0
     for row in members:
         if part and length + len(row.response_ids) > longest:
@@ -92,9 +96,9 @@ def _split(members: Sequence[Row], longest: int) -> Iterator[tuple[Row, ...]]:
 
 
 def cost(lanes: Lanes, hidden_size: int) -> int:
-    """Return what a micro-batch costs, in attentions to one token."""
+    """Return what a micro-batch costs, in units of one token's attention to another."""
     length = max(sum(tree.length for tree in lane) for lane in lanes)
-    return len(lanes) * length * (PER_HIDDEN * hidden_size + length)
+    return len(lanes) * length * (ATTENTIONS_PER_HIDDEN * hidden_size + length)
 
 
 def cut(
@@ -103,8 +107,8 @@ def cut(
     """Cut one rank's trees into micro-batches, longest first.
 
     Args:
-        trees: Of one rank.
-        micro_batch_tokens: Limit of lanes x longest lane; a longer tree is one by itself.
+        trees: The trees of one rank.
+        micro_batch_tokens: Limit of lanes x longest lane; a longer tree is a micro-batch by itself.
         layout: How lanes are filled.
         hidden_size: H of the model.
     """
@@ -127,20 +131,20 @@ def _next_micro_batch(
     if layout != "padded":
         lengths = [
             longest,
-            *(n * longest for n in range(2, MOST_BEHIND + 1) if n * longest <= limit),
+            *(n * longest for n in range(2, MAX_LANE_LENGTHS + 1) if n * longest <= limit),
         ]
         ways += [_fill(trees, n, lanes) for n in lengths for lanes in _halves(limit // n)]
 
     def per_token(way: tuple[Lanes, list[Tree]]) -> float:
-        spent = cost(way[0], hidden_size) + PER_PASS * PER_HIDDEN * hidden_size
+        spent = cost(way[0], hidden_size) + PASS_COST_TOKENS * ATTENTIONS_PER_HIDDEN * hidden_size
         return spent / sum(tree.length for lane in way[0] for tree in lane)
 
     return min(ways, key=per_token)
 
 
 def _halves(most: int) -> list[int]:
-    """Return numbers of lanes to try: fewer have less padding, more have fewer passes."""
-    return sorted({max(1, most >> n) for n in range(MOST_HALVINGS)}, reverse=True)
+    """Return the numbers of lanes to try; fewer lanes pad less, more lanes mean fewer passes."""
+    return sorted({max(1, most >> n) for n in range(MAX_HALVINGS)}, reverse=True)
 
 
 def _fill(trees: Sequence[Tree], length: int, num_lanes: int) -> tuple[Lanes, list[Tree]]:
@@ -180,7 +184,7 @@ def lay_out(lanes: Lanes) -> MicroBatch:
         stacked(lane.ids for lane in filled),
         None if is_plain else stacked(lane.positions for lane in filled),
         None if is_plain else stacked((lane.sequences for lane in filled), padding=-1),
-        None if is_plain else stacked(lane.branches for lane in filled),
+        None if is_plain else stacked(lane.responses for lane in filled),
         torch.tensor([k * length + s for k, lane in enumerate(filled) for s in lane.sources]),
         torch.tensor([token for row in rows for token in row.response_ids]),
     )
@@ -194,7 +198,7 @@ class _Filled:
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
-    branches: list[int] = field(default_factory=list)
+    responses: list[int] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
 
     @classmethod
@@ -204,22 +208,22 @@ class _Filled:
             prompt = tree.rows[0].prompt_ids
             lane._add(prompt, 0, number, 0)
             stem = len(lane.ids) - 1  # predicts every response's first token
-            # A single response is no branch: it goes on where the prompt ends.
-            for branch, row in enumerate(tree.rows, start=int(len(tree.rows) > 1)):
+            # A single response has its prompt's number, 0: it goes on where the prompt ends.
+            for response, row in enumerate(tree.rows, start=int(len(tree.rows) > 1)):
                 first = len(lane.ids)
-                lane._add(row.response_ids, len(prompt), number, branch)
+                lane._add(row.response_ids, len(prompt), number, response)
                 lane.sources.append(stem)
                 lane.sources.extend(range(first, len(lane.ids) - 1))
         return lane
 
-    def _add(self, ids: tuple[int, ...], position: int, sequence: int, branch: int) -> None:
+    def _add(self, ids: tuple[int, ...], position: int, sequence: int, response: int) -> None:
         self.ids.extend(ids)
         self.positions.extend(range(position, position + len(ids)))
         self.sequences.extend([sequence] * len(ids))
-        self.branches.extend([branch] * len(ids))
+        self.responses.extend([response] * len(ids))
 
 
-def _micro_batch(grid: TokenGrid, rows: Sequence[Row], num_tokens: int) -> MicroBatch:
+def _micro_batch(grid: TokenGrid, rows: Sequence[BatchRow], num_tokens: int) -> MicroBatch:
     log_probs = [value for row in rows for value in row.behaviour_log_probs]
     lengths = torch.tensor([len(row.response_ids) for row in rows], dtype=torch.int64)
     return MicroBatch(
@@ -234,5 +238,5 @@ def _micro_batch(grid: TokenGrid, rows: Sequence[Row], num_tokens: int) -> Micro
 
 def _anchor() -> MicroBatch:
     nothing = torch.zeros(0, dtype=torch.int64)
-    ids_KL = torch.zeros(1, ANCHOR_LENGTH, dtype=torch.int64)
+    ids_KL = torch.zeros(1, ANCHOR_TOKENS, dtype=torch.int64)
     return _micro_batch(TokenGrid(ids_KL, None, None, None, nothing, nothing), (), 0)

@@ -83,7 +83,7 @@ def demonstration_loss(
     """Return a micro-batch's share of one term of L_SFT.
 
     Args:
-        kind: Which; see above.
+        kind: The term, as listed in the module's docstring.
         log_prob_T: log pi of the demonstrations' tokens, with gradient.
         weight_T: c of each token's row.
         num_tokens_global: T_SFT.

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from coop_rl.algorithm.lanes import (
-    SHARED_LENGTHS,
+    SHARED_TREE_TOKENS,
+    BatchRow,
     Lanes,
     Layout,
-    Row,
     Tree,
     cost,
     cut,
@@ -46,13 +46,13 @@ class PackShape:
     num_minibatches: int = 1
     """Optimiser steps a meta-step's data is cut into."""
     num_epochs: int = 1
-    """Passes over them."""
+    """How often a meta-step goes through its minibatches."""
     group_size: int = 1
     """Samples per prompt."""
     layout: Layout = "trees"
     """How sequences lie in lanes."""
     hidden_size: int = 1024
-    """H of the model: what attention costs beside the rest."""
+    """H of the model, which says how much attention costs beside the rest."""
 
     @classmethod
     def from_config(cls, config: RunConfig, hidden_size: int) -> Self:
@@ -90,7 +90,7 @@ def pack(
         sources: Demonstrations of these sources get batches of their own; "": all in one.
     """
     rl_rows = [
-        Row(i, s.prompt_ids, s.response_ids, s.advantage, s.behaviour_log_probs)
+        BatchRow(i, s.prompt_ids, s.response_ids, s.advantage, s.behaviour_log_probs)
         for i, s in enumerate(samples)
     ]
     batches = (_pack_source(source, demonstrations, shape) for source in sources)
@@ -106,7 +106,7 @@ def pack(
 def pack_branches(
     lesson: Lesson, fresh: Sequence[TokenSample], shape: PackShape, *, is_own: bool
 ) -> tuple[BranchBatch, BranchBatch]:
-    """Cut one meta-step's data into optimiser steps, for `joint` and for `rl_only`.
+    """Cut one meta-step's data into optimiser steps, for `joint` and for `shadow`.
 
     Samples come group by group and groups stay whole; demonstrations are dealt evenly.
 
@@ -162,7 +162,7 @@ def _pack_source(
     source: str, demonstrations: Sequence[Demonstration], shape: PackShape
 ) -> SourceBatch:
     chosen = [d for d in demonstrations if source in ("", d.source)]
-    rows = [Row(i, d.prompt_ids, d.response_ids, d.weight) for i, d in enumerate(chosen)]
+    rows = [BatchRow(i, d.prompt_ids, d.response_ids, d.weight) for i, d in enumerate(chosen)]
     return SourceBatch(
         source=source,
         ranks=_cut(rows, shape),
@@ -171,11 +171,11 @@ def _pack_source(
     )
 
 
-def _cut(rows: Sequence[Row], shape: PackShape) -> MicroBatches:
+def _cut(rows: Sequence[BatchRow], shape: PackShape) -> MicroBatches:
     """Return [rank][micro-batch], the same number of micro-batches on every rank."""
     if not rows:
         return ((),) * shape.num_ranks
-    lengths = SHARED_LENGTHS if shape.layout == "trees" else (0,)
+    lengths = SHARED_TREE_TOKENS if shape.layout == "trees" else (0,)
     plans = [_plan(grow_trees(rows, longest), shape) for longest in lengths]
     micros = min(plans, key=lambda plan: _cost(plan, shape.hidden_size))
     most = max(len(of_rank) for of_rank in micros)

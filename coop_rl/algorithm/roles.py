@@ -5,8 +5,9 @@ Verbs, one each: generate, score, estimate, pack, step, measure, update, publish
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from coop_rl.config.method import WhichDemonstrations
 from coop_rl.types import (
     BranchBatch,
     CooperativeGain,
@@ -57,7 +58,7 @@ class Demonstrations(Protocol):
     def next_batch(
         self,
         step: int,
-        which: Literal["none", "next", "matching"],
+        which: WhichDemonstrations,
         groups: Sequence[ScoredGroup],
     ) -> Sequence[Demonstration]:
         """Return the demonstrations of a step.
@@ -65,7 +66,7 @@ class Demonstrations(Protocol):
         Args:
             step: k.
             which: None, the step's own, or those of the prompts of `groups`.
-            groups: The step's rollouts.
+            groups: The step's rollouts; empty where there are none.
         """
         ...
 
@@ -78,10 +79,11 @@ class Learners(Protocol):
     ) -> tuple[StepResult, StepResult | None]:
         """Take gradients on both branches, then update both; shadow is None where there is none.
 
-        `batches` are those of `joint` and of `rl_only`.
-
-        `joint` follows `objective`; `rl_only` follows RL alone, or restarts from theta where
-        `objective.resync_shadow` says so.
+        Args:
+            step: k.
+            batches: What `joint` and what `shadow` trains on.
+            objective: The loss of `joint`; `shadow` follows RL alone, or restarts from theta where
+                `objective.resync_shadow` says so.
         """
         ...
 
@@ -106,7 +108,9 @@ class Weights(Protocol):
     def publish(self, version: PolicyVersion, *, is_read: bool) -> PolicyVersion:
         """Let every rollout actor serve `version`, and return it.
 
-        `is_read` False: the next step needs no rollouts, so it is sent once somebody samples.
+        Args:
+            version: What the learners are at.
+            is_read: Whether the next step samples; else the weights are sent once somebody does.
         """
         ...
 
@@ -120,7 +124,7 @@ class Progress:
     method: Mapping[str, Any] = field(default_factory=dict)
     """What `Method.state` returned; empty: nothing yet."""
     rollouts: Mapping[str, Any] = field(default_factory=dict)
-    """What `Rollouts.state` returned."""
+    """What `Rollouts.state` returned; empty: nothing yet."""
 
 
 class Checkpoints(Protocol):
@@ -171,13 +175,13 @@ class StepRecord:
 
     step: int
     version: PolicyVersion
-    """Of the weights the step starts from; its rollouts may be older by the lag."""
+    """The version of the weights the step starts from; its rollouts may be older by the lag."""
     objective: Objective
     sampled: Sampled
     fresh: Sequence[ScoredGroup]
     """The shadow's own rollouts; empty where it shares joint's."""
     batch: BranchBatch
-    """Joint's."""
+    """What `joint` trained on."""
     joint: StepResult
     shadow: StepResult | None
     gain: CooperativeGain | None

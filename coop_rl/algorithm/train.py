@@ -2,7 +2,7 @@
 
     prompts --> rollouts --> groups --+                        +--> StepResult (joint)   --+
                                       +--> lesson --> learners +                           +--> gain
-    demonstrations -------------------+                        +--> StepResult (rl_only) --+     |
+    demonstrations -------------------+                        +--> StepResult (shadow)  --+     |
          ^                                                                                       v
          +---- publish merged theta + s*B*A  <---- push w <---- meta-controller <----------------+
 
@@ -17,14 +17,14 @@
 from collections.abc import Sequence
 
 from coop_rl.algorithm.gain import estimate_gain
-from coop_rl.algorithm.methods import Method
-from coop_rl.algorithm.methods.base import to_token_samples
+from coop_rl.algorithm.methods import AnyMethod
+from coop_rl.algorithm.methods.base import StepData, to_token_samples
 from coop_rl.algorithm.packing import PackShape, first_minibatch, pack_branches
 from coop_rl.algorithm.roles import Roles, StepRecord
 from coop_rl.types import CooperativeGain, PolicyVersion, Sampled, ScoredGroup, StepResult
 
 
-def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> PolicyVersion:
+def train(num_steps: int, method: AnyMethod, shape: PackShape, roles: Roles) -> PolicyVersion:
     """Run meta-steps until `num_steps` and return the last version.
 
     All gradients of a step are taken at k, then everything is updated: simultaneous, not
@@ -40,9 +40,9 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
         needs = method.needs(step)
         sampled = roles.rollouts.next_batch(step, version) if needs.rollouts else Sampled()
         shown = roles.demonstrations.next_batch(step, needs.demonstrations, sampled.groups)
-        lesson = method.compose(step, sampled.groups, shown, guidance)
+        lesson = method.compose(StepData(step, sampled.groups, shown, guidance))
         fresh = roles.shadow_rollouts.next_batch(step, sampled.groups) if method.wants_fresh else ()
-        own = to_token_samples(fresh, method.estimator)
+        own = to_token_samples(fresh, method.estimator.advantages(fresh))
         batches = pack_branches(lesson, own, shape, is_own=method.shadow_learns_own)
         joint, shadow = roles.learners.step(step, batches, lesson.objective)
         gain = _estimate_gain(sampled, fresh, joint, shadow, method, shape)
@@ -53,7 +53,7 @@ def train(num_steps: int, method: Method, shape: PackShape, roles: Roles) -> Pol
         )
         version = roles.weights.publish(version.next(), is_read=method.needs(step + 1).rollouts)
         roles.observer.record(seen)
-        method.observe(step + 1, gain, {})
+        method.observe_gain(gain)
         roles.checkpoints.maybe_save(step, version, method.state(), roles.rollouts.state())
         _evaluate(step + 1, version, method, roles)
     return version
@@ -64,7 +64,7 @@ def _estimate_gain(
     fresh: Sequence[ScoredGroup],
     joint: StepResult,
     shadow: StepResult | None,
-    method: Method,
+    method: AnyMethod,
     shape: PackShape,
 ) -> CooperativeGain | None:
     """Estimate G from the rollouts whose gradients of w were taken; None without a shadow."""
@@ -74,9 +74,9 @@ def _estimate_gain(
     return estimate_gain(first, own, len(sampled.dropped), joint, shadow, method.gain)
 
 
-def _evaluate(step: int, version: PolicyVersion, method: Method, roles: Roles) -> None:
+def _evaluate(step: int, version: PolicyVersion, method: AnyMethod, roles: Roles) -> None:
     """Measure where due; a resumed run repeats this after the checkpoint it starts from."""
     evaluated = roles.evaluation.maybe_run(step, version)
     roles.observer.record_evaluation(step, evaluated)
-    method.observe(step, None, evaluated)
+    method.observe_evaluation(step, evaluated)
     roles.checkpoints.keep_best(step, evaluated)

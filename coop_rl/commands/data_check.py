@@ -19,7 +19,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.data import RowSource, Traces
 from coop_rl.data.load import open_rows
 from coop_rl.data.overlap import KINDS, Kind, Overlap, OverlapIndex, Question
-from coop_rl.data.rows import ReadRows, Row
+from coop_rl.data.rows import ReadRows, TextRow
 from coop_rl.errors import ConfigError, RunDirectoryError
 from coop_rl.evaluation.benchmarks import benchmark_rows, find_benchmark
 from coop_rl.files import rewriting
@@ -83,10 +83,10 @@ def _evaluation_questions(config: RunConfig) -> Iterator[Question]:
 def _training(config: RunConfig) -> Iterator[tuple[str, RowSource, list[str]]]:
     """Yield every source of training data the method uses, and its columns."""
     sources: list[tuple[str, RowSource]] = []
-    if config.method.kind != "sft":
+    if config.method.samples:
         named = config.prompts.mixture
         sources += [(f"prompts.{s.name}", s) for s in named] or [("prompts", config.prompts)]
-    if config.method.kind != "rl":
+    if config.method.demonstrations != "none":
         shown = config.demonstrations
         sources += [(f"demonstrations.{s.name}", s) for s in shown.mixture] or [
             ("demonstrations", shown)
@@ -173,6 +173,6 @@ def _write(source: Checked, drop: Kind, folder: Path, console: Console) -> None:
     console.print(f"{path}: {kept:,} rows, {left_out:,} dropped ({', '.join(dropped)})")
 
 
-def _as_object(row: Row) -> dict[str, object]:
+def _as_object(row: TextRow) -> dict[str, object]:
     details = json.loads(row.details) if row.details else {}
     return {"id": row.id, **details, **row.columns}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coop_rl.algorithm.methods import Method, build_method
+from coop_rl.algorithm.methods import AnyMethod, build_method
 from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Roles
 from coop_rl.algorithm.train import train
@@ -30,7 +30,7 @@ from coop_rl.tracing.stages import Stages
 class Session:
     """What stands between the loop and a started team."""
 
-    method: Method
+    method: AnyMethod
     roles: Roles
     generation: TeamGeneration
     observer: RunObserver

@@ -1,166 +1,95 @@
 """Sections that say which method runs: `method`, `adapter`, `shadow`, `gain`, `meta`."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from coop_rl.config.base import Section
+from coop_rl.config.estimators import AnyRl, DrGrpoRl, ReweightedRl, RlSettings
+
+WhichDemonstrations = Literal["none", "next", "matching"]
+"""Which demonstrations a method learns from: none; the step's own, in seeded order; or those of the
+prompts that the step samples, where the data has them."""
 
 
-class KlSettings(Section):
-    """The penalty beta * KL(pi || pi_ref); pi_ref is the frozen start, without adapter."""
+class MethodSection(Section):
+    """What the rest of the program asks of a method; each says what is not so by default."""
 
-    weight: float = Field(0.0, ge=0.0)
-    """beta, in reward per nat where the RL loss is a token mean, which the KL always is; 0: no
-    reference model is loaded."""
-    estimator: Literal["k1", "k2", "k3"] = "k1"
-    """k1: the exact gradient of the response's KL, through reward-to-go; k2: token by token,
-    lower variance, leaves out what a token does to later ones; k3: reported as k3, gradient of
-    k2 (the gradient of k3 itself is that of another divergence)."""
+    samples: ClassVar[bool] = True
+    """Whether it learns from rollouts."""
+    demonstrations: ClassVar[WhichDemonstrations] = "next"
+    """Which demonstrations it learns from."""
+    skips_rollouts: ClassVar[bool] = False
+    """Whether steps without rollouts come between those with them, so that nothing may be sampled
+    ahead: it would be too old when it is used."""
+    is_guided: ClassVar[bool] = False
+    """Whether a meta-controller guides it: only then do `meta`, `adapter`, `shadow` and `gain`
+    count."""
 
+    @property
+    def rl_settings(self) -> RlSettings:
+        """What all RL losses share; defaults where the method has no section `rl`."""
+        return ReweightedRl()
 
-class RlSettings(Section):
-    """What all RL estimators share."""
+    def num_validation_rows(self, num_demonstrations: int) -> int:  # noqa: ARG002
+        """Return how many demonstrations are kept for validation where the config does not say."""
+        return 0
 
-    ratio_cap: float = Field(5.0, gt=1.0)
-    """Upper limit of the bracket's sequence weight, and of that of `reweighted` and `rloo`:
-    sg[min(weight, cap)]."""
-    mismatch_cap: float | None = Field(2.0, gt=0.0)
-    """Truncated importance sampling for engines that differ from learners: each token's term is
-    multiplied by min(pi_old / pi_engine, cap); null: off; `reweighted` needs none."""
-    kl: KlSettings = KlSettings()
-    """Penalty for leaving the start."""
-    entropy_weight: float = Field(0.0, ge=0.0)
-    """Weight of the mean token entropy, added to what is maximised."""
-
-
-class ReweightedRl(RlSettings):
-    """Policy gradient with the whole response's importance weight: the bracket's own loss."""
-
-    kind: Literal["reweighted"] = "reweighted"
-    normalize_by_std: bool = True
-    """Divide group-relative advantages by the group's standard deviation, as GRPO does."""
+    def needs_validation(self, step: int) -> bool:  # noqa: ARG002
+        """Return whether the method itself needs the validation NLL after `step` steps."""
+        return False
 
 
-class GrpoRl(RlSettings):
-    """GRPO, arXiv 2402.03300: clipped ratios, mean over each response, then over responses."""
+class EstimatorMethod(MethodSection):
+    """A method whose RL loss is an estimator's, which its field `rl` chooses."""
 
-    kind: Literal["grpo"] = "grpo"
-    clip: float = Field(0.2, gt=0.0)
-    """Ratios count within 1 - clip ... 1 + clip."""
+    if TYPE_CHECKING:
+        rl: AnyRl
 
-
-class DrGrpoRl(RlSettings):
-    """Dr. GRPO, arXiv 2503.20783: no division by standard deviation or response length."""
-
-    kind: Literal["dr_grpo"] = "dr_grpo"
-    clip: float = Field(0.2, gt=0.0)
-    """Ratios count within 1 - clip ... 1 + clip."""
+    @property
+    def rl_settings(self) -> RlSettings:
+        """The section of the estimator."""
+        return self.rl
 
 
-class DapoRl(RlSettings):
-    """DAPO, arXiv 2503.14476: clip-higher, token mean, dynamic sampling, overlong shaping."""
-
-    kind: Literal["dapo"] = "dapo"
-    clip_low: float = Field(0.2, gt=0.0)
-    """Lower end is 1 - clip_low."""
-    clip_high: float = Field(0.28, gt=0.0)
-    """Upper end is 1 + clip_high."""
-    max_refills: int = Field(3, ge=0)
-    """Prompts whose rewards are all equal are replaced by others, at most so many times
-    prompts.per_step a step."""
-    overlong_tokens: int | None = Field(None, ge=1)
-    """Length before rollout.max_tokens over which the reward falls linearly by 1; null: off
-    (paper: 4096 of 20480)."""
-
-
-class RlooRl(RlSettings):
-    """RLOO, arXiv 2402.14740: the baseline is the mean reward of the group's other responses."""
-
-    kind: Literal["rloo"] = "rloo"
-
-
-class ReinforcePlusPlusRl(RlSettings):
-    """REINFORCE++, arXiv 2501.03262: advantages normalised over the whole batch, clipped ratios."""
-
-    kind: Literal["reinforce_pp"] = "reinforce_pp"
-    baseline: Literal["batch", "group"] = "batch"
-    """Subtracted before normalising: the batch's mean, or the group's (REINFORCE++-baseline)."""
-    clip: float = Field(0.2, gt=0.0)
-    """Ratios count within 1 - clip ... 1 + clip."""
-
-
-class GspoRl(RlSettings):
-    """GSPO, arXiv 2507.18071: one clipped, length-normalised ratio a response."""
-
-    kind: Literal["gspo"] = "gspo"
-    clip_low: float = Field(3e-4, gt=0.0)
-    """Lower end is 1 - clip_low (paper)."""
-    clip_high: float = Field(4e-4, gt=0.0)
-    """Upper end is 1 + clip_high (paper)."""
-
-
-class CispoRl(RlSettings):
-    """CISPO, arXiv 2506.13585: the ratio's clipped value weighs log pi, no token is dropped."""
-
-    kind: Literal["cispo"] = "cispo"
-    clip_low: float | None = Field(None, gt=0.0)
-    """Lower end is 1 - clip_low; null: no lower end (paper)."""
-    clip_high: float = Field(4.0, gt=0.0)
-    """Upper end is 1 + clip_high; the paper tunes it and states no value."""
-
-
-class PpoRl(RlSettings):
-    """PPO-clip, arXiv 1707.06347, with group-relative advantages and a token mean."""
-
-    kind: Literal["ppo"] = "ppo"
-    clip: float = Field(0.2, gt=0.0)
-    """Ratios count within 1 - clip ... 1 + clip."""
-    dual_clip: float | None = Field(3.0, gt=1.0)
-    """Limit of the loss for negative advantages, times |A| (arXiv 1912.09729); null: none."""
-
-
-AnyRl = Annotated[
-    ReweightedRl
-    | GrpoRl
-    | DrGrpoRl
-    | DapoRl
-    | RlooRl
-    | ReinforcePlusPlusRl
-    | GspoRl
-    | CispoRl
-    | PpoRl,
-    Field(discriminator="kind"),
-]
-
-
-class BridgeMethod(Section):
+class BridgeMethod(EstimatorMethod):
     """Cooperative SFT and RL: docs/algorithm.md section 3, arXiv 2509.06948."""
+
+    is_guided = True
 
     kind: Literal["bridge"] = "bridge"
     mix: float = Field(0.5, ge=0.0, le=1.0)
     """Share of RL in theta's step (the paper's lambda); 1 = RL only, 0 = SFT only."""
     mix_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """`linear` and `cosine` let lambda rise from 0 to 1 over run.num_steps instead."""
+    """How lambda runs: `constant` stays at `mix`; `linear` and `cosine` rise from 0 to 1 over
+    run.num_steps."""
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
 
+    def penalty(self, meta: "MetaSection") -> float:
+        """Return lambda_w, the weight of the bracket in w's step."""
+        return self.mix if meta.penalty is None else meta.penalty
 
-class RlMethod(Section):
+
+class RlMethod(EstimatorMethod):
     """RL alone ("RL-zero"): theta follows RL; no demonstrations, no adapter, no shadow."""
+
+    demonstrations = "none"
 
     kind: Literal["rl"] = "rl"
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
 
 
-class SftMethod(Section):
+class SftMethod(MethodSection):
     """SFT alone: theta follows the demonstrations; nothing is sampled for training."""
+
+    samples = False
 
     kind: Literal["sft"] = "sft"
 
 
-class SumMethod(Section):
+class SumMethod(EstimatorMethod):
     """Both losses in every step, L_RL + mu * L_SFT; no adapter, no shadow."""
 
     kind: Literal["sum"] = "sum"
@@ -170,8 +99,10 @@ class SumMethod(Section):
     """The RL estimator."""
 
 
-class AlternateMethod(Section):
+class AlternateMethod(EstimatorMethod):
     """A step of RL, a step of SFT, and so on; no adapter, no shadow."""
+
+    skips_rollouts = True
 
     kind: Literal["alternate"] = "alternate"
     sft_lr_scale: float = Field(1.0, gt=0.0)
@@ -180,20 +111,20 @@ class AlternateMethod(Section):
     """The RL estimator."""
 
 
-class ChordMethod(Section):
+class ChordMethod(EstimatorMethod):
     """CHORD, arXiv 2508.11408: (1 - mu) L_RL + mu L_SFT with a fading mu; no adapter, no shadow."""
 
     kind: Literal["chord"] = "chord"
     phi: bool = False
-    """Weigh every demonstration token with sg[p(1-p)]."""
+    """Whether every demonstration token is weighed with sg[p(1-p)]."""
     mu_peak: float | None = Field(None, ge=0.0, le=1.0)
-    """mu after the warm-up; null: 0.9, with phi 0.1 (paper)."""
+    """mu at the end of the warm-up; null takes the paper's value, 0.9, or 0.1 with phi."""
     mu_valley: float | None = Field(None, ge=0.0, le=1.0)
-    """mu after the decay; null: 0.05, with phi 0.1 (paper)."""
+    """mu from the end of the decay on; null takes the paper's value, 0.05, or 0.1 with phi."""
     mu_warmup_steps: int = Field(0, ge=0)
     """Steps over which mu rises linearly from 0."""
     mu_decay_steps: int = Field(200, ge=1)
-    """Steps over which mu falls along a cosine."""
+    """Steps over which mu falls from peak to valley along a cosine."""
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
 
@@ -208,28 +139,39 @@ class ChordMethod(Section):
         return (0.1 if self.phi else 0.05) if self.mu_valley is None else self.mu_valley
 
 
-class ColdStartMethod(Section):
+class ColdStartMethod(EstimatorMethod):
     """SFT until the validation NLL stops falling (or for so many epochs), then RL."""
 
     kind: Literal["cold_start"] = "cold_start"
     switch: Literal["validation", "epochs"] = "validation"
     """What ends the SFT phase."""
     epochs: int = Field(3, ge=1)
-    """Epochs over the demonstrations after which RL starts at the latest (paper: 3)."""
+    """RL starts after so many epochs over the demonstrations at the latest (paper: 3)."""
     check_every: int = Field(10, ge=1)
-    """Steps between measurements of the validation NLL."""
+    """Steps between two measurements of the validation NLL."""
     patience: int = Field(1, ge=1)
-    """Measurements without a new minimum after which RL starts."""
+    """RL starts after so many measurements in a row without a new minimum."""
     min_improvement: float = Field(0.0, ge=0.0)
-    """Nats a new minimum must be lower by; above 0 a flat curve ends the phase too."""
+    """Nats by which a new minimum must be lower than the one before; above 0, a flat curve ends the
+    SFT phase too."""
     sft_lr_scale: float = Field(1.0, gt=0.0)
     """Rate of the SFT phase as a multiple of learner.lr."""
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
 
+    def num_validation_rows(self, num_demonstrations: int) -> int:
+        """Return a tenth of the demonstrations, at most 64: the switch is found on them."""
+        return min(64, num_demonstrations // 10)
 
-class HptMethod(Section):
+    def needs_validation(self, step: int) -> bool:
+        """Return whether the curve that ends the SFT phase gets its next point."""
+        return step % self.check_every == 0
+
+
+class HptMethod(EstimatorMethod):
     """HPT, arXiv 2509.04419: prompts the policy fails are taught, the others reinforced."""
+
+    demonstrations = "matching"
 
     kind: Literal["hpt"] = "hpt"
     gate: int = Field(0, ge=0)
@@ -240,11 +182,18 @@ class HptMethod(Section):
     """The RL estimator."""
 
 
-class LuffySettings(Section):
-    """What the LUFFY family shares; losses of their own instead of an RL estimator."""
+class LuffySettings(MethodSection):
+    """What the LUFFY family shares: no estimator of `method.rl`, but losses of their own."""
+
+    demonstrations = "matching"
 
     entropy_weight: float = Field(1e-3, ge=0.0)
     """Weight of the entropy bonus (the authors' scripts: 0.001; LUFFY's paper: 0.01)."""
+
+    @property
+    def rl_settings(self) -> RlSettings:
+        """The defaults, and the entropy bonus."""
+        return RlSettings(entropy_weight=self.entropy_weight)
 
 
 class LuffyMethod(LuffySettings):
@@ -253,18 +202,23 @@ class LuffyMethod(LuffySettings):
     kind: Literal["luffy"] = "luffy"
 
 
-class SrftMethod(Section):
+class SrftMethod(MethodSection):
     """SRFT, arXiv 2506.19767: SFT and RL on demonstrations and rollouts, weighed by entropy."""
+
+    demonstrations = "matching"
 
     kind: Literal["srft"] = "srft"
     sft_weight: float = Field(0.5, ge=0.0)
-    """w_SFT is this times exp(-H) (paper: 0.5)."""
+    """The SFT loss weighs this times exp(-H), with the policy's entropy H there (paper: 0.5)."""
     right_weight: float = Field(0.1, ge=0.0)
-    """Right rollouts weigh this times exp(H) (paper: 0.1); wrong ones weigh 1."""
+    """Right rollouts weigh this times exp(H), with the policy's entropy H there (paper: 0.1); wrong
+    ones weigh 1."""
 
 
 class ReliftMethod(LuffySettings):
     """ReLIFT, arXiv 2506.07527: RL, and SFT on the prompts that no response solved."""
+
+    skips_rollouts = True
 
     kind: Literal["relift"] = "relift"
     buffer_size: int = Field(128, ge=1)
@@ -289,22 +243,11 @@ Method = Annotated[
 ]
 
 
-def rl_settings(method: Method) -> RlSettings:
-    """Return what the method's RL estimator shares with others; defaults where it has its own."""
-    match method:
-        case SftMethod() | SrftMethod():
-            return RlSettings()
-        case LuffyMethod() | ReliftMethod():
-            return RlSettings(entropy_weight=method.entropy_weight)
-        case _:
-            return method.rl
-
-
 Schedule = Literal["constant", "linear", "cosine"]
 
 
 class AdapterSection(Section):
-    """The guidance parameters w: LoRA factors A, B on the linear layers, scale alpha / rank."""
+    """The adapter w: LoRA factors A, B on the linear layers, scaled by alpha / rank."""
 
     rank: int = Field(16, ge=1)
     """LoRA rank R (paper: 16)."""
@@ -339,17 +282,17 @@ class AdapterSection(Section):
 
 
 class ShadowSection(Section):
-    """The shadow theta-hat, branch `rl_only`."""
+    """The branch `shadow`: theta-hat, which follows RL alone."""
 
     resync_every: int | None = Field(5, ge=1)
-    """Every m steps theta-hat restarts from theta; null: the paper's persistent chain."""
+    """theta-hat restarts from theta every so many steps (m); null: never, as in the paper."""
     rollouts: Literal["shared", "own"] = "shared"
     """What theta-hat learns from: joint's rollouts, or its own (needs num_rollout_actors)."""
     num_rollout_actors: int = Field(0, ge=0)
-    """Rollout actors that serve pi(theta-hat, w); 0: nothing is sampled from the shadow."""
+    """How many rollout actors serve pi(theta-hat, w); 0: nothing is sampled from the shadow."""
     offload: bool = False
-    """Keep theta-hat's moments in host memory but for its updates, as learner.offload does for
-    both branches; learner.zero_stage 0 or 3 only."""
+    """Whether theta-hat's moments are in host memory except during its updates, as learner.offload
+    has it for both branches; needs learner.zero_stage 0 or 3."""
 
 
 class GainSection(Section):
@@ -357,15 +300,17 @@ class GainSection(Section):
 
     estimator: Literal["auto", "reweighted", "fresh"] = "auto"
     """`reweighted`: from the shared rollouts; `fresh`: the shadow samples for itself; `auto`:
-    reweighted while ESS >= min_ess; when it falls below, the w-update is skipped, and `fresh` is
-    used from the next step on where shadow.num_rollout_actors allows, until ESS recovers."""
+    reweighted while the effective sample size is at least min_ess; when it falls below, w is not
+    updated, and from the next step on the estimate is fresh, where shadow.num_rollout_actors allows
+    it, until the size recovers."""
     min_ess: float = Field(0.5, ge=0.0, le=1.0)
-    """Smallest effective sample size, as a fraction, at which the estimate counts."""
+    """Smallest effective sample size, as a fraction of N, at which the estimate counts."""
     audit_every: int = Field(0, ge=0)
-    """Steps between measurements of G with fresh rollouts of both branches on held-out prompts;
-    0: never; needs shadow.num_rollout_actors."""
+    """Steps between two measurements of the gain with fresh rollouts of both branches on held-out
+    prompts; 0: it is never measured so; needs shadow.num_rollout_actors."""
     audit_prompts: int = Field(64, ge=2)
-    """Held-out prompts of an audit, from the top, each with rollout.samples_per_prompt samples."""
+    """How many held-out prompts an audit takes, from the top, each with rollout.samples_per_prompt
+    samples."""
 
 
 class MetaSection(Section):
@@ -377,16 +322,18 @@ class MetaSection(Section):
     w_objective: Literal["cooperative", "mixture", "sft", "frozen", "random"] = "cooperative"
     """What w follows: the method, or one of its controls (docs/algorithm.md section 5)."""
     penalty: float | None = Field(None, ge=0.0, le=1.0)
-    """lambda_w of docs/algorithm.md section 3, step 6; null: the same as method.mix."""
+    """The bracket's share in w's step, lambda_w of docs/algorithm.md section 3, step 6; null: the
+    same as method.mix."""
     mix_lr: float = Field(0.02, gt=0)
-    """Adam rate of lambda; about the change per step."""
+    """Adam's rate for lambda: about how much it changes in a step."""
     mix_min: float = Field(0.05, gt=0.0, lt=1.0)
     """Smallest lambda that `mix` guidance may choose."""
     mix_max: float = Field(0.95, gt=0.0, lt=1.0)
     """Largest lambda that `mix` guidance may choose."""
     demonstrations_lr: float = Field(0.1, gt=0)
-    """Adam rate of the logits of the demonstrations' weights; about their change per step."""
+    """Adam's rate for the logits of the demonstrations' weights: about how much they change in a
+    step."""
     demonstrations_min: float = Field(0.01, gt=0.0, lt=0.5)
-    """Smallest weight of a source, so that it can come back."""
+    """Smallest weight of a source: above 0, so that its weight can rise again."""
     per_example: bool = False
     """Whether `demonstrations` guidance also weighs every demonstration by itself."""

@@ -98,7 +98,7 @@ class LearnerSection(Section):
 
 
 class SyncSection(Section):
-    """How weights get to the rollout actors, and guidance to the learners."""
+    """How weights get to the rollout actors, and w to the learners."""
 
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """`auto`: nccl where the roles have devices of their own, else gloo through host memory."""

@@ -7,21 +7,19 @@ got and what to change.
 from collections.abc import Sequence
 
 from coop_rl.config.data import PromptsSection, RowSource
+from coop_rl.config.estimators import DapoRl
 from coop_rl.config.evaluation import EvaluationSection
 from coop_rl.config.method import (
-    AlternateMethod,
     BridgeMethod,
-    DapoRl,
     GainSection,
     MetaSection,
     Method,
-    ReliftMethod,
     ShadowSection,
-    rl_settings,
 )
 from coop_rl.config.reward import RewardSection
 from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
 from coop_rl.config.run import CheckpointSection, ModelSection, ObservabilitySection, RunSection
+from coop_rl.metric_names import VALIDATION_NLL, evaluation_name
 
 LOOKAHEAD = ("mix", "demonstrations")
 """Guidance that learns from what one update does to the next batch's return."""
@@ -49,7 +47,7 @@ def check_verifiers(sources: Sequence[RowSource], reward: RewardSection) -> None
 
 def check_group_size(rollout: RolloutSection, method: Method) -> None:
     """Refuse groups of one response, whose advantage would always be 0."""
-    if method.kind != "sft" and rollout.samples_per_prompt < 2:
+    if method.samples and rollout.samples_per_prompt < 2:
         raise ValueError(
             "rollout.samples_per_prompt must be >= 2 for a group-relative baseline, got "
             f"{rollout.samples_per_prompt}"
@@ -76,8 +74,8 @@ def check_evaluation_sets(evaluation: EvaluationSection) -> None:
 
 def check_best(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> None:
     """Refuse to wait for a metric that no evaluation measures."""
-    known = {f"eval/{name}/{kind}" for name in evaluation.set_names for kind in evaluation.figures}
-    known.add("eval/demonstrations/nll")
+    known = {evaluation_name(n, f) for n in evaluation.set_names for f in evaluation.figures}
+    known.add(VALIDATION_NLL)
     if checkpoint.best is not None and checkpoint.best not in known:
         raise ValueError(
             f"checkpoint.best {checkpoint.best} is no metric of the evaluation; "
@@ -87,7 +85,7 @@ def check_best(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> 
 
 def check_overlong(method: Method, rollout: RolloutSection) -> None:
     """Refuse a penalty on length that would begin beyond the longest response."""
-    rl, limit = rl_settings(method), rollout.max_tokens
+    rl, limit = method.rl_settings, rollout.max_tokens
     if isinstance(rl, DapoRl) and rl.overlong_tokens is not None and rl.overlong_tokens > limit:
         raise ValueError(
             f"method.rl.overlong_tokens must be at most rollout.max_tokens {limit}, "
@@ -101,12 +99,13 @@ def check_guidance(meta: MetaSection) -> None:
         raise ValueError("meta.guidance must name adapter, mix or demonstrations, got none")
 
 
-def check_gradients_of_w(meta: MetaSection, method: BridgeMethod, penalty: float) -> None:
+def check_gradients_of_w(meta: MetaSection, method: BridgeMethod) -> None:
     """Refuse a w-update from a gradient that theta's mix never computes."""
     if "adapter" not in meta.guidance or meta.w_objective == "frozen":
         return
     if method.mix_schedule != "constant" or "mix" in meta.guidance:
         return  # neither reaches 0 or 1
+    penalty = method.penalty(meta)
     needs_rl = penalty > 0 and meta.w_objective != "sft"
     needs_sft = penalty < 1 or meta.w_objective == "sft"
     for share, needed, name in ((method.mix, needs_rl, "RL"), (1 - method.mix, needs_sft, "SFT")):
@@ -185,7 +184,7 @@ def check_lag(rollout: RolloutSection, method: Method) -> None:
             "rollout.in_flight_updates needs rollout.max_policy_lag >= 1, got 0; raise the lag or "
             "set in_flight_updates false"
         )
-    if lag > 0 and isinstance(method, AlternateMethod | ReliftMethod):
+    if lag > 0 and method.skips_rollouts:
         raise ValueError(
             f"method.kind {method.kind} has steps without rollouts, so what is sampled "
             f"ahead grows too old; set rollout.max_policy_lag 0, got {lag}"

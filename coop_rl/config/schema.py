@@ -72,18 +72,6 @@ class RunConfig(ServingConfig):
         """Every source of prompts."""
         return [*super().sources, self.prompts, *self.prompts.mixture]
 
-    @property
-    def mix(self) -> float:
-        """lambda of `bridge`: share of RL in theta's step, where neither schedule nor guidance
-        says otherwise."""
-        assert isinstance(self.method, BridgeMethod)
-        return self.method.mix
-
-    @property
-    def penalty(self) -> float:
-        """lambda_w: weight of the bracket in w's step."""
-        return self.mix if self.meta.penalty is None else self.meta.penalty
-
     @model_validator(mode="after")
     def _check_across_sections(self) -> Self:
         rules.check_group_size(self.rollout, self.method)
@@ -93,7 +81,7 @@ class RunConfig(ServingConfig):
         rules.check_overlong(self.method, self.rollout)
         if isinstance(self.method, BridgeMethod):
             rules.check_guidance(self.meta)
-            rules.check_gradients_of_w(self.meta, self.method, self.penalty)
+            rules.check_gradients_of_w(self.meta, self.method)
             rules.check_lookahead(self.meta, self.method, self.learner, self.model)
             rules.check_shadow(self.shadow, self.gain, self.learner)
         rules.check_lag(self.rollout, self.method)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from coop_rl.config.method import BridgeMethod
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import RunConfig, ServingConfig
 
@@ -43,26 +44,41 @@ class DerivedSizes(Devices):
 
 
 def has_adapter(config: RunConfig) -> bool:
-    """Whether the policy has guidance parameters w."""
-    return config.method.kind == "bridge" and "adapter" in config.meta.guidance
+    """Whether the policy has an adapter, w."""
+    return config.method.is_guided and "adapter" in config.meta.guidance
 
 
 def has_shadow(config: RunConfig) -> bool:
-    """Whether the run keeps a shadow branch: only `bridge` whose w follows the bracket does."""
+    """Whether the run has the branch `shadow`: it does where w follows the bracket."""
     return has_adapter(config) and config.meta.w_objective in ("cooperative", "random")
 
 
 def learns_by_lookahead(config: RunConfig) -> bool:
     """Whether the meta-controller learns from what one update does to the next batch's return."""
     kinds = set(config.meta.guidance) & {"mix", "demonstrations"}
-    return config.method.kind == "bridge" and bool(kinds)
+    return config.method.is_guided and bool(kinds)
+
+
+def mix_and_penalty(config: RunConfig) -> tuple[float, float]:
+    """Return (lambda, lambda_w) of a guided method.
+
+    lambda is RL's share in theta's step, before any schedule or guidance; lambda_w is the bracket's
+    share in w's step.
+    """
+    method = config.method
+    assert isinstance(method, BridgeMethod), f"{method.kind} is not guided"
+    return method.mix, method.penalty(config.meta)
 
 
 def zero_stage(config: RunConfig, ranks: int | None = None) -> int:
-    """Return the ZeRO stage a learner group of so many ranks (the config's) runs at.
+    """Return the ZeRO stage at which a learner group runs.
 
-    One rank has nobody to split with: it takes stage 0, the same step without the copies of
-    gradients that the others make.
+    One rank has nobody to split with: it takes stage 0, which computes the same step without the
+    copies of gradients that the other stages make.
+
+    Args:
+        config: The run.
+        ranks: Ranks of the group; None: learner.num_ranks.
     """
     return 0 if (ranks or config.learner.num_ranks) == 1 else config.learner.zero_stage
 
@@ -85,17 +101,15 @@ def named_verifiers(config: ServingConfig) -> set[str]:
 
 
 def validation_rows(config: RunConfig, num_rows: int) -> int:
-    """Return how many of the demonstrations' `num_rows` are kept from training."""
+    """Return how many of `num_rows` demonstrations are kept from training, for validation."""
     given = config.evaluation.num_demonstrations
-    if given is not None:
-        return given
-    return min(64, num_rows // 10) if config.method.kind == "cold_start" else 0
+    return config.method.num_validation_rows(num_rows) if given is None else given
 
 
 def derive_sizes(config: RunConfig) -> DerivedSizes:
-    """Multiply the config out."""
-    trains_rl = config.method.kind != "sft"
-    trains_sft = config.method.kind != "rl"
+    """Return the sizes that the config's counts multiply out to."""
+    trains_rl = config.method.samples
+    trains_sft = config.method.demonstrations != "none"
     num_samples = config.prompts.per_step * config.rollout.samples_per_prompt if trains_rl else 0
     num_demonstrations = config.demonstrations.per_step if trains_sft else 0
     ranks = config.learner.num_ranks
@@ -128,9 +142,9 @@ def role_counts(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
     return {
         "rollout": serving["rollout"],
         "learner joint": (ranks, place.learner),
-        "learner rl_only": (ranks if with_shadow else 0, place.shadow),
-        "rollout rl_only": (config.shadow.num_rollout_actors if with_shadow else 0, place.rollout),
-        "meta-controller": (1 if config.method.kind == "bridge" else 0, place.meta),
+        "learner shadow": (ranks if with_shadow else 0, place.shadow),
+        "rollout shadow": (config.shadow.num_rollout_actors if with_shadow else 0, place.rollout),
+        "meta-controller": (int(config.method.is_guided), place.meta),
         "reward": serving["reward"],
     }
 

@@ -12,7 +12,7 @@ from typing import TypeVar, overload
 import numpy as np
 
 from coop_rl.data.order import MixtureOrder, Order, SeededOrder
-from coop_rl.data.rows import BadRows, ByPosition, Dropped, ReadRows, Row, RowError
+from coop_rl.data.rows import BadRows, ByPosition, Dropped, ReadRows, RowError, TextRow
 
 EAGER_ROWS = 20_000
 """A larger source is not rendered before the run starts."""
@@ -30,7 +30,12 @@ class RenderedRows(Sequence[T]):
     """
 
     def __init__(
-        self, rows: Sequence[Row], render: Callable[[Row], T], span: range, *, may_drop: bool
+        self,
+        rows: Sequence[TextRow],
+        render: Callable[[TextRow], T],
+        span: range,
+        *,
+        may_drop: bool,
     ) -> None:
         """Render the rows at `span`."""
         self._rows, self._render, self._span, self._may_drop = rows, render, span, may_drop
@@ -107,8 +112,8 @@ class Mixture(ByPosition[T]):
 
 def render_rows(
     read: ReadRows,
-    render: Callable[[Row], T],
-    verify: Callable[[Sequence[Row], Sequence[T]], Sequence[RowError]],
+    render: Callable[[TextRow], T],
+    verify: Callable[[Sequence[TextRow], Sequence[T]], Sequence[RowError]],
     origin: str,
     max_dropped: float,
 ) -> tuple[Sequence[T], Dropped]:

@@ -1,30 +1,31 @@
 """Whether gold answers and demonstrations can be right for the verifier; `data.load` asks.
 
-Verifiers that may burn time on a hostile gold answer (`math` and those with heavy imports) judge in
-a reward pool with its limits, at most CHECKED prompts; the others judge here, all prompts. Of
-demonstrations CHECKED_TRACES are judged: one that is right is enough.
+Verifiers that may burn time on a hostile gold answer (`math` and those with heavy imports) judge at
+most CHECKED_PROMPTS prompts, in a reward pool with its limits; the others judge all prompts, here.
+Of demonstrations CHECKED_TRACES are judged: one that is right is enough.
 """
 
 from collections.abc import Sequence
 from typing import TypeVar
 
 from coop_rl.config.reward import RewardSection
-from coop_rl.data.rows import Row, RowError
+from coop_rl.data.rows import RowError, TextRow
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.registry import VERIFIERS, settings_of
 from coop_rl.rewards.verdict import Answer
 from coop_rl.types import Prompt
 
-CHECKED, CHECKED_TRACES = 2_000, 256
+CHECKED_PROMPTS, CHECKED_TRACES = 2_000, 256
+"""Most prompts judged in the pool, and most demonstrations judged; evenly spaced ones."""
 T = TypeVar("T")
 
 
 def unverifiable_prompts(
-    rows: Sequence[Row], prompts: Sequence[Prompt], section: RewardSection
+    rows: Sequence[TextRow], prompts: Sequence[Prompt], section: RewardSection
 ) -> list[RowError]:
     """Return an error for each prompt no response to which can be right."""
     settings = settings_of(section)
-    asked: list[tuple[Row, Answer]] = []
+    asked: list[tuple[TextRow, Answer]] = []
     for row, prompt in _spread(list(zip(rows, prompts, strict=True)), section, prompts):
         render = VERIFIERS[prompt.verifier or section.kind].render
         if render is not None:
@@ -65,7 +66,7 @@ def verifiable_share(
 def _spread(pairs: list[T], section: RewardSection, prompts: Sequence[Prompt]) -> list[T]:
     """Return all pairs, or an evenly spaced part where they are judged in the pool."""
     is_heavy = any(VERIFIERS[p.verifier or section.kind].modules for p in prompts[:1])
-    return _sample(pairs, CHECKED) if is_heavy else pairs
+    return _sample(pairs, CHECKED_PROMPTS) if is_heavy else pairs
 
 
 def _sample(items: list[T], count: int) -> list[T]:

@@ -14,23 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from coop_rl.data.rows import BadRows, ByPosition, ReadRows, Row, RowError
+from coop_rl.data.rows import BadRows, ByPosition, ReadRows, RowError, TextRow
 from coop_rl.errors import DataError
 
 ID_COLUMN = "id"
-EXCERPT = 40
+EXCERPT_CHARACTERS = 40
 """Characters of a bad value that an error quotes."""
-
-
-def read_rows(path: Path, columns: Sequence[str], limit: int | None = None) -> list[Row]:
-    """Read all rows of a file into memory, at most `limit` from the top.
-
-    Raises:
-        DataError: As `open_jsonl`, or a row is bad.
-    """
-    read = open_jsonl([path], columns, limit=limit)
-    read.bad.settle("this file", len(read.rows) + read.bad.total, 0.0)
-    return list(read.rows)
 
 
 def open_jsonl(
@@ -44,7 +33,7 @@ def open_jsonl(
     Args:
         paths: One JSON object a line, UTF-8.
         columns: Columns every row must have, as text or whole number.
-        details: Columns that go into `Row.details`.
+        details: Columns that go into `TextRow.details`.
         limit: Rows wanted of each file, from the top; None: all.
 
     Raises:
@@ -60,17 +49,17 @@ def open_jsonl(
     return ReadRows(rows, bad)
 
 
-class JsonlRows(ByPosition[Row]):
+class JsonlRows(ByPosition[TextRow]):
     """The good rows of files, read when asked for."""
 
     def __init__(
         self, paths: Sequence[Path], columns: Sequence[str], details: Sequence[str]
     ) -> None:
-        """Hold no row yet; `add_file` adds a file's."""
+        """Hold no row yet: `add_file` adds the rows of a file."""
         self._paths, self._columns, self._details = paths, columns, details
         self._offset, self._line = array("q"), array("I")
         self._hash = array("Q")
-        """Of the ids in the id column, until duplicates are out."""
+        """Hashes of the ids that rows name; empty again once duplicates are out."""
         self._starts: list[int] = []
         """Position of each file's first row."""
 
@@ -117,7 +106,7 @@ class JsonlRows(ByPosition[Row]):
         """Return the good rows."""
         return len(self._offset)
 
-    def item(self, position: int) -> Row:
+    def item(self, position: int) -> TextRow:
         """Read a row."""
         file = bisect_right(self._starts, position) - 1
         with self._paths[file].open("rb") as stream:
@@ -125,7 +114,7 @@ class JsonlRows(ByPosition[Row]):
             raw = stream.readline()
         return self._parse(file, self._line[position], raw.decode("utf-8-sig"))[0]
 
-    def _parse(self, file: int, number: int, line: str) -> tuple[Row, bool]:
+    def _parse(self, file: int, number: int, line: str) -> tuple[TextRow, bool]:
         path = self._paths[file]
         place = f"{path}:{number}"
         value = parse_object(place, line)
@@ -157,7 +146,7 @@ def to_row(
     value: Mapping[str, object],
     columns: Sequence[str],
     details: Sequence[str] = (),
-) -> Row:
+) -> TextRow:
     """Return the wanted columns of an object.
 
     Raises:
@@ -186,7 +175,7 @@ def to_row(
         message = f"column {ID_COLUMN!r} must be text or a whole number, got {got}"
         raise RowError(place, message, "id no text")
     more = {column: value[column] for column in details}
-    return Row(place, identity, texts, json.dumps(more, default=str) if more else "")
+    return TextRow(place, identity, texts, json.dumps(more, default=str) if more else "")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, int, str]]:
@@ -229,7 +218,7 @@ def _as_text(value: object) -> str | None:
 
 def _excerpt(value: object) -> str:
     text = json.dumps(value, default=str)
-    return text if len(text) <= EXCERPT else text[:EXCERPT] + "..."
+    return text if len(text) <= EXCERPT_CHARACTERS else text[:EXCERPT_CHARACTERS] + "..."
 
 
 def _hash(text: str) -> int:

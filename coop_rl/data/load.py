@@ -18,7 +18,7 @@ from coop_rl.data.golds import unverifiable_prompts, verifiable_share
 from coop_rl.data.jsonl import open_jsonl
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
 from coop_rl.data.rendering import Renderer, load_tokenizer
-from coop_rl.data.rows import Dropped, ReadRows, Row, RowError
+from coop_rl.data.rows import Dropped, ReadRows, RowError, TextRow
 from coop_rl.data.tables import open_dataset, open_parquet
 from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
@@ -27,8 +27,6 @@ from coop_rl.types import Demonstration, Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MATCHING_METHODS = ("hpt", "luffy", "srft", "relift")
-"""Methods that use the demonstration of a sampled prompt."""
 T = TypeVar("T")
 
 
@@ -76,7 +74,7 @@ class Loader:
         renderer = Renderer(section, source, self.tokenizer, self.facts, max_tokens, name)
         read = open_rows(section, source, _prompt_columns(source), self.config, limit)
 
-        def verify(rows: Sequence[Row], prompts: Sequence[Prompt]) -> Sequence[RowError]:
+        def verify(rows: Sequence[TextRow], prompts: Sequence[Prompt]) -> Sequence[RowError]:
             return unverifiable_prompts(rows, prompts, self.config.reward)
 
         return render_rows(read, renderer.prompt, verify, source.origin, max_dropped)
@@ -87,7 +85,7 @@ class Loader:
         """Read one source of demonstrations.
 
         Raises:
-            UserError: As above, or what they teach is never right.
+            UserError: A file, a row or a template is bad, or what they teach is never right.
         """
         renderer = Renderer(
             "demonstrations", source, self.tokenizer, self.facts, max_new_tokens=0, name=name
@@ -97,10 +95,10 @@ class Loader:
             columns.append(source.source_column)
         read = open_rows("demonstrations", source, columns, self.config)
 
-        def render(row: Row) -> Demonstration:
+        def render(row: TextRow) -> Demonstration:
             return renderer.demonstration(row, source)
 
-        def verify(rows: Sequence[Row], _: Sequence[Demonstration]) -> Sequence[RowError]:
+        def verify(rows: Sequence[TextRow], _: Sequence[Demonstration]) -> Sequence[RowError]:
             texts = [renderer.response_text(row, source) for row in rows]
             golds = [row.columns[source.answer_column].strip() for row in rows]
             kind, section = source.verifier or "", self.config.reward
@@ -126,7 +124,7 @@ def load_run_data(config: RunConfig) -> RunData:
     """
     facts = read_model_facts(config.model)
     loader = Loader(config, load_tokenizer(config.model.path), facts)
-    trains_rl, trains_sft = config.method.kind != "sft", config.method.kind != "rl"
+    trains_rl, trains_sft = config.method.samples, config.method.demonstrations != "none"
     if trains_rl and config.reward.shuffle and config.prompts.per_step < 2:
         raise ConfigError(
             "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
@@ -143,7 +141,7 @@ def load_run_data(config: RunConfig) -> RunData:
         kept = min(len(shown), validation_rows(config, len(shown)))
         training, validation = shown.split_tail(kept)
         _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
-    if config.method.kind in MATCHING_METHODS:
+    if config.method.demonstrations == "matching":
         _refuse_no_match(config, prompts, training)
     held_out = load_held_out(config, loader.tokenizer, facts)
     sources = _source_names(config.demonstrations, training)

@@ -1,4 +1,7 @@
-"""What can be checked of a model without loading it: folder, weights, context, vocabulary."""
+"""What can be checked of a model without loading it: folder, weights, context, vocabulary.
+
+`load` and `rendering` call it before anything starts, `planning.shape` for what a run takes.
+"""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from coop_rl.errors import ModelError, first_line
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """Names of the context length in config.json, most usual first."""
 HIDDEN_FIELDS = ("hidden_size", "n_embd", "d_model")
-USUAL_HIDDEN = 1024
+USUAL_HIDDEN_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,8 @@ def read_model_facts(section: ModelSection) -> ModelFacts:
     folder = local_folder(section.path)
     values = _folder_config(folder) if folder else _hub_config(section.path)
     text_values = values.get("text_config")
-    if isinstance(
-        text_values, dict
-    ):  # models that also see pictures nest the language model's sizes
+    # Models that also see pictures nest the language model's sizes.
+    if isinstance(text_values, dict):
         values = {**values, **text_values}
     context = next(
         (values[name] for name in CONTEXT_FIELDS if isinstance(values.get(name), int)), None
@@ -82,7 +84,8 @@ def read_model_facts(section: ModelSection) -> ModelFacts:
     max_length = section.max_length or context
     assert max_length is not None
     hidden_size = next(
-        (values[name] for name in HIDDEN_FIELDS if isinstance(values.get(name), int)), USUAL_HIDDEN
+        (values[name] for name in HIDDEN_FIELDS if isinstance(values.get(name), int)),
+        USUAL_HIDDEN_SIZE,
     )
     return ModelFacts(max_length, vocab_size if isinstance(vocab_size, int) else None, hidden_size)
 

@@ -97,18 +97,14 @@ class MixtureOrder:
         """Return the row indices of a step."""
         while len(self._sources) <= step:
             self._plan_next()
-        taken = [0] * len(self._orders)
-        picked = [
-            order.rows(int(drawn), self._sources[step].count(source))
+        sources = self._sources[step]
+        rows_of = [
+            iter(order.rows(int(drawn), sources.count(source)))
             for source, (order, drawn) in enumerate(
                 zip(self._orders, self._drawn[step], strict=True)
             )
         ]
-        rows = []
-        for source in self._sources[step]:
-            rows.append(self._starts[source] + picked[source][taken[source]])
-            taken[source] += 1
-        return rows
+        return [self._starts[source] + next(rows_of[source]) for source in sources]
 
     def _plan_next(self) -> None:
         drawn = self._drawn[-1].copy()

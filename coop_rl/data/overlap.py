@@ -32,11 +32,11 @@ KINDS: tuple[Kind, ...] = ("same", "near", "contained", "run")
 Run = tuple[str, ...]
 SHINGLE_WORDS = 5
 RUN_WORDS = 13
-MOST_USES = 5
+MOST_QUESTIONS_PER_RUN = 5
 """Evaluation questions a 13-word run may occur in before it counts as a template's."""
-NEAR = 0.6
+NEAR_JACCARD = 0.6
 """Jaccard index from which two questions count as near."""
-CONTAINED = 0.5
+CONTAINED_SHARE = 0.5
 """Covered share of an evaluation question's words from which it counts as contained."""
 WORD = re.compile(r"\\?[^\W_]+|[+\-*/^_=<>!%&|]")
 IGNORED = frozenset(
@@ -100,7 +100,9 @@ class OverlapIndex:
         for question in questions:
             if words := words_of(question.text):
                 self._add(question, words)
-        self._by_run = {r: uses for r, uses in self._by_run.items() if len(uses) <= MOST_USES}
+        self._by_run = {
+            r: uses for r, uses in self._by_run.items() if len(uses) <= MOST_QUESTIONS_PER_RUN
+        }
 
     def _add(self, question: Question, words: list[str]) -> None:
         index, shingles = len(self._questions), set(_runs(words, SHINGLE_WORDS))
@@ -139,9 +141,9 @@ class OverlapIndex:
     def _kind(self, index: int, words: list[str], similarity: float, covered: float) -> Kind | None:
         if words == self._words[index]:
             return "same"
-        if similarity >= NEAR:
+        if similarity >= NEAR_JACCARD:
             return "near"
-        if covered >= CONTAINED:
+        if covered >= CONTAINED_SHARE:
             return "contained"
         return "run" if covered else None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from coop_rl.config.data import RowSource, Traces
 from coop_rl.data.model_folder import ModelFacts, local_folder
-from coop_rl.data.rows import Row, RowError
+from coop_rl.data.rows import RowError, TextRow
 from coop_rl.errors import ConfigError, ModelError, first_line
 from coop_rl.types import Demonstration, Prompt
 
@@ -82,11 +82,11 @@ class Renderer:
 
         Args:
             section: Name of the section in the config, for errors.
-            data: The section.
-            tokenizer: The model's.
+            data: The section itself.
+            tokenizer: The model's tokenizer.
             facts: Context length and vocabulary size.
             max_new_tokens: Room a prompt must leave for the response.
-            name: Of the source in a mixture; begins the ids.
+            name: Name of the source, which begins the ids; empty: there is no mixture.
 
         Raises:
             ConfigError: A template lacks its place for the value.
@@ -110,7 +110,7 @@ class Renderer:
         elif "{prompt}" not in data.template:
             raise ConfigError(f"{section}.template must contain {{prompt}}, got {data.template!r}")
 
-    def prompt(self, row: Row) -> Prompt:
+    def prompt(self, row: TextRow) -> Prompt:
         """Render a prompt with a gold answer.
 
         Raises:
@@ -133,7 +133,7 @@ class Renderer:
         verifier = self._data.verifier or ""
         return Prompt(self._id(row), text, token_ids, answer, row.details, verifier, self._name)
 
-    def demonstration(self, row: Row, section: Traces) -> Demonstration:
+    def demonstration(self, row: TextRow, section: Traces) -> Demonstration:
         """Render an expert trace.
 
         Raises:
@@ -159,7 +159,7 @@ class Renderer:
         return Demonstration(self._id(row), prompt_ids, response_ids, source)
 
     @staticmethod
-    def response_text(row: Row, section: Traces) -> str:
+    def response_text(row: TextRow, section: Traces) -> str:
         """Write out reasoning and answer as the model is to produce them."""
         values = {
             "reasoning": row.columns[section.reasoning_column],
@@ -181,7 +181,7 @@ class Renderer:
             )
         return token
 
-    def _id(self, row: Row) -> str:
+    def _id(self, row: TextRow) -> str:
         return f"{self._name}/{row.id}" if self._name else row.id
 
     def _prompt_text(self, prompt: str) -> str:
@@ -196,7 +196,7 @@ class Renderer:
         )
         return str(rendered)
 
-    def _tokenize(self, text: str, row: Row) -> tuple[int, ...]:
+    def _tokenize(self, text: str, row: TextRow) -> tuple[int, ...]:
         # verbose: transformers would print its own warning beside our error on a long text
         token_ids = tuple(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
         size = self._facts.vocab_size

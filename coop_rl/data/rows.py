@@ -1,4 +1,4 @@
-"""Rows and what was wrong with those that are left out."""
+"""Rows of any source, and what was wrong with those that are left out; all of `data` uses them."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ class ByPosition(Sequence[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TextRow:
     """One object of a file, its wanted columns as text."""
 
     place: str
@@ -106,10 +106,10 @@ class BadRows:
 class ReadRows:
     """The well-formed rows of a source, by position, and the malformed ones."""
 
-    rows: Sequence[Row]
+    rows: Sequence[TextRow]
     bad: BadRows
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> "ReadRows":
+    def of(cls, rows: Iterable[TextRow]) -> "ReadRows":
         """Hold rows that are in memory and good."""
         return cls(tuple(rows), BadRows())

@@ -6,13 +6,14 @@ They are memory-mapped: rows are read when asked for. Code that comes with a dat
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from coop_rl.config.data import HubDataset
 from coop_rl.data.jsonl import open_jsonl, to_row
-from coop_rl.data.rows import BadRows, ByPosition, ReadRows, Row, RowError
+from coop_rl.data.rows import BadRows, ByPosition, ReadRows, RowError, TextRow
 from coop_rl.errors import DataError, first_line
 from coop_rl.files import rewriting
 
@@ -33,12 +34,10 @@ def open_parquet(
             raise DataError(f"cannot read data file {path}: no such file; give an existing file")
     origin = ", ".join(map(str, paths))
 
-    def load() -> Any:
-        from datasets import load_dataset
-
-        return load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
-
-    return _check(_load(load, origin), origin, columns, details, limit)
+    with _loading(origin) as datasets:
+        files = [str(path) for path in paths]
+        table = datasets.load_dataset("parquet", data_files=files, split="train")
+    return _check(table, origin, columns, details, limit)
 
 
 def open_dataset(
@@ -51,23 +50,27 @@ def open_dataset(
     """
     if source.streaming:
         return open_jsonl([_stream(source)], columns, details, limit)
+    wanted = min((n for n in (limit, source.num_rows) if n is not None), default=None)
+    return _check(load_table(source), source.name, columns, details, wanted)
 
-    def load() -> Any:
-        from datasets import load_dataset, load_from_disk
 
-        folder = Path(source.name)
+def load_table(source: HubDataset) -> Any:
+    """Return a data set of the hub or of a local folder, memory-mapped.
+
+    Raises:
+        DataError: It is not there, or cannot be read.
+    """
+    folder = Path(source.name)
+    with _loading(source.name) as datasets:
         if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
-            loaded = load_from_disk(source.name)
+            loaded = datasets.load_from_disk(source.name)
             return loaded[source.split] if isinstance(loaded, dict) else loaded
-        return load_dataset(
+        return datasets.load_dataset(
             source.name, source.subset, split=source.split, revision=source.revision
         )
 
-    wanted = min((n for n in (limit, source.num_rows) if n is not None), default=None)
-    return _check(_load(load, source.name), source.name, columns, details, wanted)
 
-
-class TableRows(ByPosition[Row]):
+class TableRows(ByPosition[TextRow]):
     """The good rows of a memory-mapped table."""
 
     def __init__(
@@ -81,11 +84,11 @@ class TableRows(ByPosition[Row]):
         """Return the good rows."""
         return len(self.good)
 
-    def item(self, position: int) -> Row:
+    def item(self, position: int) -> TextRow:
         """Read a good row."""
         return self.read(self.good[position])
 
-    def read(self, index: int) -> Row:
+    def read(self, index: int) -> TextRow:
         """Read a row by its index in the table.
 
         Raises:
@@ -123,13 +126,14 @@ def _check(
     return ReadRows(rows, bad)
 
 
-def _load(load: Callable[[], Any], origin: str) -> Any:
-    """Load without progress bars; the library's errors become one line."""
-    import datasets
+@contextmanager
+def _loading(origin: str) -> Iterator[Any]:
+    """Yield the library, without progress bars; its errors become one line."""
+    import datasets  # slow to import, and only these sources need it
 
     datasets.disable_progress_bars()
     try:
-        return load()
+        yield datasets
     except Exception as error:  # the library raises its own, pyarrow's, fsspec's and the network's
         reason = first_line(error)
         raise DataError(
@@ -145,11 +149,8 @@ def _stream(source: HubDataset) -> Path:
     path = folder / f"{source.name.replace('/', '--')}-{key}.jsonl"
     if path.is_file():
         return path
-
-    def fetch() -> None:
-        from datasets import load_dataset
-
-        stream = load_dataset(
+    with _loading(source.name) as datasets:
+        stream = datasets.load_dataset(
             source.name,
             source.subset,
             split=source.split,
@@ -160,6 +161,4 @@ def _stream(source: HubDataset) -> Path:
         with rewriting(path) as side, side.open("w", encoding="utf-8") as file:
             for row in stream.take(source.num_rows):
                 file.write(json.dumps(row, default=str) + "\n")
-
-    _load(fetch, source.name)
     return path

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from coop_rl.config.data import ReasoningGymTask
-from coop_rl.data.rows import Row
+from coop_rl.data.rows import TextRow
 from coop_rl.errors import ConfigError, DataError, first_line
 
 PROMPT, ANSWER = "prompt", "answer"
@@ -17,7 +17,7 @@ DRAWS_PER_ROW = 50
 
 def generate_rows(
     section: str, task: ReasoningGymTask, num_rows: int, excluded: Collection[str] = ()
-) -> list[Row]:
+) -> list[TextRow]:
     """Return `num_rows` rows with different questions, none of them in `excluded`.
 
     Rows have the columns `prompt` and `answer` and those metadata of the task that are text or
@@ -29,7 +29,7 @@ def generate_rows(
     """
     dataset = _create(section, task)
     seen = set(excluded)
-    rows: list[Row] = []
+    rows: list[TextRow] = []
     for index, item in enumerate(islice(dataset, DRAWS_PER_ROW * num_rows)):
         if len(rows) == num_rows:
             break
@@ -37,7 +37,7 @@ def generate_rows(
         if question not in seen:
             seen.add(question)
             rows.append(
-                Row(
+                TextRow(
                     f"{section}.task {task.name}[{index}]",
                     f"{task.name}-{task.seed}-{index}",
                     {

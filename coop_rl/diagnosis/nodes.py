@@ -11,7 +11,7 @@ from coop_rl.errors import RunDirectoryError
 from coop_rl.observability.run_directory import package_versions
 
 MOST_APART_S = 1.0
-"""Between two clocks: logs and metrics of the roles would tell another order."""
+"""Most seconds between two clocks: beyond it logs and metrics tell another order of events."""
 
 
 def node_findings(config: RunConfig) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from coop_rl.config import RunConfig
 from coop_rl.diagnosis.finding import Finding
 from coop_rl.observability.logs import redirect_output
 
-LIMIT_S = 60.0
+COLLECTIVE_LIMIT_S = 60.0
 ENGINE_LIMIT_S = 600.0
 NUM_BYTES = 64 * 2**20
 PROMPT = (1, 2, 3)
@@ -26,7 +26,7 @@ def collective() -> Finding:
     from coop_rl.weights.process_group import open_store
 
     backend = "nccl" if torch.cuda.device_count() > 1 else "gloo"
-    store, port = open_store("127.0.0.1", LIMIT_S)
+    store, port = open_store("127.0.0.1", COLLECTIVE_LIMIT_S)
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
     members = [
@@ -36,9 +36,9 @@ def collective() -> Finding:
     for member in members:
         member.start()
     try:
-        seconds = max(results.get(timeout=LIMIT_S) for _ in members)
+        seconds = max(results.get(timeout=COLLECTIVE_LIMIT_S) for _ in members)
     except queue.Empty:
-        raise TimeoutError(f"no answer within {LIMIT_S:g} s") from None
+        raise TimeoutError(f"no answer within {COLLECTIVE_LIMIT_S:g} s") from None
     finally:
         for member in members:
             member.kill()
@@ -53,7 +53,9 @@ def _member(port: int, rank: int, backend: Any, results: Any) -> None:
     device = f"cuda:{rank}" if backend == "nccl" else "cpu"
     if backend == "nccl":
         torch.cuda.set_device(rank)
-    group = PeerGroup.join("127.0.0.1", port, rank, 2, LIMIT_S, "doctor", backend=backend)
+    group = PeerGroup.join(
+        "127.0.0.1", port, rank, 2, COLLECTIVE_LIMIT_S, "doctor", backend=backend
+    )
     payload = torch.full((NUM_BYTES,), rank, dtype=torch.uint8, device=device)
     group.broadcast(payload[:1].contiguous())
     began = time.perf_counter()

@@ -82,9 +82,9 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
     return Team(
         rollouts=actors("rollout", RolloutActor, (backend,), **engines),
         reward=reward,
-        shadow_rollouts=actors("rollout rl_only", RolloutActor, (backend,), **engines),
+        shadow_rollouts=actors("rollout shadow", RolloutActor, (backend,), **engines),
         joint=actors("learner joint", LearnerActor, ("joint", INDEX, backend)),
-        shadow=actors("learner rl_only", LearnerActor, ("rl_only", INDEX, backend)),
+        shadow=actors("learner shadow", LearnerActor, ("shadow", INDEX, backend)),
         meta=next(iter(actors("meta-controller", MetaControllerActor, ())), None),
         engine_gpus=config.placement.rollout.gpus,
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Gauge
 
-from coop_rl.observability.metrics import describe
+from coop_rl.metric_names import describe
 
 PREFIX = "coop_rl_"
 

@@ -2,11 +2,11 @@
 
 `distributed.build` creates a team, a command starts it, and `driver/` calls its members.
 
-meta --- "guidance" group --- joint ranks, rl_only ranks        (push of w)
-joint rank r --- "resync" group --- rl_only rank r              (their parts of theta's state)
+meta --- "guidance" group --- joint ranks, shadow ranks         (push of w)
+joint rank r --- "resync" group --- shadow rank r               (their parts of theta's state)
 joint rank 0 --- weight transfer (vLLM) --- engine workers      (merged weights)
-rl_only rank 0 --- weight transfer --- its own engine workers   (only where the shadow samples)
-joint ranks among themselves, rl_only ranks among themselves    (DeepSpeed's torch worlds)
+shadow rank 0 --- weight transfer --- its own engine workers    (only where the shadow samples)
+joint ranks among themselves, shadow ranks among themselves     (DeepSpeed's torch worlds)
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,7 @@ from coop_rl.distributed.actors import (
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member, argument
-
-GUIDANCE_GROUP = "guidance"
-RESYNC_GROUP = "resync"
+from coop_rl.learner.groups import GUIDANCE_GROUP, RESYNC_GROUP
 
 
 @dataclass(frozen=True, slots=True)

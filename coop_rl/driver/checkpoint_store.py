@@ -1,7 +1,7 @@
 """Checkpoint folders that are complete or absent.
 
     tmp-000100-<random>/   roles write here
-        joint/ rl_only/ meta/ ...    safetensors and JSON, one folder per role
+        joint/ shadow/ meta/ ...    safetensors and JSON, one folder per role
         progress.json                next step and version
         manifest.json                SHA-256 of every file; written last, fsynced
     step-000100/           the same folder, renamed: the only commit point

@@ -5,11 +5,10 @@ Called by `algorithm.train`.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from coop_rl.config import RunConfig
+from coop_rl.config.method import WhichDemonstrations
 from coop_rl.data.collection import Mixture
-from coop_rl.data.load import MATCHING_METHODS
 from coop_rl.types import Demonstration, ScoredGroup
 
 ORDER_STREAM = 1
@@ -23,7 +22,7 @@ class Demonstrations:
         self.num_rows = len(demonstrations)
         self._demonstrations = demonstrations
         self._of_prompt: dict[tuple[int, ...], Demonstration] = {}
-        if config.method.kind in MATCHING_METHODS:
+        if config.method.demonstrations == "matching":
             for index in reversed(range(len(demonstrations))):
                 self._of_prompt[demonstrations[index].prompt_ids] = demonstrations[index]
         per_step, seed = config.demonstrations.per_step, config.run.seed
@@ -32,7 +31,7 @@ class Demonstrations:
     def next_batch(
         self,
         step: int,
-        which: Literal["none", "next", "matching"],
+        which: WhichDemonstrations,
         groups: Sequence[ScoredGroup],
     ) -> Sequence[Demonstration]:
         """Return none, the step's own, or those of the groups' prompts, under the prompts' ids."""

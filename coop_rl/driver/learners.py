@@ -51,7 +51,7 @@ class TeamLearners:
     def step(
         self, step: int, batches: tuple[BranchBatch, BranchBatch], objective: Objective
     ) -> tuple[StepResult, StepResult | None]:
-        """Step `joint` and `rl_only`, as a rule on the same packed batch."""
+        """Step `joint` and `shadow`, as a rule on the same packed batch."""
         shadow_objective = replace(SHADOW_OBJECTIVE, resync_shadow=objective.resync_shadow)
         if self._is_colocated:
             with self._stages.stage("sleep"):

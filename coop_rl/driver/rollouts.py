@@ -10,7 +10,7 @@ from typing import Any
 
 from coop_rl.algorithm.estimators import RlEstimator
 from coop_rl.config import RunConfig
-from coop_rl.config.method import DapoRl, rl_settings
+from coop_rl.config.estimators import DapoRl
 from coop_rl.data.collection import Mixture
 from coop_rl.distributed.calls import gather
 from coop_rl.distributed.learner_actor import LearnerActor
@@ -59,7 +59,7 @@ class TeamRollouts:
         self._estimator = estimator
         self._stages = stages
         seed, per_step = config.run.seed, config.prompts.per_step
-        rl = rl_settings(config.method)
+        rl = config.method.rl_settings
         orders = {stream: prompts.order(per_step, seed, stream) for stream in (0, REFILL_STREAM)}
         # A step's slots are asked for one by one; those of a few steps are under way at once.
         self._batch = lru_cache(maxsize=16)(lambda stream, part: orders[stream].batch(part))

@@ -11,17 +11,15 @@ import numpy as np
 from coop_rl.algorithm.gain import standard_error
 from coop_rl.algorithm.roles import Evaluation
 from coop_rl.config import RunConfig
-from coop_rl.config.method import ColdStartMethod
 from coop_rl.distributed.calls import gather
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
 from coop_rl.driver.rollouts import SHADOW_SEED, TeamShadowRollouts, step_sampling
 from coop_rl.evaluation.measure import Generate
+from coop_rl.metric_names import VALIDATION_NLL, VALIDATION_TOKEN_ACCURACY
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import Demonstration, PolicyVersion, Prompt
 
-NLL = "eval/demonstrations/nll"
-TOKEN_ACCURACY = "eval/demonstrations/token_accuracy"
 AUDIT_SEED = 250_007
 """Added to a step's seed: audits draw apart from training."""
 
@@ -75,9 +73,9 @@ class TeamValidation:
         return metrics
 
     def _is_nll_due(self, step: int) -> bool:
-        method, every = self._config.method, self._config.evaluation.every
-        if isinstance(method, ColdStartMethod) and step % method.check_every == 0:
+        if self._config.method.needs_validation(step):
             return True
+        every = self._config.evaluation.every
         is_end = step in (0, self._config.run.num_steps)
         return is_end or (every > 0 and step % every == 0)
 
@@ -85,7 +83,7 @@ class TeamValidation:
         """Return how well the policy predicts the kept demonstrations."""
         calls = [rank.call(LearnerActor.fit, self._rows) for rank in self._team.joint]
         fit = gather(calls, self._config.placement.call_timeout_s)[0]
-        return {NLL: fit.nll, TOKEN_ACCURACY: fit.token_accuracy}
+        return {VALIDATION_NLL: fit.nll, VALIDATION_TOKEN_ACCURACY: fit.token_accuracy}
 
     def _audit(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
         """Return by how much the policy's mean reward exceeds the shadow's, from fresh rollouts."""

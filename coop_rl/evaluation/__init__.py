@@ -1,1 +1,5 @@
-"""Held-out accuracy with intervals: `estimators` (statistics), `evaluator` (when and on what)."""
+"""Held-out accuracy with intervals.
+
+benchmarks, sets (what is asked) -> measure (greedy and sampled) -> responses (every one on disk)
+                                       +-> result (figures by estimators, with their intervals)
+"""

@@ -16,9 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from coop_rl.config.data import DataSource, HubDataset
 from coop_rl.data.jsonl import parse_object, read_lines
-from coop_rl.data.rows import Row
-from coop_rl.errors import ConfigError, DataError, first_line
+from coop_rl.data.rows import TextRow
+from coop_rl.data.tables import load_table
+from coop_rl.errors import ConfigError, DataError
 
 DATA_DIR_VARIABLE = "COOP_RL_DATA"
 BOXED = "{prompt}\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -29,45 +31,45 @@ ROLES = (
 
 
 @dataclass(frozen=True, slots=True)
-class HubSource:
-    """Where a benchmark is on the Hugging Face hub."""
-
-    dataset: str
-    split: str = "test"
-    subset: str | None = None
-    problem: str = "problem"
-    """Its column with the question."""
-    answer: str = "answer"
-    """Its column with the gold answer."""
-
-
-@dataclass(frozen=True, slots=True)
 class Benchmark:
     """A set of problems, how they are put, and how answers are judged."""
 
     name: str
-    hub: HubSource | None
+    hub: DataSource | None
+    """Where it is on the Hugging Face hub; None: it is not there."""
     verifier: str = "math"
-    """As in `reward.kind`."""
+    """Its verifier, by the name that `reward.kind` would give."""
     question: str = BOXED
     """What the model is asked, with `{prompt}` for the problem."""
+
+
+def _hub(name: str, split: str = "test", subset: str | None = None, **columns: str) -> DataSource:
+    """Return a data set of the hub, its columns `problem` and `answer` unless others are given."""
+    where = HubDataset(name=name, split=split, subset=subset)
+    return DataSource.model_validate(
+        {"dataset": where, "prompt_column": "problem", "answer_column": "answer", **columns}
+    )
 
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
-        Benchmark("math500", HubSource("HuggingFaceH4/MATH-500")),
-        Benchmark("minerva_math", HubSource("math-ai/minervamath", problem="question")),
+        Benchmark("math500", _hub("HuggingFaceH4/MATH-500")),
+        Benchmark("minerva_math", _hub("math-ai/minervamath", prompt_column="question")),
         Benchmark(
             "olympiadbench",
-            HubSource(
-                "Hothan/OlympiadBench", "train", "OE_TO_maths_en_COMP", "question", "final_answer"
+            _hub(
+                "Hothan/OlympiadBench",
+                "train",
+                "OE_TO_maths_en_COMP",
+                prompt_column="question",
+                answer_column="final_answer",
             ),
         ),
-        Benchmark("aime24", HubSource("math-ai/aime24", answer="solution")),
-        Benchmark("aime25", HubSource("math-ai/aime25")),
-        Benchmark("amc23", HubSource("math-ai/amc23", problem="question")),
-        Benchmark("gsm8k", HubSource("openai/gsm8k", subset="main", problem="question")),
+        Benchmark("aime24", _hub("math-ai/aime24", answer_column="solution")),
+        Benchmark("aime25", _hub("math-ai/aime25")),
+        Benchmark("amc23", _hub("math-ai/amc23", prompt_column="question")),
+        Benchmark("gsm8k", _hub("openai/gsm8k", subset="main", prompt_column="question")),
         Benchmark("knights_knaves", None, "knights_knaves", ROLES),
     )
 }
@@ -92,7 +94,7 @@ def verifiers_of(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({find_benchmark(name).verifier for name in names}))
 
 
-def benchmark_rows(benchmark: Benchmark, data_dir: str | None, limit: int | None) -> list[Row]:
+def benchmark_rows(benchmark: Benchmark, data_dir: str | None, limit: int | None) -> list[TextRow]:
     """Return a benchmark's rows, at most `limit` from the top, with columns prompt and answer.
 
     Args:
@@ -128,30 +130,27 @@ def _file_rows(path: Path, limit: int | None) -> list[tuple[int, Mapping[str, An
 
 
 def _hub_rows(benchmark: Benchmark, limit: int | None) -> list[tuple[int, Mapping[str, Any]]]:
-    hub = benchmark.hub
-    if hub is None:
+    source = benchmark.hub
+    if source is None or source.dataset is None:
         raise DataError(
             f"{benchmark.name} is not on the hub; give the folder with {benchmark.name}/test.jsonl "
             f"as --data-dir (evaluation.data_dir, {DATA_DIR_VARIABLE})"
         )
-    from datasets import load_dataset  # slow to import, and only the hub needs it
-
     try:
-        rows = load_dataset(hub.dataset, hub.subset, split=hub.split)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = first_line(error)
+        table = load_table(source.dataset)
+    except DataError as error:
         raise DataError(
-            f"the hub did not give {hub.dataset} for {benchmark.name}: {reason}; give the folder "
-            f"with {benchmark.name}/test.jsonl as --data-dir ({DATA_DIR_VARIABLE})"
+            f"{error}; or give the folder with {benchmark.name}/test.jsonl as --data-dir "
+            f"({DATA_DIR_VARIABLE})"
         ) from None
-    names = {hub.problem: "problem", hub.answer: "answer"}
+    names = {source.prompt_column: "problem", source.answer_column: "answer"}
     return [
         (i, {"id": str(i), **{names.get(key, key): value for key, value in row.items()}})
-        for i, row in enumerate(rows.select(range(min(len(rows), limit or len(rows)))), start=1)
+        for i, row in enumerate(islice(table, limit), start=1)
     ]
 
 
-def _row(benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any]) -> Row:
+def _row(benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any]) -> TextRow:
     answer = values.get("answer")
     if isinstance(answer, list):  # OlympiadBench on the hub
         answer = ", ".join(map(str, answer))
@@ -167,7 +166,7 @@ def _row(benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any
         gold = gold[len("\\boxed{") : -1]
     columns, details = {"prompt": str(values["problem"]), "answer": gold}, _details(values)
     identity = str(values.get("id", number))
-    return Row(place, identity, columns, json.dumps(details) if details else "")
+    return TextRow(place, identity, columns, json.dumps(details) if details else "")
 
 
 def _details(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,13 +179,3 @@ def _details(values: Mapping[str, Any]) -> dict[str, Any]:
         with suppress(ValueError):  # OlympiadBench on the hub also has "1e-1,1e-2" for two answers
             details["tolerance"] = float(str(tolerance))
     return details
-
-
-def check_benchmarks(names: Sequence[str]) -> None:
-    """Refuse unknown names.
-
-    Raises:
-        ConfigError: The first of them, with all there are.
-    """
-    for name in names:
-        find_benchmark(name)

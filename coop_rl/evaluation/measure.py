@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
+from statistics import fmean
 
 from coop_rl.config.schema import ServingConfig
 from coop_rl.evaluation.estimators import is_majority_correct
-from coop_rl.evaluation.responses import ResponseFile
-from coop_rl.evaluation.result import EvaluationResult, mean
+from coop_rl.evaluation.responses import response_file
+from coop_rl.evaluation.result import EvaluationResult
 from coop_rl.evaluation.sets import EvaluationSet
 from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.types import PolicyVersion, Prompt, SamplingSettings, ScoredGroup
@@ -17,7 +17,7 @@ Generate = Callable[[Sequence[Prompt], SamplingSettings, PolicyVersion], Sequenc
 EVALUATION_SEED = 1_000_003_000_001
 """Sampling seed of every evaluation, far from those of training steps: the same random numbers
 before and after, so the paired difference has less noise."""
-QUEUE_DEPTH = 8
+RESPONSES_PER_PLACE = 8
 """Responses asked for at once, per place of the engines: deep enough that they are rarely idle, and
 a failure loses no more than this."""
 
@@ -44,16 +44,15 @@ def measure(
         RunError: An actor is lost, or the file cannot be written.
     """
     started = time.monotonic()
-    n, kept = config.evaluation.num_samples, ResponseFile(responses) if responses else nullcontext()
-    with kept as file:
+    n = config.evaluation.num_samples
+    with response_file(responses) as append:
 
         def run(num_samples: int, temperature: float, kind: str) -> list[ScoredGroup]:
             groups: list[ScoredGroup] = []
             sampling = _sampling(config, num_samples, temperature)
             for prompts in _chunks(config, chosen.prompts, num_samples):
                 done = generate(prompts, sampling, version)
-                if file:
-                    file.append(done, kind)
+                append(done, kind)
                 groups += done
             return groups
 
@@ -87,9 +86,9 @@ def _result(
         ),
         num_samples=config.evaluation.num_samples,
         pass_ks=config.evaluation.pass_ks,
-        truncated=mean([rollout.is_truncated for rollout in rollouts]),
-        format=mean([reward.has_format for reward in rewards]),
-        unscored=mean([reward.status != "scored" for reward in rewards]),
+        truncated=fmean([rollout.is_truncated for rollout in rollouts]),
+        format=fmean([reward.has_format for reward in rewards]),
+        unscored=fmean([reward.status != "scored" for reward in rewards]),
         length_mean=num_tokens / len(rollouts),
         num_tokens=num_tokens,
         seconds=seconds,
@@ -107,6 +106,6 @@ def _chunks(
     config: ServingConfig, prompts: Sequence[Prompt], num_samples: int
 ) -> Iterator[Sequence[Prompt]]:
     places = config.rollout.num_actors * sequences_at_once(config)
-    size = max(1, QUEUE_DEPTH * places // num_samples)
+    size = max(1, RESPONSES_PER_PLACE * places // num_samples)
     for start in range(0, len(prompts), size):
         yield prompts[start : start + size]

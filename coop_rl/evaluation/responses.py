@@ -1,67 +1,56 @@
-"""Every response of an evaluation with its verdict, as JSONL that is whole or marked as partial."""
+"""Every response of an evaluation with its verdict, as JSONL; `measure` writes it.
+
+append, append, ... -> <path>.part, on the disk after each -> <path>, when the evaluation is done
+"""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from coop_rl.errors import RunError
 from coop_rl.types import ScoredGroup
 
 PARTIAL = ".part"
+Append = Callable[[Sequence[ScoredGroup], str], None]
+"""Writes the responses of groups; the text says how they were sampled, greedy or sampled."""
 
 
-class ResponseFile:
-    """Rows are on disk after each `append`; the file gets its name when the evaluation is done."""
+@contextmanager
+def response_file(path: Path | None) -> Iterator[Append]:
+    """Yield what writes the rows; None: they go nowhere. A failure leaves the partial file.
 
-    def __init__(self, path: Path) -> None:
-        """Write to `path`; until the end to `<path>.part`.
+    Raises:
+        RunError: It cannot be written.
+    """
+    if path is None:
+        yield lambda _groups, _kind: None
+        return
+    partial = path.with_name(path.name + PARTIAL)
+    with _naming(partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = partial.open("w", encoding="utf-8", errors="replace")
 
-        Raises:
-            RunError: It cannot be written.
-        """
-        self._path = path
-        self._partial = path.with_name(path.name + PARTIAL)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial.open("w", encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise self._failure(error) from None
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _t: TracebackType | None,
-    ) -> None:
-        """Give the file its name, or leave the partial one where the evaluation failed."""
-        self._file.close()
-        if kind is None:
-            self._partial.replace(self._path)
-
-    def append(self, groups: Sequence[ScoredGroup], kind: str) -> None:
-        """Write the responses of `groups`; `kind` is greedy or sampled.
-
-        Raises:
-            RunError: It cannot be written.
-        """
-        try:
+    def append(groups: Sequence[ScoredGroup], kind: str) -> None:
+        with _naming(partial):
             for group in groups:
                 for row in _rows(group, kind):
-                    self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._failure(error) from None
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
-    def _failure(self, error: OSError) -> RunError:
-        return RunError(f"cannot write {self._partial}: {error.strerror}; free space there")
+    with file:
+        yield append
+    partial.replace(path)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; free space there") from None
 
 
 def _rows(group: ScoredGroup, kind: str) -> list[dict[str, object]]:

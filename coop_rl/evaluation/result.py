@@ -1,7 +1,6 @@
-"""What an evaluation found: figures, files, and the comparison of two."""
+"""What an evaluation found: figures, files, and the comparison of two; `measure` makes it."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from coop_rl.evaluation.estimators import (
     wilson_interval,
 )
 from coop_rl.files import write_text
+from coop_rl.metric_names import evaluation_name
 
 SHARES = ("format", "truncated", "unscored")
 """Figures that are shares of all responses."""
@@ -49,7 +49,7 @@ class EvaluationResult:
     num_tokens: int
     """Response tokens in all."""
     seconds: float
-    """From the first prompt sent to the last verdict."""
+    """Time from the first prompt sent to the last verdict."""
 
     @property
     def pass_at_1(self) -> Estimate:
@@ -92,7 +92,7 @@ class EvaluationResult:
                 f"{key}_low": estimate.low,
                 f"{key}_high": estimate.high,
             }
-        return {f"eval/{self.name}/{key}": value for key, value in figures.items()}
+        return {evaluation_name(self.name, key): value for key, value in figures.items()}
 
     def write(self, path: Path, about: dict[str, Any] | None = None) -> None:
         """Write it as JSON, whole or not at all, with its figures and what `about` adds.
@@ -157,8 +157,3 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         write_text(path, json.dumps(values, indent=1) + "\n")
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; free space there") from None
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean of at least one value."""
-    return sum(values) / len(values)

@@ -17,7 +17,6 @@ from coop_rl.errors import ConfigError
 from coop_rl.evaluation.benchmarks import (
     BENCHMARKS,
     benchmark_rows,
-    check_benchmarks,
     find_benchmark,
 )
 from coop_rl.types import Prompt
@@ -64,7 +63,8 @@ def serving_sets(config: ServingConfig) -> list[EvaluationSet]:
             f"there is nothing to evaluate on; give --benchmark ({', '.join(BENCHMARKS)}), or "
             "--data FILE.jsonl"
         )
-    check_benchmarks(section.benchmarks)
+    for name in section.benchmarks:
+        find_benchmark(name)  # an unknown one is refused before the model is read
     facts, tokenizer = read_model_facts(config.model), load_tokenizer(config.model.path)
     held_out = load_held_out(config, tokenizer, facts)
     sets = [EvaluationSet(section.name, held_out)] if section.data else []

@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from coop_rl.algorithm.packing import layout_of
 from coop_rl.config import RunConfig
-from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_adapter
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
@@ -120,7 +119,7 @@ class LearnerRank:
 
         config, timeout_s = self._config, self._config.sync.timeout_s
         policy, adapter = build_policy(config)
-        reference = build_reference(config) if rl_settings(config.method).kl.weight > 0 else None
+        reference = build_reference(config) if config.method.rl_settings.kl.weight > 0 else None
         name = f"learner {self._branch}"
         init_world(
             host,
@@ -160,7 +159,7 @@ def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
         causal_lm,
         temperature=config.rollout.temperature,
         logits_chunk=_logits_chunk(config, causal_lm),
-        has_entropy_gradient=rl_settings(config.method).entropy_weight > 0,
+        has_entropy_gradient=config.method.rl_settings.entropy_weight > 0,
     )
     return policy, adapter
 

@@ -1,11 +1,11 @@
-"""One rank of a learner group; `joint` and `rl_only` are this class.
+"""One rank of a learner group; `joint` and `shadow` are this class.
 
     BranchBatch, Objective --compute--> gradients of theta and w --[re-sync]--> step --> StepResult
 
 One step (docs/algorithm.md section 3), on every rank at the same time:
     RL backward passes, unweighted        -> h_w^RL read, theta's gradient scaled by lambda
     SFT backward passes, weighted 1-lambda -> h_w^SFT read, fused theta-gradient complete
-    re-sync steps only: `rl_only` becomes theta_k, with the h_theta^RL that `joint` took there
+    re-sync steps only: `shadow` becomes theta_k, with the h_theta^RL that `joint` took there
     optimiser step; further minibatches follow in the same way, for theta alone
 The RL passes are unweighted so that both branches run bit for bit the same arithmetic on h_w^RL:
 the bracket is exactly zero where theta-hat = theta, whatever lambda is. Where theta's RL loss is
@@ -23,6 +23,7 @@ import torch
 
 from coop_rl.errors import VersionError
 from coop_rl.learner.engine import MASTER, NUM_STEPS, StepStats, TrainingEngine, state_layout
+from coop_rl.learner.groups import GUIDANCE_GROUP, RESYNC_GROUP
 from coop_rl.learner.lookahead import Lookahead
 from coop_rl.learner.passes import (
     Passes,
@@ -32,8 +33,6 @@ from coop_rl.learner.passes import (
     score_rows,
 )
 from coop_rl.learner.peers import (
-    GUIDANCE_GROUP,
-    RESYNC_GROUP,
     BroadcastGroup,
     receive_adapter,
     receive_state,
@@ -110,7 +109,7 @@ class Learner:
         Args:
             step: k, for the rate and the cadence of statistics.
             batch: The step's data of all ranks.
-            objective: The loss; RL alone for `rl_only`.
+            objective: The loss; RL alone for `shadow`.
         """
         began = time.perf_counter()
         self._passes.counter = TokenCounter()
@@ -121,7 +120,7 @@ class Learner:
             is_first = index == 0
             bracket = batch.bracket if is_first else None
             taken.append(self.compute(step, minibatch, objective, bracket, has_w=is_first))
-            if is_first and objective.resync_shadow and self.branch == "rl_only":
+            if is_first and objective.resync_shadow and self.branch == "shadow":
                 self._resync(batch)
             with self._moments_at_hand():
                 updates.append(self._update(step, objective))

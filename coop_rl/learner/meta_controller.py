@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 
-from coop_rl.algorithm.guidance import BracketStats, adapter_gradient
+from coop_rl.algorithm.bracket import BracketStats, adapter_gradient
 from coop_rl.algorithm.schedules import rate_factor
 from coop_rl.config import RunConfig
+from coop_rl.config.sizes import mix_and_penalty
 from coop_rl.errors import VersionError
-from coop_rl.learner.peers import GUIDANCE_GROUP, BroadcastGroup, send_adapter
+from coop_rl.learner.groups import GUIDANCE_GROUP
+from coop_rl.learner.peers import BroadcastGroup, send_adapter
 from coop_rl.learner.scalar_guidance import ScalarGuidance
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.models.adapter import Adapter, Shapes
@@ -58,7 +60,7 @@ class MetaController:
         self._section = config.adapter
         self._num_steps = config.run.num_steps
         self._w_objective = config.meta.w_objective
-        self._penalty = config.penalty
+        _, self._penalty = mix_and_penalty(config)
         self._scalars = ScalarGuidance(config, sources)
         # Direction of the control `random`; apart from w's start, which uses the seed itself.
         self._generator = torch.Generator().manual_seed(config.run.seed + 1)
@@ -181,7 +183,7 @@ class MetaController:
     def _check_versions(self, joint: AdapterGradients, shadow: AdapterGradients | None) -> None:
         if shadow is not None and shadow.version != joint.version:
             raise VersionError(
-                f"gradients of joint at {joint.version} and of rl_only at {shadow.version} "
+                f"gradients of joint at {joint.version} and of the shadow at {shadow.version} "
                 "cannot be subtracted"
             )
         if joint.version.adapter != self.version:

@@ -8,7 +8,7 @@ tells for all models: so a few tokens are scored both ways.
 import torch
 from transformers import PreTrainedModel
 
-from coop_rl.algorithm.lanes import Layout, Row, Tree, grow_trees, lay_out
+from coop_rl.algorithm.lanes import BatchRow, Layout, Tree, grow_trees, lay_out
 from coop_rl.errors import ModelError
 from coop_rl.learner.engine import TrainingEngine
 
@@ -50,7 +50,7 @@ def check_packing(engine: TrainingEngine, layout: Layout, dtype: torch.dtype) ->
     if layout == "padded":
         return
     pairs = [(prompt, response) for prompt in PROMPTS for response in RESPONSES]
-    rows = [Row(i, prompt, response) for i, (prompt, response) in enumerate(pairs)]
+    rows = [BatchRow(i, prompt, response) for i, (prompt, response) in enumerate(pairs)]
     packed = grow_trees(rows, longest=1024 if layout == "trees" else 0)
     together = engine(lay_out([packed]).grid).log_prob_T
     order = [row for tree in packed for row in tree.rows]

@@ -18,9 +18,9 @@ from coop_rl.algorithm.estimators.base import (
     sum_by_row,
 )
 from coop_rl.algorithm.kl import kl_loss, kl_per_token
-from coop_rl.algorithm.lanes import Row, Tree, lay_out
+from coop_rl.algorithm.lanes import BatchRow, Tree, lay_out
 from coop_rl.algorithm.losses import demonstration_loss, sequence_log_ratio, sft_loss
-from coop_rl.config.method import KlSettings, ReweightedRl
+from coop_rl.config.estimators import KlSettings, ReweightedRl
 from coop_rl.learner.engine import TrainingEngine
 from coop_rl.learner.statistics import StepSums
 from coop_rl.models import TokenScores
@@ -243,7 +243,7 @@ def _share(terms: Sequence[DemonstrationTerm]) -> float:
 def score_rows(engine: TrainingEngine, rows: Iterable[TokenRow]) -> Iterator[TokenScores]:
     """Yield the scores of each row's response, one row at a time."""
     for prompt_ids, response_ids in rows:
-        yield engine(lay_out([[Tree((Row(0, prompt_ids, response_ids),))]]).grid)
+        yield engine(lay_out([[Tree((BatchRow(0, prompt_ids, response_ids),))]]).grid)
 
 
 def demonstration_fit(rows: Iterable[TokenScores]) -> DemonstrationFit:

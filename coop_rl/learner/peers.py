@@ -1,4 +1,4 @@
-"""Messages between the meta-controller, `joint` and `rl_only`, in groups that link their worlds.
+"""Messages between the meta-controller, `joint` and `shadow`, in groups that link their worlds.
 
 Each message is a header and then tensors, all broadcast from rank 0 of the group through host
 memory.
@@ -12,10 +12,6 @@ from coop_rl.errors import VersionError
 from coop_rl.learner.engine import TrainingEngine
 from coop_rl.tracing.trace import span
 
-GUIDANCE_GROUP = "guidance"
-"""Meta-controller (rank 0) to every learner rank: w."""
-RESYNC_GROUP = "resync"
-"""A rank of `joint` (rank 0) to that of `rl_only`: its part of theta, moments and gradient."""
 SOURCE = 0
 
 

@@ -22,6 +22,7 @@ from coop_rl.algorithm.lookahead import (
     source_weights,
 )
 from coop_rl.config import RunConfig
+from coop_rl.config.sizes import mix_and_penalty
 from coop_rl.types import Guidance, StepResult
 
 BETAS = (0.9, 0.99)
@@ -80,7 +81,7 @@ class ScalarGuidance:
         """Start at method.mix and at equal weights of `sources`."""
         self._section = config.meta
         self._kinds = config.meta.guidance
-        mix = config.mix
+        mix, _ = mix_and_penalty(config)
         if "mix" in self._kinds:
             mix = min(max(mix, self._section.mix_min), self._section.mix_max)
         self._mix = ScalarAdam([MIX], self._section.mix_lr)

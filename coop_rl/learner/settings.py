@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from coop_rl.algorithm.methods import build_method
 from coop_rl.algorithm.schedules import rate_factor
 from coop_rl.config import RunConfig
-from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import learns_by_lookahead
 from coop_rl.learner.passes import LossSettings
 from coop_rl.types import Branch
@@ -37,10 +36,10 @@ class LearnerSettings:
     @classmethod
     def from_config(cls, config: RunConfig) -> "LearnerSettings":
         """Take the sections `learner`, `method`, `meta` and `shadow`."""
-        section, rl = config.learner, rl_settings(config.method)
+        section, rl = config.learner, config.method.rl_settings
         away: dict[Branch, bool] = {
             "joint": section.offload,
-            "rl_only": section.offload or config.shadow.offload,
+            "shadow": section.offload or config.shadow.offload,
         }
         loss = LossSettings(
             estimator=build_method(config).estimator,

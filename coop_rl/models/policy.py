@@ -70,14 +70,14 @@ class PolicyModel(nn.Module):
         token_ids_KL: torch.Tensor,
         position_ids_KL: torch.Tensor | None,
         sequence_KL: torch.Tensor | None,
-        branch_KL: torch.Tensor | None,
+        response_KL: torch.Tensor | None,
         source_T: torch.Tensor,
         target_T: torch.Tensor,
     ) -> TokenScores:
         """Return log pi and entropy of the scored tokens; the arguments are those of TokenGrid."""
         hidden_KLH = self.causal_lm.get_decoder()(
             input_ids=token_ids_KL,
-            attention_mask=self._mask(sequence_KL, branch_KL),
+            attention_mask=self._mask(sequence_KL, response_KL),
             position_ids=position_ids_KL,
             use_cache=False,
         ).last_hidden_state
@@ -85,13 +85,13 @@ class PolicyModel(nn.Module):
         return scores
 
     def _mask(
-        self, sequence_KL: torch.Tensor | None, branch_KL: torch.Tensor | None
+        self, sequence_KL: torch.Tensor | None, response_KL: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Return who sees whom, [K, 1, L, L], as the model's attention wants it."""
         attention = self.causal_lm.config._attn_implementation
-        if sequence_KL is None or branch_KL is None or attention == "flash_attention_2":
+        if sequence_KL is None or response_KL is None or attention == "flash_attention_2":
             return None
-        is_visible_KLL = visible(sequence_KL, branch_KL)
+        is_visible_KLL = visible(sequence_KL, response_KL)
         if attention == "sdpa":
             return is_visible_KLL[:, None]
         dtype = self.causal_lm.dtype
@@ -99,15 +99,16 @@ class PolicyModel(nn.Module):
         return blocked.masked_fill(~is_visible_KLL[:, None], torch.finfo(dtype).min)
 
 
-def visible(sequence_KL: torch.Tensor, branch_KL: torch.Tensor) -> torch.Tensor:
+def visible(sequence_KL: torch.Tensor, response_KL: torch.Tensor) -> torch.Tensor:
     """Return bool [K, L, L]: whether the token in the second place sees the one in the third.
 
-    A token sees those before it, and itself, of its own sequence, if they are in branch 0 or in its
-    own branch. Padding is a sequence too: a token that sees nothing would make NaN.
+    A token sees itself and those before it in its own sequence that belong to the prompt (response
+    0) or to its own response. Padding is a sequence too: a token that sees nothing would make NaN.
     """
     length = sequence_KL.size(1)
     is_same_KLL = sequence_KL[:, :, None] == sequence_KL[:, None, :]
-    is_own_KLL = (branch_KL[:, None, :] == 0) | (branch_KL[:, :, None] == branch_KL[:, None, :])
+    is_own_KLL = response_KL[:, :, None] == response_KL[:, None, :]
+    is_own_KLL |= response_KL[:, None, :] == 0
     is_before_LL = torch.ones(length, length, dtype=torch.bool, device=sequence_KL.device).tril()
     return is_same_KLL & is_own_KLL & is_before_LL
 

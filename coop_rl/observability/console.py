@@ -1,27 +1,25 @@
-"""What a run shows in the terminal; the only module that prints.
+"""What a training run shows in the terminal; `observer` and `commands.train` call it.
 
-On a terminal: coloured lines above a progress bar. Into a file or pipe: the same lines, plain, one
-a step. What models wrote is never interpreted: no markup, no control characters.
+One line a step. What models wrote is never interpreted: no markup, no control characters.
 """
 
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from coop_rl.config import DerivedSizes, RunConfig
-from coop_rl.config.sizes import weight_backend, zero_stage
+from coop_rl.config.sizes import mix_and_penalty, weight_backend, zero_stage
 from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison
+from coop_rl.metric_names import DEVICE_SECONDS, LEDGER, REWARD, STEP_SECONDS
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
-from coop_rl.observability.profile import Row, table
+from coop_rl.observability.profile import TimeSpent, table
+from coop_rl.observability.terminal import Terminal
 from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.types import Reward
 
@@ -29,12 +27,11 @@ if TYPE_CHECKING:  # imports torch, which takes longer than all that is checked 
     from coop_rl.observability.metrics import Metrics
 
 NOT_AVAILABLE = "n/a"
-SPENT_PREFIXES = ("ledger/", "time/device_s/")
-SAMPLE_WIDTH = 160
+SAMPLE_CHARACTERS = 160
 """Characters of a prompt or response that a sample line shows."""
 
 
-def clean(text: str, width: int = SAMPLE_WIDTH) -> str:
+def clean(text: str, width: int = SAMPLE_CHARACTERS) -> str:
     """Return text that is safe to print on one line: line breaks shown, control characters gone."""
     shown = text.replace("\r\n", "\n").replace("\n", "⏎")
     # Cc and Cf hold escape sequences, NUL, and the marks that turn the writing direction around.
@@ -44,14 +41,12 @@ def clean(text: str, width: int = SAMPLE_WIDTH) -> str:
     return safe if len(safe) <= width else safe[: width - 1] + "…"
 
 
-class RunConsole:
+class RunConsole(Terminal):
     """Prints a run's plan, milestones, steps and summary."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Print to stdout, or to `console`."""
-        self._console = console or Console(highlight=False)
-        self._started = monotonic()
-        self._progress: Progress | None = None
+        super().__init__(console)
         self._num_steps = 0
         self._steps_done: list[float] = []
         self._spent: dict[str, float] = {}
@@ -69,60 +64,47 @@ class RunConsole:
             table.add_row(name, value, origin)
         self._console.print(table)
         if resume_from:
-            self._line(f"resumes from {resume_from}")
-        self._line(f"run directory {path}")
+            self.line(f"resumes from {resume_from}")
+        self.line(f"run directory {path}")
 
     def dropped(self, sources: Sequence[Dropped]) -> None:
         """Print what was left out of the data, and why; nothing where nothing was."""
         for source in sources:
             if source.total:
                 share = source.total / source.num_rows
-                self._line(
+                self.line(
                     f"{source.origin}: {source.total:,} of {source.num_rows:,} rows left out "
                     f"({share:.1%})"
                 )
             for kind, count, message in source.kinds:
-                self._line(f"  {count:,} x {kind}; the first: {clean(message)}", "dim")
+                self.line(f"  {count:,} x {kind}; the first: {clean(message)}", "dim")
 
     def notes(self, lines: Sequence[str]) -> None:
         """Print lines about the run."""
         for line in lines:
-            self._line(line)
-
-    def milestone(self, text: str) -> None:
-        """Print a line about start-up, with the seconds since this object was made."""
-        self._line(f"{monotonic() - self._started:6.1f} s  {text}", "dim")
+            self.line(line)
 
     def begin(self, first_step: int, num_steps: int) -> None:
         """Start counting steps; on a terminal, show the progress bar."""
         self._num_steps = num_steps
-        self._first_step = first_step
-        if self._console.is_terminal:
-            columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._progress = Progress(
-                *columns,
-                console=self._console,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._task = self._progress.add_task("step", total=num_steps, completed=first_step)
-            self._progress.start()
+        self._show_bar("step", num_steps, first_step)
 
     def step(self, metrics: "Metrics") -> None:
         """Print one step."""
         step = int(metrics["step"] or 0)
-        duration_s = metrics.get("time/step_s") or 0.0
+        duration_s = metrics.get(STEP_SECONDS) or 0.0
         self._steps_done.append(duration_s)
         self._count(metrics)
-        self._spent = {k: v or 0.0 for k, v in metrics.items() if k.startswith(SPENT_PREFIXES)}
+        self._spent = {
+            k: v or 0.0 for k, v in metrics.items() if k.startswith((LEDGER, DEVICE_SECONDS))
+        }
         done = step + 1
         mean_s = sum(self._steps_done) / len(self._steps_done)
         remaining = max(0, self._num_steps - done) * mean_s
         generated = metrics.get("tokens/generated") or 0.0
         parts = [
             f"step {done:>{len(str(self._num_steps))}}/{self._num_steps}",
-            f"reward {_number(metrics.get('reward/mean'), '.3f')}",
+            f"reward {_number(metrics.get(REWARD), '.3f')}",
             f"accuracy {_number(metrics.get('reward/accuracy'), '.3f')}",
             f"gain {_gain(metrics)}",
             f"sft loss {_number(metrics.get('loss/sft'), '.3f')}",
@@ -130,25 +112,24 @@ class RunConsole:
             f"{duration_s:.1f} s",
             f"remaining {_duration(remaining)}",
         ]
-        self._line("  ".join(parts))
-        if self._progress:
-            self._progress.update(self._task, completed=done)
+        self.line("  ".join(parts))
+        self._move_bar(done)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print what an evaluation found."""
-        self._line(f"evaluated after {step} steps: {show_metrics(metrics)}", "bold")
+        self.line(f"evaluated after {step} steps: {show_metrics(metrics)}", "bold")
 
-    def profile(self, rows: Sequence[Row], steps: str, folder: Path) -> None:
+    def profile(self, rows: Sequence[TimeSpent], steps: str, folder: Path) -> None:
         """Print where the seconds of the profiled steps went."""
         self._console.print(table(rows, f"where the seconds went, {steps}"))
-        self._line(f"trace for ui.perfetto.dev: {folder / 'trace.json'}")
+        self.line(f"trace for ui.perfetto.dev: {folder / 'trace.json'}")
 
     def sample(self, prompt: str, response: str, reward: Reward) -> None:
         """Print one response of the model."""
         verdict = "right" if reward.is_correct else "wrong"
         if reward.status != "scored":
             verdict = reward.status
-        self._line(f"sample  {clean(prompt)}  ->  {clean(response)}  ({verdict})", "dim")
+        self.line(f"sample  {clean(prompt)}  ->  {clean(response)}  ({verdict})", "dim")
 
     def summary(self, path: Path, comparisons: Sequence[Comparison], duration_s: float) -> None:
         """Print before against after, and what the run did."""
@@ -157,20 +138,14 @@ class RunConsole:
             self._console.print(comparison_table(comparison))
         totals = self._totals
         if self._spent:
-            self._line(_spent(self._spent))
-        self._line(
+            self.line(_spent(self._spent))
+        self.line(
             f"{len(self._steps_done)} steps in {_duration(duration_s)}; "
             f"{totals['tokens']:,.0f} tokens generated; "
             f"updates of theta: {totals['applied']:.0f} applied, {totals['skipped']:.0f} skipped; "
             f"of w: {totals['w_applied']:.0f} applied, {totals['w_skipped']:.0f} skipped"
         )
-        self._line(f"run directory {path}")
-
-    def close(self) -> None:
-        """Take the progress bar away; lines stay."""
-        if self._progress:
-            self._progress.stop()
-            self._progress = None
+        self.line(f"run directory {path}")
 
     def _count(self, metrics: "Metrics") -> None:
         self._totals["tokens"] += metrics.get("tokens/generated") or 0.0
@@ -178,10 +153,6 @@ class RunConsole:
             value = metrics.get(metric)
             if value is not None:
                 self._totals[prefix + ("skipped" if value else "applied")] += 1
-
-    def _line(self, text: str, style: str = "") -> None:
-        # soft_wrap: a line of a log must stay one line, however wide.
-        self._console.print(Text(text, style=style), soft_wrap=True)
 
 
 def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, str]]:
@@ -222,8 +193,8 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
         ("sequences at once per actor", f"{sequences_at_once(config):,}", "rollout.max_num_seqs"),
         ("weight sync", weight_backend(config), f"sync.backend {config.sync.backend}"),
     ]
-    if config.method.kind == "bridge":
-        share = f"{config.mix:g} / {config.penalty:g}"
+    if config.method.is_guided:
+        share = " / ".join(f"{value:g}" for value in mix_and_penalty(config))
         rows.append(("mix / penalty", share, "share of RL in theta's, of bracket in w's step"))
         rows.append(("guidance", ", ".join(config.meta.guidance), "what is tuned beside theta"))
     for role, cpus in sizes.cpus.items():
@@ -245,14 +216,14 @@ def _gain(metrics: "Metrics") -> str:
 
 def _spent(totals: Mapping[str, float]) -> str:
     """Return the ledger in a line, the steps before a resume included."""
-    tokens = {k: totals[f"ledger/tokens_{k}"] for k in ("generated", "rl", "sft", "shadow")}
-    device_s = sum(value for name, value in totals.items() if name.startswith("time/"))
+    tokens = {k: totals[f"{LEDGER}tokens_{k}"] for k in ("generated", "rl", "sft", "shadow")}
+    device_s = sum(value for name, value in totals.items() if name.startswith(DEVICE_SECONDS))
     return (
         f"spent: {tokens['generated']:,.0f} tokens generated; trained {tokens['rl']:,.0f} rl, "
         f"{tokens['sft']:,.0f} sft, {tokens['shadow']:,.0f} shadow; "
-        f"{totals['ledger/updates']:,.0f} optimiser steps; "
-        f"{totals['ledger/demonstrations']:,.0f} demonstrations; "
-        f"{totals['ledger/flops']:.2g} FLOP; {device_s:,.0f} device-seconds"
+        f"{totals[LEDGER + 'updates']:,.0f} optimiser steps; "
+        f"{totals[LEDGER + 'demonstrations']:,.0f} demonstrations; "
+        f"{totals[LEDGER + 'flops']:.2g} FLOP; {device_s:,.0f} device-seconds"
     )
 
 

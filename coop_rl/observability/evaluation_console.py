@@ -1,62 +1,46 @@
-"""What an evaluation shows in the terminal: progress while it works, then tables."""
+"""What `coop-rl evaluate` shows in the terminal: progress while it works, then tables."""
 
 from collections.abc import Mapping, Sequence
 from time import monotonic
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from coop_rl.evaluation.estimators import Estimate
 from coop_rl.evaluation.result import Comparison, EvaluationResult
+from coop_rl.metric_names import EVALUATION
+from coop_rl.observability.terminal import Terminal
 
-FILE_WIDTH = 120
+FILE_COLUMNS = 120
 """Columns of what goes into a file or pipe."""
-ENDLESS = 10_000
+ENDLESS_COLUMNS = 10_000
 LINE_EVERY_S = 30.0
 """Into a file or pipe: seconds between lines of progress."""
 
 
-class EvaluationConsole:
+class EvaluationConsole(Terminal):
     """Prints milestones, progress and tables of `coop-rl evaluate`."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Print to stdout, or to `console`."""
-        self._console = console or Console(highlight=False)
+        super().__init__(console)
         if console is None and not self._console.is_terminal:
-            self._console.width = FILE_WIDTH
-        self._started = self._last_line = monotonic()
-        self._progress: Progress | None = None
+            self._console.width = FILE_COLUMNS
+        self._last_line = monotonic()
         self._name, self._done, self._total = "", 0, 0
-
-    def milestone(self, text: str) -> None:
-        """Print a line, with the seconds since this object was made."""
-        seconds = monotonic() - self._started
-        self._console.print(Text(f"{seconds:6.1f} s  {text}", style="dim"), soft_wrap=True)
 
     def begin(self, name: str, total: int) -> None:
         """Start counting the `total` prompts of a set (each is asked greedy and sampled)."""
         self._name, self._done, self._total = name, 0, total
         self._last_line = monotonic()
-        if self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-            )
-            self._progress = Progress(*columns, console=self._console, transient=True)
-            self._task = self._progress.add_task(name, total=total)
-            self._progress.start()
+        self._show_bar(name, total)
 
     def advance(self) -> None:
         """Count one prompt."""
         self._done += 1
-        if self._progress:
-            self._progress.update(self._task, completed=self._done)
-        elif monotonic() - self._last_line > LINE_EVERY_S:
+        self._move_bar(self._done)
+        if not self._progress and monotonic() - self._last_line > LINE_EVERY_S:
             self._last_line = monotonic()
             self.milestone(f"{self._name}  {self._done}/{self._total} prompts")
 
@@ -68,16 +52,10 @@ class EvaluationConsole:
             f"{result.seconds:.1f} s, {result.num_tokens / max(result.seconds, 1e-9):,.0f} tokens/s"
         )
 
-    def close(self) -> None:
-        """Take the progress bar away; lines stay."""
-        if self._progress:
-            self._progress.stop()
-            self._progress = None
-
     def table(self, name: str, results: Sequence[EvaluationResult]) -> None:
         """Print a model's figures on all sets: a row each, or a block where that is too wide."""
         table = results_table(name, results)
-        unbounded = self._console.options.update(max_width=ENDLESS)
+        unbounded = self._console.options.update(max_width=ENDLESS_COLUMNS)
         if self._console.measure(table, options=unbounded).maximum > self._console.width:
             table = results_list(name, results)
         self._console.print(table)
@@ -91,10 +69,6 @@ class EvaluationConsole:
             self._console.print(comparison_table(comparison, titles))
         for name in skipped:
             self.milestone(f"{name}: not compared, the two were measured on different items")
-
-    def line(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(Text(text), soft_wrap=True)
 
 
 def results_table(name: str, results: Sequence[EvaluationResult]) -> Table:
@@ -117,7 +91,7 @@ def results_table(name: str, results: Sequence[EvaluationResult]) -> Table:
 
 
 def results_list(name: str, results: Sequence[EvaluationResult]) -> Table:
-    """Return the same with one row per set and figure, for narrow terminals."""
+    """Return the results with one row per set and figure, for narrow terminals."""
     table = Table(title=f"{name}, 95 % intervals", title_justify="left", box=SIMPLE_HEAD)
     for column in ("set", "figure", "value"):
         table.add_column(column)
@@ -170,7 +144,7 @@ def show_metrics(metrics: Mapping[str, float]) -> str:
     for name, value in metrics.items():
         if f"{name}_low" in metrics:
             estimate = Estimate(value, metrics[f"{name}_low"], metrics[f"{name}_high"])
-            parts.append(f"{name.removeprefix('eval/')} {show_estimate(estimate)}")
+            parts.append(f"{name.removeprefix(EVALUATION)} {show_estimate(estimate)}")
         elif name.endswith(("/nll", "/audit")):
-            parts.append(f"{name.removeprefix('eval/')} {value:.4f}")
+            parts.append(f"{name.removeprefix(EVALUATION)} {value:.4f}")
     return ", ".join(parts)

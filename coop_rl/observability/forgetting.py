@@ -11,18 +11,13 @@ run feeds the rows it kept.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import accumulate
 
-import numpy as np
-from numpy.typing import NDArray
-
+from coop_rl.metric_names import REWARD, VALIDATION_NLL, VALIDATION_TOKEN_ACCURACY
 from coop_rl.observability.metrics import Metrics
 
-WINDOW = 5
-"""Steps of the running mean of the reward."""
-NUM_DRAWS = 400
-"""Curves of noise that a dip is held against."""
-NLL, TOKEN_ACCURACY = "eval/demonstrations/nll", "eval/demonstrations/token_accuracy"
+WINDOW_STEPS = 5
+"""Steps that the running mean of the reward is taken over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,59 +25,13 @@ class Dip:
     """The deepest fall of the running mean of the reward; steps are counted from 1."""
 
     depth: float
-    """Highest before it less lowest, in units of reward; 0: it never fell."""
+    """Highest mean before it less the lowest, in units of reward; 0: the mean never fell."""
     peak_step: int
     """Last step of the window the fall starts from."""
     low_step: int
     """Last step of the lowest window."""
     recovered_step: int | None
-    """First later step whose window is as high as the peak; None: not yet."""
-    noise: float
-    """What the deepest dip of a level curve with the same noise stays below, 95 times in 100."""
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the dip is deeper than noise makes dips."""
-        return self.depth > self.noise
-
-
-def find_dip(rewards: list[float]) -> Dip | None:
-    """Return the deepest dip of a reward curve; None with fewer than two windows.
-
-    The noise of a step's mean is taken from differences of neighbouring steps, which a slow trend
-    does not touch.
-    """
-    if len(rewards) <= WINDOW:
-        return None
-    mean_K = _running_mean(np.asarray(rewards))
-    below_K = np.maximum.accumulate(mean_K) - mean_K
-    low = int(np.argmax(below_K))
-    peak = int(np.argmax(mean_K[: low + 1]))
-    back = np.nonzero(mean_K[low:] >= mean_K[peak])[0]
-    sigma = math.sqrt(float(np.mean(np.diff(rewards) ** 2)) / 2)
-    return Dip(
-        depth=float(below_K[low]),
-        peak_step=peak + WINDOW,
-        low_step=low + WINDOW,
-        recovered_step=int(back[0]) + low + WINDOW if len(back) else None,
-        noise=sigma * _dip_of_noise(len(rewards)),
-    )
-
-
-def _running_mean(reward_RK: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the means of WINDOW neighbours along the last axis."""
-    windows_RKW = np.lib.stride_tricks.sliding_window_view(reward_RK, WINDOW, axis=-1)
-    mean_RK: NDArray[np.float64] = windows_RKW.mean(-1)
-    return mean_RK
-
-
-@lru_cache(maxsize=1)
-def _dip_of_noise(num_steps: int) -> float:
-    """Return the 95 % quantile of the deepest dip of white noise of standard deviation 1."""
-    noise_RK = np.random.default_rng(0).normal(size=(NUM_DRAWS, num_steps))
-    mean_RK = _running_mean(noise_RK)
-    depth_R = (np.maximum.accumulate(mean_RK, axis=-1) - mean_RK).max(-1)
-    return float(np.quantile(depth_R, 0.95))
+    """Last step of the first later window that is as high as the peak; None: there is none yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +39,12 @@ class Retention:
     """The kept demonstrations' NLL over a run's evaluations, nats a token."""
 
     first: float
+    """At the run's first evaluation."""
     lowest: float
     lowest_step: int
     """Steps trained before the lowest was measured."""
     last: float
+    """At the latest evaluation."""
 
     @property
     def rise(self) -> float:
@@ -108,43 +59,43 @@ class Retention:
 
 
 class Forgetting:
-    """Follows a run; `steps` and `evaluations` return what a row gets besides its own figures."""
+    """Follows a run row by row."""
 
     def __init__(self) -> None:
         self._rewards: list[float] = []
+        self._means: list[float] = []
+        """The running mean at the end of every window so far."""
         self._peak = -math.inf
         self._nll: list[tuple[int, float]] = []
         self._best_accuracy = 0.0
 
-    def go_on(self, row: Mapping[str, float | None]) -> None:
-        """Take in a row an earlier part of this run wrote."""
-        self.evaluation(row) if NLL in row else self.step(row)
+    def add(self, row: Mapping[str, float | None]) -> Metrics:
+        """Take in a row of a step or an evaluation; returns what is lost, for the same row."""
+        reward, nll = row.get(REWARD), row.get(VALIDATION_NLL)
+        if reward is not None:
+            return self._add_reward(reward)
+        if nll is not None:
+            accuracy = row.get(VALIDATION_TOKEN_ACCURACY) or 0.0
+            return self._add_evaluation(int(row["step"] or 0), nll, accuracy)
+        return {}
 
-    def step(self, row: Mapping[str, float | None]) -> Metrics:
-        """Take in a step's row; returns how far the reward stands below its best."""
-        reward = row.get("reward/mean")
-        if reward is None:
-            return {}
+    def _add_reward(self, reward: float) -> Metrics:
         self._rewards.append(reward)
-        if len(self._rewards) < WINDOW:
+        if len(self._rewards) < WINDOW_STEPS:
             return {}
-        mean = sum(self._rewards[-WINDOW:]) / WINDOW
-        self._peak = max(self._peak, mean)
-        return {"forgetting/reward_below_best": self._peak - mean}
+        self._means.append(sum(self._rewards[-WINDOW_STEPS:]) / WINDOW_STEPS)
+        self._peak = max(self._peak, self._means[-1])
+        return {"forgetting/reward_below_best": self._peak - self._means[-1]}
 
-    def evaluation(self, row: Mapping[str, float | None]) -> Metrics:
-        """Take in an evaluation's row; returns what is lost of the fit to kept demonstrations."""
-        nll, accuracy = row.get(NLL), row.get(TOKEN_ACCURACY)
-        if nll is None:
-            return {}
-        self._nll.append((int(row["step"] or 0), nll))
-        self._best_accuracy = max(self._best_accuracy, accuracy or 0.0)
+    def _add_evaluation(self, step: int, nll: float, accuracy: float) -> Metrics:
+        self._nll.append((step, nll))
+        self._best_accuracy = max(self._best_accuracy, accuracy)
         retention = self.retention()
         assert retention is not None, "one was just added"
         return {
             "forgetting/nll_rise": retention.rise,
             "forgetting/nll_retained": retention.retained,
-            "forgetting/token_accuracy_lost": self._best_accuracy - (accuracy or 0.0),
+            "forgetting/token_accuracy_lost": self._best_accuracy - accuracy,
         }
 
     def retention(self) -> Retention | None:
@@ -155,8 +106,20 @@ class Forgetting:
         return Retention(self._nll[0][1], lowest, step, self._nll[-1][1])
 
     def dip(self) -> Dip | None:
-        """Return the deepest fall of the reward so far."""
-        return find_dip(self._rewards)
+        """Return the deepest fall of the reward so far; None with fewer than two windows."""
+        means = self._means
+        if len(means) < 2:
+            return None
+        best = list(accumulate(means, max))
+        low = max(range(len(means)), key=lambda i: best[i] - means[i])
+        peak = means.index(best[low])
+        back = next((i for i in range(low, len(means)) if means[i] >= best[low]), None)
+        return Dip(
+            depth=best[low] - means[low],
+            peak_step=peak + WINDOW_STEPS,
+            low_step=low + WINDOW_STEPS,
+            recovered_step=None if back is None else back + WINDOW_STEPS,
+        )
 
 
 def describe_forgetting(forgetting: Forgetting) -> list[str]:
@@ -170,14 +133,12 @@ def describe_forgetting(forgetting: Forgetting) -> list[str]:
             f"{retention.lowest:.4f} after {retention.lowest_step} steps, {retention.last:.4f} "
             f"now{kept}"
         )
-    if dip is not None and dip.is_clear:
+    if dip is not None and dip.depth > 0:
         back = f"back at step {dip.recovered_step}" if dip.recovered_step else "not back yet"
         lines.append(
             f"reward dipped by {dip.depth:.3f} from step {dip.peak_step} to {dip.low_step}, {back} "
-            f"(means of {WINDOW} steps; noise alone stays below {dip.noise:.3f})"
+            f"(means of {WINDOW_STEPS} steps)"
         )
     elif dip is not None:
-        lines.append(
-            f"reward: no dip beyond noise (deepest {dip.depth:.3f}, noise up to {dip.noise:.3f})"
-        )
+        lines.append(f"reward never dipped (means of {WINDOW_STEPS} steps)")
     return lines

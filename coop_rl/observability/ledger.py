@@ -12,10 +12,9 @@ from collections.abc import Mapping
 
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.config import RunConfig, derive_sizes
+from coop_rl.metric_names import DEVICE_SECONDS, LEDGER
 from coop_rl.observability.metrics import Metrics, count_tokens
 
-PREFIX = "ledger/"
-DEVICE_PREFIX = "time/device_s/"
 TOTALS = (
     "tokens_generated",
     "tokens_rl",
@@ -35,8 +34,8 @@ class Ledger:
         devices = sizes.gpus if sizes.total_gpus else sizes.cpus
         self._devices = {role: count for role, count in devices.items() if count}
         self._flops_backward = 8 if config.learner.activation_checkpointing else 6
-        self._totals: dict[str, float] = dict.fromkeys((PREFIX + name for name in TOTALS), 0)
-        self._totals |= dict.fromkeys((DEVICE_PREFIX + r.replace(" ", "_") for r in devices), 0.0)
+        self._totals: dict[str, float] = dict.fromkeys((LEDGER + name for name in TOTALS), 0)
+        self._totals |= dict.fromkeys((DEVICE_SECONDS + r.replace(" ", "_") for r in devices), 0.0)
 
     def go_on(self, row: Mapping[str, float | None]) -> None:
         """Start from the totals of a step's row."""
@@ -62,7 +61,7 @@ class Ledger:
             "flops": flops * record.joint.num_parameters,
         }
         for name, value in spent.items():
-            self._totals[PREFIX + name] += value
+            self._totals[LEDGER + name] += value
         for role, count in self._devices.items():
-            self._totals[DEVICE_PREFIX + role.replace(" ", "_")] += count * step_s
+            self._totals[DEVICE_SECONDS + role.replace(" ", "_")] += count * step_s
         return dict(self._totals)

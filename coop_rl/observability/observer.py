@@ -7,16 +7,16 @@ from typing import Any
 
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.config import RunConfig
+from coop_rl.metric_names import EVALUATION, STEP_SECONDS
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.forgetting import Forgetting
 from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import Metrics, finite, step_metrics
 from coop_rl.observability.run_directory import RunDirectory
-from coop_rl.observability.sinks import JsonlSink, Row, TensorBoardSink, read_jsonl
+from coop_rl.observability.sinks import JsonlSink, JsonObject, TensorBoardSink, read_jsonl
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import Reward, Rollout, ScoredGroup
 
-EVALUATION_PREFIX = "eval/"
 EVALUATION_TIME = "time/evaluate"
 
 
@@ -57,11 +57,11 @@ class RunObserver:
         """Write one step's row, its samples, and its line."""
         self._begin(record.step, is_evaluated=False)
         now = time.monotonic()
-        timings = self._stages.take() | {"time/step_s": now - self._last_row}
+        timings = self._stages.take() | {STEP_SECONDS: now - self._last_row}
         self._last_row = now
-        spent = self._ledger.add(record, timings["time/step_s"])
+        spent = self._ledger.add(record, timings[STEP_SECONDS])
         metrics = step_metrics(record, timings) | spent
-        metrics |= self._forgetting.step(metrics)
+        metrics |= self._forgetting.add(metrics)
         self._write(record.step, metrics)
         groups = record.sampled.groups
         for group, rollout, reward in islice(
@@ -79,7 +79,7 @@ class RunObserver:
         if metrics:
             self._last_row += sum(timings.values())
             row = {"step": step, **{k: finite(v) for k, v in {**metrics, **timings}.items()}}
-            self._write(step, row | self._forgetting.evaluation(row))
+            self._write(step, row | self._forgetting.add(row))
             self._console.evaluation(step, metrics)
 
     @property
@@ -100,15 +100,15 @@ class RunObserver:
             return
         self._has_begun = True
 
-        def is_kept(row: Row) -> bool:
-            is_evaluation = any(name.startswith(EVALUATION_PREFIX) for name in row)
+        def is_kept(row: JsonObject) -> bool:
+            is_evaluation = any(name.startswith(EVALUATION) for name in row)
             return bool(
                 row["step"] < step or (row["step"] == step and is_evaluation and not is_evaluated)
             )
 
         self._metrics.rewind(is_kept)
         for row in read_jsonl(self._directory.metrics):
-            self._forgetting.go_on(row)
+            self._forgetting.add(row)
             if "grad/norm" in row:
                 self._ledger.go_on(row)
         self._samples.rewind(lambda row: bool(row["step"] < step))

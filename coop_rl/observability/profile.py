@@ -1,4 +1,4 @@
-"""Where each second of the profiled steps went: a table per actor, from its spans."""
+"""Where each second of the profiled steps went, by actor; `driver.profiling` calls it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,19 @@ OUTER = frozenset({"step"})
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TimeSpent:
     """What one actor spent on one thing."""
 
     actor: str
     what: str
     seconds: float
     share: float
-    """Of the profiled time."""
+    """The same as a share of the profiled time."""
 
 
-def where_time_went(tracks: Mapping[str, Sequence[Span]], start_ns: int, end_ns: int) -> list[Row]:
+def where_time_went(
+    tracks: Mapping[str, Sequence[Span]], start_ns: int, end_ns: int
+) -> list[TimeSpent]:
     """Return what each actor did between two times, longest first, then its waiting.
 
     Args:
@@ -37,7 +39,7 @@ def where_time_went(tracks: Mapping[str, Sequence[Span]], start_ns: int, end_ns:
         Where several threads worked at once, their rows sum to more.
     """
     total_s = (end_ns - start_ns) / NS_PER_S
-    rows: list[Row] = []
+    rows: list[TimeSpent] = []
     for actor, spans in tracks.items():
         inside = [_clip(s, start_ns, end_ns) for s in spans]
         inside = [s for s in inside if s.end_ns > s.start_ns]
@@ -48,18 +50,18 @@ def where_time_went(tracks: Mapping[str, Sequence[Span]], start_ns: int, end_ns:
         ordered = sorted(spent.items(), key=lambda item: -item[1])
         named = [(f"{n}: the rest" if n in OUTER else n, ns) for n, ns in ordered]
         named.append(("waits", end_ns - start_ns - busy_ns(inside, start_ns, end_ns)))
-        rows += [Row(actor, n, ns / NS_PER_S, ns / NS_PER_S / total_s) for n, ns in named]
+        rows += [TimeSpent(actor, n, ns / NS_PER_S, ns / NS_PER_S / total_s) for n, ns in named]
     return rows
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[TimeSpent]) -> str:
     """Return the rows as a Markdown table."""
     lines = ["| actor | what | seconds | share |", "|---|---|---|---|"]
     lines += [f"| {r.actor} | {r.what} | {r.seconds:.3f} | {r.share:.1%} |" for r in rows]
     return "\n".join(lines) + "\n"
 
 
-def table(rows: Sequence[Row], title: str) -> Table:
+def table(rows: Sequence[TimeSpent], title: str) -> Table:
     """Return the rows for a terminal; what took less than a thousandth is left out."""
     shown = Table(title=title, title_justify="left")
     for name in ("actor", "what"):

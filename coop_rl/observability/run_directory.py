@@ -256,19 +256,10 @@ def git_commit() -> str | None:
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():  # installed, perhaps inside somebody else's repository
         return None
-    command = [
-        "git",
-        "-C",
-        str(checkout),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty",
-        "--exclude=*",
-    ]
+    describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=GIT_LIMIT_S, check=False
+            describe, cwd=checkout, capture_output=True, text=True, timeout=GIT_LIMIT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

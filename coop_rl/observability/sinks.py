@@ -1,4 +1,4 @@
-"""Where metrics and samples go: JSONL files that are never torn, and TensorBoard events."""
+"""Files that `observer` writes rows to: JSONL that is never torn, and TensorBoard events."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 from coop_rl.errors import RunError
 from coop_rl.files import write_text
 
-Row = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 class JsonlSink:
@@ -40,7 +40,7 @@ class JsonlSink:
         data = line.encode("utf-8", errors="replace")
         _guard(self._path, lambda: self._append(data))
 
-    def rewind(self, is_kept: Callable[[Row], bool]) -> None:
+    def rewind(self, is_kept: Callable[[JsonObject], bool]) -> None:
         """Keep only some rows, replacing the file at once.
 
         Raises:
@@ -81,7 +81,7 @@ class JsonlSink:
         self._open()
 
 
-def read_jsonl(path: Path) -> list[Row]:
+def read_jsonl(path: Path) -> list[JsonObject]:
     """Return the whole rows of a file another process may be writing to."""
     whole, _, _ = path.read_bytes().rpartition(b"\n")
     return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line]

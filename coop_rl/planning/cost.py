@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_shadow
 from coop_rl.planning.devices import Device
-from coop_rl.planning.memory import engine_memory
+from coop_rl.planning.memory import engine_memory, longest_sequence
 from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import BYTES, sequences_at_once
 
@@ -32,9 +31,9 @@ class StepCost:
 
     generated_tokens: float
     trained_tokens: float
-    """Of both branches, prompts included."""
+    """Tokens that both branches train on, prompts included."""
     sync_bytes: float
-    """Sent to each rollout engine."""
+    """Bytes sent to each rollout engine."""
     generate_s: float
     train_s: float
     sync_s: float
@@ -49,7 +48,7 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
     """Return what a step takes on devices of one kind."""
     sizes = derive_sizes(config)
     response = config.rollout.max_tokens * RESPONSE_SHARE
-    length = min(config.model.max_length or shape.context, shape.context)
+    length = longest_sequence(config, shape)
     prompt = max(1.0, (length - config.rollout.max_tokens) * RESPONSE_SHARE)
     branches = 2 if has_shadow(config) else 1
     rl_tokens = sizes.num_samples * (prompt + response)
@@ -77,7 +76,7 @@ def _generate_s(
         return 0.0
     section = config.rollout
     engine = engine_memory(config, shape)
-    length = min(config.model.max_length or shape.context, shape.context)
+    length = longest_sequence(config, shape)
     running = min(sequences_at_once(config), max(1, -(-num_samples // section.num_actors)))
     waves = num_samples / (running * section.num_actors)
     cache = running * engine.sequence * (prompt + response / 2) / length
@@ -93,7 +92,7 @@ def _train_s(
 ) -> float:
     """Seconds of the slower branch; both train at the same time on devices of their own."""
     passes = 3 + (1 if config.learner.activation_checkpointing else 0)
-    passes += 1 if rl_settings(config.method).kl.weight > 0 else 0
+    passes += 1 if config.method.rl_settings.kl.weight > 0 else 0
     operations = 2 * shape.num_params * passes * (rl_tokens + sft_tokens)
     share = min(1.0, config.placement.learner.gpus or 1.0)
     speed = device.tflops * 1e12 * TRAIN_EFFICIENCY * config.learner.num_ranks * share

@@ -14,13 +14,13 @@ class Device:
 
     name: str
     memory_gib: float
-    """What it holds, as the driver reports it."""
+    """Size of its memory, as the driver reports it."""
     tflops: float
     """Dense bf16 matrix products, 1e12 operations a second."""
     bandwidth_tbs: float
-    """Of its memory, 1e12 bytes a second."""
+    """Speed of its memory, 1e12 bytes a second."""
     link_gbs: float
-    """Between devices of different nodes, 1e9 bytes a second; a 200 Gbit network card."""
+    """Speed between devices of different nodes, 1e9 bytes a second (200 Gbit: 25)."""
 
 
 DEVICES = {
@@ -38,7 +38,7 @@ DEVICES = {
         Device("cpu", 0.0, 0.26, 0.02, 1),
     )
 }
-"""By Ray's accelerator type, where it has one."""
+"""Devices by the name Ray gives their type, where it knows it."""
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 
 

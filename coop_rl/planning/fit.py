@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import has_shadow, role_counts
 from coop_rl.planning.memory import (
-    ENGINE_OVERHEAD,
+    ENGINE_OVERHEAD_BYTES,
     GIB,
     EnginePlan,
     MemoryPlan,
@@ -16,7 +16,7 @@ from coop_rl.planning.memory import (
 from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import cpu_cache_bytes
 
-ROOM = 0.95
+USABLE_SHARE = 0.95
 """Share of a device that tensors may take: the rest is the driver's, and lost between blocks."""
 MOST_RANKS, MOST_PARALLEL = 1024, 8
 
@@ -28,6 +28,7 @@ class Fit:
     what: str
     needed: float
     available: float
+    """Bytes, like `needed`."""
 
     @property
     def is_met(self) -> bool:
@@ -53,20 +54,20 @@ def fits(
 ) -> list[Fit]:
     """Compare each kind of device, or the one machine whose memory all roles share."""
     counts = role_counts(config)
-    num_learners = counts["learner joint"][0] + counts["learner rl_only"][0]
-    num_engines = config.rollout.num_actors + counts["rollout rl_only"][0]
+    num_learners = counts["learner joint"][0] + counts["learner shadow"][0]
+    num_engines = config.rollout.num_actors + counts["rollout shadow"][0]
     if not config.placement.learner.gpus:
         values = 2 * shape.num_layers * shape.key
         cache = cpu_cache_bytes(config, values, shape.context, int(device_bytes))
         needed = num_learners * learner.total + num_engines * (engine.weights + cache)
-        return [Fit("all roles together", needed, device_bytes * ROOM)]
+        return [Fit("all roles together", needed, device_bytes * USABLE_SHARE)]
     share = config.rollout.gpu_memory_utilization
     found = [
-        Fit(what, needed, device_bytes * ROOM)
+        Fit(what, needed, device_bytes * USABLE_SHARE)
         for what, needed in _peaks(config, learner, share * device_bytes)
     ]
     # The cache of one sequence at full length: with less vLLM refuses to start.
-    needed = engine.weights + ENGINE_OVERHEAD + engine.sequence
+    needed = engine.weights + ENGINE_OVERHEAD_BYTES + engine.sequence
     return [*found, Fit("rollout engine", needed, device_bytes * share)]
 
 
@@ -93,15 +94,15 @@ def smallest_cluster(
 ) -> SmallestCluster | None:
     """Return the fewest devices with the config's ZeRO stage; None: none of those tried."""
     ranks = _powers(
-        MOST_RANKS, lambda n: learner_memory(config, shape, n).total <= device_bytes * ROOM
+        MOST_RANKS, lambda n: learner_memory(config, shape, n).total <= device_bytes * USABLE_SHARE
     )
-    limit = device_bytes * config.rollout.gpu_memory_utilization - ENGINE_OVERHEAD
+    limit = device_bytes * config.rollout.gpu_memory_utilization - ENGINE_OVERHEAD_BYTES
     parallel = _powers(MOST_PARALLEL, lambda n: _engine_bytes(config, shape, n) <= limit)
     if ranks is None or parallel is None:
         return None
     counts = role_counts(config)
     branches = 2 if has_shadow(config) else 1
-    engines = 1 + min(1, counts["rollout rl_only"][0])
+    engines = 1 + min(1, counts["rollout shadow"][0])
     return SmallestCluster(ranks, parallel, branches * ranks + engines * parallel)
 
 
@@ -111,13 +112,8 @@ def _engine_bytes(config: RunConfig, shape: ModelShape, parallel: int) -> float:
 
 
 def _powers(most: int, holds: Callable[[int], bool]) -> int | None:
-    """Return the first power of two that holds."""
-    n = 1
-    while n <= most:
-        if holds(n):
-            return n
-        n *= 2
-    return None
+    """Return the first power of two up to `most`, itself one, that holds; None: none does."""
+    return next((1 << k for k in range(most.bit_length()) if holds(1 << k)), None)
 
 
 def describe(fit: Fit) -> str:

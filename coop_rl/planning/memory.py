@@ -17,7 +17,6 @@ small weights stay whole. What a pass adds are activations and logits.
 from dataclasses import dataclass
 
 from coop_rl.config import RunConfig
-from coop_rl.config.method import rl_settings
 from coop_rl.config.sizes import has_adapter, learns_by_lookahead, zero_stage
 from coop_rl.learner.deepspeed_config import reduce_bucket
 from coop_rl.learner.engine import EngineSettings
@@ -27,7 +26,7 @@ from coop_rl.rollout.capacity import BYTES
 GIB = 2**30
 BETWEEN_STEPS = ("weights", "masters", "AdamW", "kept whole", "guidance w", "pi_ref", "look-ahead")
 """What a learner holds while others have their turn."""
-FP32 = 4
+FP32_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +50,26 @@ class MemoryPlan:
 def learner_memory(
     config: RunConfig, shape: ModelShape, ranks: int | None = None, tokens: int | None = None
 ) -> MemoryPlan:
-    """Return the peak of one rank of `joint`, or of `rl_only`, which is built alike.
+    """Return the peak of one rank of `joint`, or of `shadow`, which is built alike.
 
     With `learner.offload` AdamW's moments come onto a GPU when activations and logits are gone: the
     larger of both counts. Left out: `shadow.offload`, which spares one branch only, and the second
     AdamW state that `relift` keeps.
 
     Args:
-        config: The run.
-        shape: Of the base model.
-        ranks: Ranks of the group; the config's.
-        tokens: Of the largest micro-batch; what the config allows.
+        config: The run's config.
+        shape: Sizes of the base model.
+        ranks: Ranks of the group; None: the config's.
+        tokens: Tokens of the largest micro-batch; None: what the config allows.
     """
     ranks = ranks or config.learner.num_ranks
     stage, compute = zero_stage(config, ranks), BYTES[config.model.dtype]
     size, own = shape.num_params, shape.num_params / ranks
     parts = {
         "weights": compute * (own if stage == 3 else size),
-        "masters": FP32 * own if stage else float((compute < FP32) * FP32 * size),
-        "gradients": FP32 * (own if stage >= 2 else size),
-        "AdamW": 2 * FP32 * (own if stage else size),
+        "masters": FP32_BYTES * own if stage else float((compute < FP32_BYTES) * FP32_BYTES * size),
+        "gradients": FP32_BYTES * (own if stage >= 2 else size),
+        "AdamW": 2 * FP32_BYTES * (own if stage else size),
     }
     if stage:
         parts["reduction"] = compute * float(reduce_bucket(size))
@@ -82,14 +81,14 @@ def learner_memory(
         )
     if has_adapter(config):
         rank, targets = config.adapter.rank, tuple(config.adapter.targets)
-        parts["guidance w"] = 2 * FP32 * shape.adapter_params(rank, targets)
-    if rl_settings(config.method).kl.weight > 0:
+        parts["guidance w"] = 2 * FP32_BYTES * shape.adapter_params(rank, targets)
+    if config.method.rl_settings.kl.weight > 0:
         parts["pi_ref"] = compute * float(size)
     if is_lookahead := learns_by_lookahead(config):
-        parts["look-ahead"] = 2 * FP32 * own
+        parts["look-ahead"] = 2 * FP32_BYTES * own
     if is_lookahead or config.learner.grad_stats_every:
-        copies = 1 if config.method.kind in ("rl", "sft") else 2
-        parts["gradient statistics"] = copies * FP32 * own
+        copies = config.method.samples + (config.method.demonstrations != "none")
+        parts["gradient statistics"] = copies * FP32_BYTES * own
     tokens = tokens or min(config.learner.micro_batch_tokens, tokens_per_rank(config, shape, ranks))
     parts["activations"] = activation_bytes(shape, tokens, compute, config)
     parts["logits"] = logits_bytes(config, shape, tokens)
@@ -99,9 +98,14 @@ def learner_memory(
     return MemoryPlan(parts)
 
 
+def longest_sequence(config: RunConfig, shape: ModelShape) -> int:
+    """Return the tokens of prompt and response together, at most."""
+    return min(config.model.max_length or shape.context, shape.context)
+
+
 def tokens_per_rank(config: RunConfig, shape: ModelShape, ranks: int) -> int:
     """Return the tokens of a rank's largest phase, each sequence at its full length."""
-    length = min(config.model.max_length or shape.context, shape.context)
+    length = longest_sequence(config, shape)
     samples = config.prompts.per_step * config.rollout.samples_per_prompt
     return max(length, -(-samples * length // ranks // config.learner.num_minibatches))
 
@@ -114,7 +118,7 @@ def activation_bytes(shape: ModelShape, tokens: int, compute: int, config: RunCo
     repeated for every query head), the output of attention; four values of the gated MLP. With
     activation checkpointing only the layers' inputs stay, and one layer's own while it is computed.
     """
-    norms = 2 * shape.hidden * (2 * FP32 + compute)
+    norms = 2 * shape.hidden * (2 * FP32_BYTES + compute)
     attention = compute * (4 * shape.query)
     mlp = compute * 4 * shape.intermediate
     layer = norms + attention + mlp
@@ -125,7 +129,7 @@ def activation_bytes(shape: ModelShape, tokens: int, compute: int, config: RunCo
 
 def logits_bytes(config: RunConfig, shape: ModelShape, tokens: int) -> float:
     """Return the memory of vocabulary logits, and of the chunk that is computed beside them."""
-    return min(2.0 * FP32 * tokens * shape.vocab, 2 * config.learner.logits_gib * GIB)
+    return min(2.0 * FP32_BYTES * tokens * shape.vocab, 2 * config.learner.logits_gib * GIB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +142,10 @@ class EnginePlan:
 
     def cache(self, device_bytes: float, share: float) -> float:
         """Return the bytes left for the cache of the share of the device that vLLM may take."""
-        return device_bytes * share - self.weights - ENGINE_OVERHEAD
+        return device_bytes * share - self.weights - ENGINE_OVERHEAD_BYTES
 
 
-ENGINE_OVERHEAD = 2 * GIB
+ENGINE_OVERHEAD_BYTES = 2 * GIB
 """vLLM's context, workspaces and activations on a GPU; an assumption."""
 
 
@@ -150,7 +154,7 @@ def engine_memory(config: RunConfig, shape: ModelShape, parallel: int | None = N
     section = config.rollout
     parallel = parallel or section.tensor_parallel_size
     value = BYTES[section.dtype]
-    length = min(config.model.max_length or shape.context, shape.context)
+    length = longest_sequence(config, shape)
     return EnginePlan(
         value * shape.num_params / parallel,
         2.0 * shape.num_layers * shape.key * length * value / parallel,

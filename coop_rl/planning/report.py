@@ -1,4 +1,4 @@
-"""The tables of `coop-rl plan`."""
+"""The tables of `coop-rl plan`, which `commands.plan` prints."""
 
 import math
 

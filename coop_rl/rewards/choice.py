@@ -7,7 +7,8 @@ letter inside prose ("A train ...") is no answer.
 import re
 
 from coop_rl.rewards.final_answer import find_final_answer
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
+from coop_rl.types import Reward
 
 WRAPPER = re.compile(r"\\(?:text|textbf|mathbf|mathrm|mbox)\s*\{([^{}]*)\}")
 OPTION = re.compile(
@@ -27,11 +28,11 @@ def letter_of(text: str) -> str | None:
     return match.group(1).upper() if match else None
 
 
-def verify_choice(answer: Answer, _settings: VerifierSettings) -> Verdict:
+def verify_choice(answer: Answer, _settings: VerifierSettings) -> Reward:
     """Compare letters; a response that names none is wrong."""
     letter, has_format = _given(answer.text)
     is_correct = letter is not None and letter == letter_of(answer.gold)
-    return Verdict(float(is_correct), is_correct, answer=letter or "", has_format=has_format)
+    return Reward(float(is_correct), is_correct, answer=letter or "", has_format=has_format)
 
 
 def render_choice(gold: str, _settings: VerifierSettings) -> str:

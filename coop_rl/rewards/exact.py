@@ -1,15 +1,16 @@
 """The verifier `exact`: the text after the last marker equals the gold answer, both stripped."""
 
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
+from coop_rl.types import Reward
 
 
-def verify_exact(answer: Answer, settings: VerifierSettings) -> Verdict:
+def verify_exact(answer: Answer, settings: VerifierSettings) -> Reward:
     """Compare as strings; a response without the marker is wrong."""
     _, marker, given = answer.text.rpartition(settings.marker)
     has_format = bool(marker)
     given = given.strip() if has_format else ""
     is_correct = has_format and given == answer.gold.strip()
-    return Verdict(float(is_correct), is_correct, answer=given, has_format=has_format)
+    return Reward(float(is_correct), is_correct, answer=given, has_format=has_format)
 
 
 def render_exact(gold: str, settings: VerifierSettings) -> str:

@@ -29,7 +29,7 @@ class FinalAnswer:
     """What a response gives as its answer."""
 
     text: str
-    """As written, without the box."""
+    """The answer as written, without the box."""
     has_format: bool
     """Whether it stood in a box, after #### or in <answer>."""
 

@@ -8,7 +8,8 @@ and the right one.
 import re
 
 from coop_rl.rewards.final_answer import find_final_answer
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
+from coop_rl.types import Reward
 
 ROLE = re.compile(
     r"\b([A-Z][a-z]+)\b[\s*:]*(?:(?:is|as|=|-|\u2192|must be|:)[\s*]*)?(?:an? )?[\s*]*"
@@ -28,14 +29,14 @@ def roles_in(text: str) -> dict[str, str] | None:
     return roles
 
 
-def verify_knights_knaves(answer: Answer, _settings: VerifierSettings) -> Verdict:
+def verify_knights_knaves(answer: Answer, _settings: VerifierSettings) -> Reward:
     """Compare everybody's role; who is missing, or called both, makes it wrong."""
     given_text, has_format = _conclusion(answer.text)
     gold, given = roles_in(answer.gold) or {}, roles_in(given_text) or {}
     named = {name: given[name] for name in gold if name in given}
     is_correct = bool(gold) and named == gold
     normal = ", ".join(f"{name} {role}" for name, role in sorted(named.items()))
-    return Verdict(float(is_correct), is_correct, answer=normal, has_format=has_format)
+    return Reward(float(is_correct), is_correct, answer=normal, has_format=has_format)
 
 
 def render_knights_knaves(gold: str, _settings: VerifierSettings) -> str:

@@ -19,14 +19,15 @@ from functools import lru_cache
 from typing import Any
 
 from coop_rl.rewards.final_answer import find_final_answer
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
+from coop_rl.types import Reward
 
 MOST_CHARACTERS = 400
 """Longest answer that is parsed; the longest gold of the benchmarks has 160."""
 MOST_DIGITS = 100
-MOST_DEPTH = 12
+MOST_BRACKET_LEVELS = 12
 """Deepest nesting of brackets."""
-MOST_PARTS = 60
+MOST_COMMAS = 60
 """Commas of an answer: longer sets and matrices are nobody's answer."""
 MOST_FACTORIAL_DIGITS = 4
 DIGITS = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
@@ -41,7 +42,7 @@ OPERATOR = re.compile(r"\\(?:sum|prod|int|iint|oint|lim|bigcup|bigcap)(?![a-z])"
 E_NOTATION = re.compile(r"(?<![\w\\.])([-+]?\d+(?:\.\d*)?|[-+]?\.\d+)[eE]([-+]?\d{1,4})(?![\w.])")
 TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
 IDLE_SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
-"""Not between two digits or letters: there it tells \\frac 12 from \\frac 1 2."""
+"""Space that says nothing. Between two digits or letters it does: \\frac 12 is not \\frac 1 2."""
 WRAPPER = re.compile(r"^\\(?:text|textbf|mathbf|mathrm|mbox|boldsymbol|bm)\s*\{([^{}]*)\}$")
 POINT = re.compile(r"(?<=\d)\.(?=[/*)\s]|$)")
 BRACKETED = re.compile(r"^\(([-+]?\d+)\)$")
@@ -68,17 +69,17 @@ MAGNITUDES = re.compile(
 Parsed = tuple[Any, ...]
 
 
-def verify_math(answer: Answer, _settings: VerifierSettings) -> Verdict:
+def verify_math(answer: Answer, _settings: VerifierSettings) -> Reward:
     """Compare the response's final answer with the gold answers."""
     final = find_final_answer(answer.text)
     # The last number of a response that was cut off is no answer.
     if final is None or (answer.is_truncated and not final.has_format):
-        return Verdict(0.0, False, has_format=False)
+        return Reward(0.0, False, has_format=False)
     given = normalise(final.text)
     golds, tolerance = _golds(answer.gold, answer.details)
     is_correct = any(_is_equal(gold, given, tolerance) for gold in golds)
     normal = normal_form(given)
-    return Verdict(float(is_correct), is_correct, answer=normal, has_format=final.has_format)
+    return Reward(float(is_correct), is_correct, answer=normal, has_format=final.has_format)
 
 
 def render_math(gold: str, _settings: VerifierSettings) -> str:
@@ -104,7 +105,11 @@ def normalise(text: str) -> str:
 
 def is_bomb(text: str) -> bool:
     """Whether sympy would take too long over an answer, or too much memory."""
-    if len(text) > MOST_CHARACTERS or text.count(",") > MOST_PARTS or _depth(text) > MOST_DEPTH:
+    if (
+        len(text) > MOST_CHARACTERS
+        or text.count(",") > MOST_COMMAS
+        or _depth(text) > MOST_BRACKET_LEVELS
+    ):
         return True
     return bool(
         DIGITS.search(text)

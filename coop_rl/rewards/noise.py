@@ -16,11 +16,13 @@ def flip_rewards(
 ) -> list[ScoredGroup]:
     """Return the groups with the verifier's value r as 1 - r where the draw says so.
 
+    What is right, `is_correct`, is left as it is.
+
     Args:
         groups: Scored groups of one step.
-        probability: Of a flip.
-        weight: Of the verifier's value in the reward.
-        seed: Of the run and step. `is_correct` stays the truth.
+        probability: Probability of a flip.
+        weight: Weight of the verifier's value in the reward.
+        seed: Seed of the run and step.
     """
     return [
         replace(

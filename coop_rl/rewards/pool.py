@@ -19,10 +19,11 @@ from coop_rl.errors import RunError
 from coop_rl.rewards.process import WorkerProcess
 from coop_rl.rewards.registry import VERIFIERS, judge_settings
 from coop_rl.rewards.user import functions_of
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
 from coop_rl.rewards.worker import WorkerSettings
+from coop_rl.types import Reward
 
-BATCH_SIZE = 16
+ANSWERS_PER_BATCH = 16
 """Answers a worker takes at once; of several callers' batches the others take turns."""
 
 
@@ -42,9 +43,9 @@ class RewardPool:
         """Start the processes; each first judges a right and a wrong answer (`worker`).
 
         Args:
-            section: The config's section.
-            verifier: Used instead of the one `section.kind` names; of importable functions.
-            kinds: Other verifiers that answers may name.
+            section: Section `reward` of the config.
+            verifier: Used instead of the one `section.kind` names; made of importable functions.
+            kinds: Names of other verifiers that answers may ask for.
 
         Raises:
             RunError: A process cannot start, a gold answer does not score 1, or a wrong one does
@@ -78,13 +79,13 @@ class RewardPool:
             self.close()
             raise
 
-    def score(self, answers: Sequence[Answer]) -> list[Verdict]:
+    def score(self, answers: Sequence[Answer]) -> list[Reward]:
         """Return one verdict per answer, in order.
 
         Raises:
             RunError: The worker processes cannot be started again, or the pool was closed.
         """
-        size = max(1, min(BATCH_SIZE, -(-len(answers) // self._section.num_workers)))
+        size = max(1, min(ANSWERS_PER_BATCH, -(-len(answers) // self._section.num_workers)))
         batches = [answers[i : i + size] for i in range(0, len(answers), size)]
         return [verdict for done in self._threads.map(self._judge, batches) for verdict in done]
 
@@ -94,7 +95,7 @@ class RewardPool:
         for worker in self._workers:
             worker.close()
 
-    def _judge(self, batch: Sequence[Answer]) -> list[Verdict]:
+    def _judge(self, batch: Sequence[Answer]) -> list[Reward]:
         worker = self._idle.get()
         try:
             return worker.judge(batch)

@@ -2,7 +2,7 @@
 
     answers -> pipe of its own -> verdicts, one by one
         no verdict within the limit -> killed, that answer is `timeout`, the next go on in a new one
-        the process died            -> a new one judges that answer again, MOST_LOSSES times
+        the process died            -> a new one judges that answer again, MOST_LOST_PROCESSES times
 
 Nothing is shared between workers. In pools that share a pipe (pebble, concurrent.futures) a worker
 killed while it holds the pipe's lock stops all others: pebble waits a minute, then gives up.
@@ -16,13 +16,14 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from coop_rl.errors import RunError
-from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer, Verdict
+from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer
 from coop_rl.rewards.worker import WorkerSettings, run_worker
+from coop_rl.types import Reward
 
 START_LIMIT_S = 60.0
 """Longest wait for a process to come up, its imports included."""
 JOIN_LIMIT_S = 5.0
-MOST_LOSSES = 3
+MOST_LOST_PROCESSES = 3
 """Times an answer may lose its process before it pays: a machine out of memory, or an operator,
 kills processes too, and not because of the answer."""
 
@@ -66,13 +67,13 @@ class WorkerProcess:
                     "look for memory and for what kills them"
                 )
 
-    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+    def judge(self, answers: Sequence[Answer]) -> list[Reward]:
         """Return one verdict per answer, in order.
 
         Raises:
             RunError: The process cannot be started again.
         """
-        verdicts: list[Verdict] = []
+        verdicts: list[Reward] = []
         losses = 0
         while len(verdicts) < len(answers):
             self.wait_until_ready()
@@ -89,7 +90,7 @@ class WorkerProcess:
             except (EOFError, OSError):  # the process died
                 self._restart()
                 losses += 1
-                if losses == MOST_LOSSES:
+                if losses == MOST_LOST_PROCESSES:
                     verdicts.append(CRASHED)
                     losses = 0
         return verdicts

@@ -1,30 +1,18 @@
-"""From RolloutGroup to ScoredGroup, and the control that makes rewards meaningless."""
+"""From RolloutGroup to ScoredGroup in the reward actor, and the control that shuffles rewards."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 from coop_rl.rewards.pool import RewardPool
-from coop_rl.rewards.verdict import Answer, Verdict
-from coop_rl.types import Prompt, Reward, Rollout, RolloutGroup, ScoredGroup
+from coop_rl.rewards.verdict import Answer
+from coop_rl.types import Prompt, Rollout, RolloutGroup, ScoredGroup
 
 
 def score_group(pool: RewardPool, group: RolloutGroup) -> ScoredGroup:
     """Judge the responses of one group; truncated ones like the others."""
-    (scored,) = score_groups(pool, [group])
-    return scored
-
-
-def score_groups(pool: RewardPool, groups: Sequence[RolloutGroup]) -> list[ScoredGroup]:
-    """Judge several groups at once; order is kept."""
-    answers = [_to_answer(group.prompt, r) for group in groups for r in group.rollouts]
-    verdicts = iter(pool.score(answers))
-    return [
-        ScoredGroup(
-            group.prompt, group.rollouts, tuple(_to_reward(next(verdicts)) for _ in group.rollouts)
-        )
-        for group in groups
-    ]
+    rewards = pool.score([_to_answer(group.prompt, rollout) for rollout in group.rollouts])
+    return ScoredGroup(group.prompt, group.rollouts, tuple(rewards))
 
 
 def _to_answer(prompt: Prompt, rollout: Rollout) -> Answer:
@@ -35,17 +23,6 @@ def _to_answer(prompt: Prompt, rollout: Rollout) -> Answer:
         prompt.verifier,
         len(rollout.token_ids),
         rollout.is_truncated,
-    )
-
-
-def _to_reward(verdict: Verdict) -> Reward:
-    return Reward(
-        verdict.value,
-        verdict.is_correct,
-        verdict.status,
-        verdict.answer,
-        verdict.has_format,
-        verdict.parts,
     )
 
 

@@ -11,24 +11,25 @@ from functools import lru_cache
 from typing import Any
 
 from coop_rl.rewards.final_answer import find_final_answer
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
+from coop_rl.types import Reward
 
 MOST_CHARACTERS = 4000
 """Answers of the tasks (grids, sequences) are shorter."""
 
 
-def verify_task_score(answer: Answer, _settings: VerifierSettings) -> Verdict:
+def verify_task_score(answer: Answer, _settings: VerifierSettings) -> Reward:
     """Score the final answer; the value is 1 or 0."""
     final = find_final_answer(answer.text)
     details = json.loads(answer.details)
     if final is not None and final.has_format:
         is_correct = _is_right(final.text, details)
-        return Verdict(float(is_correct), is_correct, answer=final.text)
+        return Reward(float(is_correct), is_correct, answer=final.text)
     # Unmarked: what follows "the answer is", or all of the last paragraph (a grid, a sequence).
     candidates = ([final.text] if final else []) + [_last_lines(answer.text)]
     right = next((text for text in candidates if _is_right(text, details)), None)
     given = candidates[0] if right is None else right
-    return Verdict(float(right is not None), right is not None, answer=given, has_format=False)
+    return Reward(float(right is not None), right is not None, answer=given, has_format=False)
 
 
 def render_task_score(gold: str, _settings: VerifierSettings) -> str:

@@ -8,7 +8,8 @@ from functools import lru_cache
 
 from coop_rl.rewards.final_answer import last_boxed
 from coop_rl.rewards.user import load_function
-from coop_rl.rewards.verdict import Answer, TermSettings, Verdict
+from coop_rl.rewards.verdict import Answer, TermSettings
+from coop_rl.types import Reward
 
 
 def evaluate_term(term: TermSettings, answer: Answer) -> float:
@@ -18,7 +19,7 @@ def evaluate_term(term: TermSettings, answer: Answer) -> float:
     if term.kind == "length":
         return length_penalty(answer.num_tokens, term.free_tokens, term.max_tokens)
     result = load_function(term.function)(answer)
-    return float(result.value if isinstance(result, Verdict) else result)
+    return float(result.value if isinstance(result, Reward) else result)
 
 
 def length_penalty(num_tokens: int, free_tokens: int, max_tokens: int) -> float:

@@ -1,8 +1,8 @@
 """Rewards of the user's own: a function named in the config, run in the pool like any verifier.
 
-    def reward(answer: Answer) -> float | Verdict
+    def reward(answer: Answer) -> float | Reward
 
-A number is the reward, and counts as right from 1 on; a Verdict says everything itself.
+A number is the reward, and counts as right from 1 on; a Reward says everything itself.
 """
 
 import importlib
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coop_rl.errors import ConfigError
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
+from coop_rl.types import Reward
 
 if TYPE_CHECKING:
     from coop_rl.config.reward import RewardSection
 
-RewardFunction = Callable[[Answer], float | Verdict]
+RewardFunction = Callable[[Answer], float | Reward]
 
 
 @lru_cache(maxsize=64)
@@ -65,14 +66,14 @@ def check_functions(section: "RewardSection") -> None:
         load_function(location)
 
 
-def verify_user(answer: Answer, settings: VerifierSettings) -> Verdict:
+def verify_user(answer: Answer, settings: VerifierSettings) -> Reward:
     """Call the user's function; what it raises makes the answer `crashed`."""
     result = load_function(settings.function)(answer)
-    if not isinstance(result, Verdict):
+    if not isinstance(result, Reward):
         value = float(result)
-        return Verdict(value, value >= 1.0)
+        return Reward(value, value >= 1.0)
     # Plain values: what the function put in may be of types the run's processes do not have.
-    return Verdict(
+    return Reward(
         float(result.value),
         bool(result.is_correct),
         answer=str(result.answer),

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from coop_rl.types import Reward
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -12,6 +14,7 @@ class Answer:
     text: str
     """The response as the model wrote it; hostile until proven otherwise."""
     gold: str
+    """The right answer, as the data gives it."""
     details: str = ""
     """What else the verifier needs, as JSON (`Prompt.details`)."""
     verifier: str = ""
@@ -31,27 +34,10 @@ class VerifierSettings:
     """`module:function`; verifier `python` only."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One verifier's judgement."""
+TIMEOUT = Reward(0.0, False, "timeout", has_format=False)
+CRASHED = Reward(0.0, False, "crashed", has_format=False)
 
-    value: float
-    """Reward, finite."""
-    is_correct: bool
-    status: Literal["scored", "timeout", "crashed"] = "scored"
-    answer: str = ""
-    """What was read as the final answer, in a normal form; empty: none was found."""
-    has_format: bool = True
-    """Whether the response has the form the answer was asked for in."""
-    parts: tuple[tuple[str, float], ...] = ()
-    """(name, value before its weight) of the terms of a weighted sum; the verifier's is
-    `correct`."""
-
-
-TIMEOUT = Verdict(0.0, False, "timeout", has_format=False)
-CRASHED = Verdict(0.0, False, "crashed", has_format=False)
-
-Verify = Callable[[Answer, VerifierSettings], Verdict]
+Verify = Callable[[Answer, VerifierSettings], Reward]
 """A module-level function, because processes find it by name."""
 
 

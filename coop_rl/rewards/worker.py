@@ -17,10 +17,11 @@ from pathlib import Path
 from coop_rl.errors import ConfigError, RunError
 from coop_rl.rewards.terms import evaluate_term
 from coop_rl.rewards.user import load_function
-from coop_rl.rewards.verdict import CRASHED, Answer, JudgeSettings, Verdict, Verifier
+from coop_rl.rewards.verdict import CRASHED, Answer, JudgeSettings, Verifier
+from coop_rl.types import Reward
 
 ORPHAN_CHECK_S = 1.0
-MOST_MESSAGE = 200
+MOST_MESSAGE_CHARACTERS = 200
 """Characters of an error's message that are logged; it may hold the model's text."""
 LOGGED: set[str] = set()
 """Places in the code whose failure this process has logged."""
@@ -39,7 +40,7 @@ class WorkerSettings:
     functions: tuple[str, ...]
     """The user's functions, loaded at the start for the same reason."""
     verifiers: Mapping[str, Verifier]
-    """By the name an answer gives; the empty name is the section's."""
+    """Verifiers by the name an answer gives; the empty name stands for that of `reward.kind`."""
     judge: JudgeSettings
     canaries: tuple[Answer, ...]
     """Right answers, which each process judges at its start."""
@@ -101,7 +102,7 @@ def _die_with(parent_pid: int) -> None:
     os._exit(1)
 
 
-def judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Verdict:
+def judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Reward:
     """Return the verdict on one answer; whatever fails makes it `crashed`."""
     try:
         verdict = verifier.verify(answer, settings.verifier)
@@ -116,7 +117,7 @@ def judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Verdic
     return CRASHED
 
 
-def _weigh(verdict: Verdict, settings: JudgeSettings, answer: Answer) -> Verdict:
+def _weigh(verdict: Reward, settings: JudgeSettings, answer: Answer) -> Reward:
     """Add the weighted terms."""
     value = settings.weight * verdict.value
     parts = [("correct", verdict.value)]
@@ -124,21 +125,14 @@ def _weigh(verdict: Verdict, settings: JudgeSettings, answer: Answer) -> Verdict
         part = evaluate_term(term, answer)
         parts.append((term.name, part))
         value += term.weight * part
-    return Verdict(
-        value,
-        verdict.is_correct,
-        verdict.status,
-        verdict.answer,
-        verdict.has_format,
-        tuple(parts),
-    )
+    return replace(verdict, value=value, parts=tuple(parts))
 
 
 def _log_crash(error: BaseException) -> None:
     with contextlib.suppress(Exception):  # memory may be used up, and str(error) is the user's code
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
-        _log_once(place, str(error)[:MOST_MESSAGE])
+        _log_once(place, str(error)[:MOST_MESSAGE_CHARACTERS])
 
 
 def _log_once(place: str, message: str) -> None:

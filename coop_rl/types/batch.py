@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # slow to import, and most processes hold no tensors
-    import torch
+if TYPE_CHECKING:
+    import torch  # for annotations alone: the reward's processes import these types without it
 
 TokenRow = tuple[tuple[int, ...], tuple[int, ...]]
 """(prompt ids, response ids) to be scored."""
@@ -45,7 +45,7 @@ class TokenGrid(NamedTuple):
     """What the decoder computes, and which of its outputs are scored.
 
     Sequences lie in K lanes of L places. A lane may hold several of them, and responses to one
-    prompt may share it: then `sequence_KL` and `branch_KL` say who sees whom.
+    prompt may share it: then `sequence_KL` and `response_KL` say who sees whom.
     """
 
     token_ids_KL: torch.Tensor
@@ -55,8 +55,9 @@ class TokenGrid(NamedTuple):
     sequence_KL: torch.Tensor | None
     """int64; a token sees earlier ones of the same sequence only; -1: padding; None: a lane is one
     sequence."""
-    branch_KL: torch.Tensor | None
-    """int64; of its sequence a token sees branch 0, the shared prompt, and its own."""
+    response_KL: torch.Tensor | None
+    """int64; number of the response within its sequence; 0: the shared prompt. Of its sequence a
+    token sees the prompt and its own response."""
     source_T: torch.Tensor
     """int64; place k * L + l whose output predicts the scored token."""
     target_T: torch.Tensor
@@ -72,7 +73,7 @@ class TokenGrid(NamedTuple):
             self.token_ids_KL.to(device),
             move(self.position_ids_KL),
             move(self.sequence_KL),
-            move(self.branch_KL),
+            move(self.response_KL),
             self.source_T.to(device),
             self.target_T.to(device),
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from coop_rl.types.batch import Demonstration, TokenSample
 from coop_rl.types.version import Branch, PolicyVersion
 
-if TYPE_CHECKING:  # slow to import, and most processes hold no tensors
+if TYPE_CHECKING:
     import torch
 
 
@@ -52,9 +52,9 @@ class Objective:
     """The loss of one branch at one meta-step: rl_weight * L_RL + sft_weight * sum of terms."""
 
     rl_weight: float
-    """lambda of docs/algorithm.md section 3, step 4 for `joint`; 1 for `rl_only`."""
+    """lambda of docs/algorithm.md section 3, step 4 for `joint`; 1 for `shadow`."""
     sft_weight: float
-    """1 - lambda for `joint`; 0 for `rl_only`."""
+    """1 - lambda for `joint`; 0 for `shadow`."""
     terms: tuple[DemonstrationTerm, ...] = (DemonstrationTerm(),)
     """What the SFT loss is made of."""
     sft_entropy_weight: float = 0.0
@@ -103,7 +103,7 @@ class AdapterGradients:
     rl: dict[str, torch.Tensor]
     """name -> fp32 gradient of L_RL; empty when the branch did not compute it."""
     sft: dict[str, torch.Tensor]
-    """name -> fp32 gradient of L_SFT; empty for `rl_only`."""
+    """name -> fp32 gradient of L_SFT; empty for `shadow`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class CooperativeGain:
     capped_share: float
     """Share of the shadow's sequence weights above the cap."""
     shadow_kl: float
-    """Mean over samples of log pi_joint - log pi_rl_only of the whole response, nats."""
+    """Mean over samples of log pi_joint - log pi_shadow of the whole response, nats."""
     is_usable: bool
     """Whether the bracket may move w (ESS >= gain.min_ess on both branches)."""
 

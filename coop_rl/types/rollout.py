@@ -114,8 +114,8 @@ class Reward:
     has_format: bool = True
     """Whether the response has the form the answer was asked for in."""
     parts: tuple[tuple[str, float], ...] = ()
-    """(name, value before its weight) of the terms `value` is the weighted sum of; empty: there is
-    one term."""
+    """(name, value before its weight) of the terms `value` is the weighted sum of, the verifier's
+    called `correct`; empty: there is one term."""
     is_flipped: bool = False
     """Whether noise turned the verifier's value around (`reward.flip_probability`)."""
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Branch = Literal["joint", "rl_only"]
-"""`joint` trains theta on SFT and RL; `rl_only` trains the shadow theta-hat on RL alone."""
+Branch = Literal["joint", "shadow"]
+"""`joint` trains theta on SFT and RL; `shadow` trains theta-hat on RL alone."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -14,7 +14,7 @@ class PolicyVersion:
     theta: int
     """Optimiser steps taken by the base weights of a branch."""
     adapter: int
-    """Guidance pushes received from the meta-controller."""
+    """Pushes of w received from the meta-controller."""
 
     def next(self) -> "PolicyVersion":
         """Return the version after one meta-step (both advance together)."""

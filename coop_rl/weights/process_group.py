@@ -3,7 +3,7 @@
 The default world belongs to DeepSpeed; these groups link processes across worlds:
 
     guidance     meta-controller (root) --> every learner rank          push of w
-    resync       joint rank r (root)    --> rl_only rank r              theta, moments, gradient
+    resync       joint rank r (root)    --> shadow rank r               theta, moments, gradient
     weights      joint rank 0 (root)    --> every engine worker         weight sync (gloo backend)
 
 The root opens a store and tells the others where it is; then all of them, the root included, join

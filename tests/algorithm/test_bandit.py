@@ -6,7 +6,7 @@ J(theta, w) = sum_a p_a R_a,  p = softmax(theta + w);   dJ/dtheta_a = p_a (R_a -
 import pytest
 import torch
 
-from coop_rl.algorithm.guidance import adapter_gradient
+from coop_rl.algorithm.bracket import adapter_gradient
 from coop_rl.algorithm.losses import rl_loss, sft_loss
 from coop_rl.types import AdapterGradients, PolicyVersion
 
@@ -70,8 +70,8 @@ def test_w_update_raises_the_cooperative_gain(start) -> None:
     theta, shadow, w = start
     version = PolicyVersion(0, 0)
     joint = AdapterGradients("joint", version, {"w": loss_gradients(theta, theta, w)[1]}, {})
-    rl_only = AdapterGradients("rl_only", version, {"w": loss_gradients(shadow, theta, w)[1]}, {})
-    gradient, _ = adapter_gradient("cooperative", 1.0, joint, rl_only, torch.Generator())
+    of_shadow = AdapterGradients("shadow", version, {"w": loss_gradients(shadow, theta, w)[1]}, {})
+    gradient, _ = adapter_gradient("cooperative", 1.0, joint, of_shadow, torch.Generator())
     want = closed_form(theta, w) - closed_form(shadow, w)
     torch.testing.assert_close(-gradient["w"], want, atol=1e-12, rtol=0)
 
@@ -87,7 +87,7 @@ def test_w_gradient_weighs_sft_and_bracket(penalty: float) -> None:
     version = PolicyVersion(0, 0)
     one, two, three = (torch.full((2,), float(i)) for i in (1, 2, 4))
     joint = AdapterGradients("joint", version, {"a": two}, {"a": one})
-    shadow = AdapterGradients("rl_only", version, {"a": three}, {})
+    shadow = AdapterGradients("shadow", version, {"a": three}, {})
     generator = torch.Generator().manual_seed(0)
     expected = {
         "cooperative": (1 - penalty) * one + penalty * (two - three),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from coop_rl.algorithm.guidance import adapter_gradient
+from coop_rl.algorithm.bracket import adapter_gradient
 from coop_rl.algorithm.losses import rl_loss
 from coop_rl.types import AdapterGradients, PolicyVersion
 
@@ -91,12 +91,12 @@ def test_reweighted_bracket_is_the_exact_difference_of_gradients(setting) -> Non
         behaviour_NL.sum(1).exp() * reward_N
     )  # enumeration: each sequence counts by its probability
     joint = loss_gradient(theta, w, ids_NL, behaviour_NL, weight_N)
-    rl_only = loss_gradient(shadow, w, ids_NL, behaviour_NL, weight_N)
+    of_shadow = loss_gradient(shadow, w, ids_NL, behaviour_NL, weight_N)
     gradient, stats = adapter_gradient(
         "cooperative",
         1.0,
         as_gradients("joint", joint),
-        as_gradients("rl_only", rl_only),
+        as_gradients("shadow", of_shadow),
         torch.Generator(),
     )
     want = exact_bracket(theta, shadow, w, reward_N)
@@ -136,12 +136,12 @@ def test_bracket_is_exactly_zero_at_equal_branches(setting) -> None:
     theta, _, w, reward_N, behaviour_NL = setting
     ids_NL = POLICY.sequences()
     joint = loss_gradient(theta, w, ids_NL, behaviour_NL, reward_N)
-    rl_only = loss_gradient(theta.clone(), w, ids_NL, behaviour_NL, reward_N)
+    of_shadow = loss_gradient(theta.clone(), w, ids_NL, behaviour_NL, reward_N)
     gradient, stats = adapter_gradient(
         "cooperative",
         0.5,
         as_gradients("joint", joint),
-        as_gradients("rl_only", rl_only),
+        as_gradients("shadow", of_shadow),
         torch.Generator(),
     )
     assert stats.bracket_norm == 0.0

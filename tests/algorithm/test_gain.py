@@ -65,7 +65,7 @@ def test_gain_is_exactly_zero_at_equal_branches() -> None:
         (),
         0,
         step_result("joint", log_ratio.ravel()),
-        step_result("rl_only", log_ratio.ravel()),
+        step_result("shadow", log_ratio.ravel()),
         GainSettings(0.5, True, 5.0),
     )
     assert gain.value == 0.0
@@ -88,7 +88,7 @@ def test_low_ess_shows_no_number_and_the_guard_stops_w(is_guarded, is_usable) ->
         (),
         0,
         step_result("joint", np.zeros(16)),
-        step_result("rl_only", shadow),
+        step_result("shadow", shadow),
         GainSettings(0.5, is_guarded, 5.0),
     )
     assert gain.value is None
@@ -108,7 +108,7 @@ def test_kl_gap_is_weighed_like_the_reward_gap_and_charged_with_beta() -> None:
         (),
         0,
         step_result("joint", joint, joint_kl),
-        step_result("rl_only", shadow, shadow_kl),
+        step_result("shadow", shadow, shadow_kl),
         GainSettings(kl_weight=0.5),
     )
     want = float((np.exp(joint) * joint_kl - np.exp(shadow) * shadow_kl).mean())
@@ -125,7 +125,7 @@ def test_fresh_gain_is_the_difference_of_the_branches_means_over_prompts() -> No
         groups_of(shadow_PG),
         0,
         step_result("joint", np.zeros(6)),
-        step_result("rl_only", far),
+        step_result("shadow", far),
         GainSettings(always_fresh=True),
     )
     assert gain.estimator == "fresh"
@@ -143,7 +143,7 @@ def test_groups_sampled_in_vain_count_as_zero() -> None:
             (),
             dropped,
             step_result("joint", np.zeros(32)),
-            step_result("rl_only", shadow),
+            step_result("shadow", shadow),
             GainSettings(),
         )
         for dropped in (0, 4)

@@ -31,7 +31,7 @@ def test_every_row_arrives_once_with_its_own_values(
     sizes, num_ranks: int, budget: int, layout: Layout
 ) -> None:
     samples = samples_of(sizes)
-    # The same prompt for every third: trees have several branches.
+    # The same prompt for every third: trees have several responses.
     samples = [replace(s, prompt_ids=samples[i % 3].prompt_ids) for i, s in enumerate(samples)]
     batch = pack(samples, [], PackShape(num_ranks, budget, layout=layout))
     assert batch.num_rl_tokens == sum(r for _, r in sizes)
@@ -62,9 +62,9 @@ def seen_from(micro: MicroBatch, place: int) -> list[int]:
     k, last = divmod(place, grid.token_ids_KL.size(1))
     if grid.sequence_KL is None:
         return grid.token_ids_KL[k, : last + 1].tolist()
-    assert grid.branch_KL is not None
+    assert grid.response_KL is not None
     assert grid.position_ids_KL is not None
-    is_seen_L = visible(grid.sequence_KL, grid.branch_KL)[k, last]
+    is_seen_L = visible(grid.sequence_KL, grid.response_KL)[k, last]
     positions = grid.position_ids_KL[k][is_seen_L].tolist()
     assert positions == list(range(len(positions)))
     return grid.token_ids_KL[k][is_seen_L].tolist()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from coop_rl.algorithm.guidance import adapter_gradient
+from coop_rl.algorithm.bracket import adapter_gradient
 from coop_rl.algorithm.kl import kl_loss
 from coop_rl.algorithm.losses import rl_loss, sft_loss
 from coop_rl.types import AdapterGradients, PolicyVersion
@@ -118,7 +118,7 @@ def update(point: Point, shadow_sign: float, w_objective: str) -> Point:
     sft, w_sft = gradients(sft_loss_of, point.theta, point.w)
     shadow_rl, w_shadow = gradients(shared_rl_loss, point.shadow, point.w)
     joint = AdapterGradients("joint", VERSION, w_rl, w_sft)
-    shadow = AdapterGradients("rl_only", VERSION, w_shadow, {})
+    shadow = AdapterGradients("shadow", VERSION, w_shadow, {})
     w_gradient, _ = adapter_gradient(w_objective, MIX, joint, shadow, torch.Generator())
     return Point(
         point.theta - LR * ((1.0 - MIX) * sft + MIX * rl),

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from coop_rl.distributed.ray_metrics import gauge_name
-from coop_rl.observability.metrics import METRICS, describe
+from coop_rl.metric_names import METRICS, describe
 from tests.main_job.harness import ROOT
 
 MONITORING = ROOT / "cluster/monitoring"

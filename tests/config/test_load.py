@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from coop_rl.config import derive_sizes, load_config
-from coop_rl.config.sizes import has_shadow, weight_backend
+from coop_rl.config.sizes import has_shadow, mix_and_penalty, weight_backend
 from coop_rl.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -57,7 +57,7 @@ def test_bad_values_say_what_to_change(minimal: Path, override: str, expected: s
 
 
 def test_w_must_not_follow_a_gradient_that_is_never_computed(minimal: Path) -> None:
-    assert load_config(minimal, ["method.mix=1"]).penalty == 1.0
+    assert mix_and_penalty(load_config(minimal, ["method.mix=1"])) == (1.0, 1.0)
     for overrides, name in (
         (["method.mix=0", "meta.penalty=0.5"], "RL"),
         (["method.mix=1", "meta.penalty=0.5"], "SFT"),
@@ -156,10 +156,10 @@ def test_sizes_and_shadow_follow_the_method(minimal: Path) -> None:
     bridge = derive_sizes(load_config(minimal))
     assert bridge.num_samples == 32 * 8
     assert bridge.total_cpus == 3
-    assert bridge.cpus["learner rl_only"] == 1
+    assert bridge.cpus["learner shadow"] == 1
     rl = derive_sizes(load_config(minimal, ["method.kind=rl"]))
     assert rl.num_demonstrations == 0
-    assert rl.cpus["learner rl_only"] == 0
+    assert rl.cpus["learner shadow"] == 0
     assert not has_shadow(load_config(minimal, ["meta.w_objective=mixture"]))
 
 

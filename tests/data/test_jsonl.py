@@ -1,10 +1,12 @@
 """Bad rows are refused with file and line, and the count of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from coop_rl.data.jsonl import read_rows
+from coop_rl.data.jsonl import open_jsonl
+from coop_rl.data.rows import TextRow
 from coop_rl.errors import DataError
 
 GOOD = '{"prompt": "1+1=?", "answer": "2"}'
@@ -15,6 +17,12 @@ def write(folder: Path, *lines: str | bytes) -> Path:
     path = folder / "rows.jsonl"
     path.write_bytes(b"\n".join(x if isinstance(x, bytes) else x.encode() for x in lines) + b"\n")
     return path
+
+
+def read_rows(path: Path, columns: Sequence[str], limit: int | None = None) -> list[TextRow]:
+    read = open_jsonl([path], columns, limit=limit)
+    read.bad.settle("this file", len(read.rows) + read.bad.total, 0.0)
+    return list(read.rows)
 
 
 def test_rows_keep_order_place_and_text(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coop_rl.data.overlap import MOST_USES, OverlapIndex, Question, words_of
+from coop_rl.data.overlap import MOST_QUESTIONS_PER_RUN, OverlapIndex, Question, words_of
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 TRAIN = (
@@ -63,8 +63,10 @@ def test_a_template_of_many_questions_is_no_overlap() -> None:
     def fill(i: int) -> str:
         return f"{template} " + " ".join(f"own{i}x{j}" for j in range(30))
 
-    few = index(*(fill(i) for i in range(MOST_USES))).find(Question("t", fill(99)))
-    many = index(*(fill(i) for i in range(MOST_USES + 1))).find(Question("t", fill(99)))
+    few = index(*(fill(i) for i in range(MOST_QUESTIONS_PER_RUN))).find(Question("t", fill(99)))
+    many = index(*(fill(i) for i in range(MOST_QUESTIONS_PER_RUN + 1))).find(
+        Question("t", fill(99))
+    )
     assert few is not None
     assert few.kind == "run"
     assert many is None

@@ -11,7 +11,7 @@ from coop_rl.driver.evaluation import Evaluator
 from coop_rl.errors import ConfigError, RunError
 from coop_rl.evaluation.result import EvaluationResult
 from coop_rl.evaluation.sets import EvaluationSet
-from coop_rl.observability.metrics import describe
+from coop_rl.metric_names import describe
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import (
     PolicyVersion,

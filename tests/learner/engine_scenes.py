@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.packing import PackShape, pack, pack_branches
-from coop_rl.config.method import GrpoRl, KlSettings, PpoRl
+from coop_rl.config.estimators import GrpoRl, KlSettings, PpoRl
 from coop_rl.errors import ConfigError
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
@@ -196,7 +196,7 @@ def own_bracket(build: Build) -> dict[str, Any]:
 
 def fresh_bracket(build: Build) -> dict[str, Any]:
     """The shadow, whose bracket is measured on rollouts of its own."""
-    learner = build(Setup(branch="rl_only"))
+    learner = build(Setup(branch="shadow"))
     size = learner.engine.world_size
     batches = [
         BranchBatch((build_batch(k, size),), replace(build_batch(20 + k, size), num_rl_tokens=40))
@@ -340,8 +340,8 @@ def own_optimizer(build: Build, folder: Path) -> dict[str, Any]:
 
 def offloaded(build: Build) -> dict[str, Any]:
     """The shadow with its moments moved away but for updates, beside one that keeps them."""
-    moving = build(Setup(replace(LEARNER, offloaded=frozenset({"rl_only"})), branch="rl_only"))
-    staying = build(Setup(branch="rl_only"))
+    moving = build(Setup(replace(LEARNER, offloaded=frozenset({"shadow"})), branch="shadow"))
+    staying = build(Setup(branch="shadow"))
     size = staying.engine.world_size
     try:
         for step in range(2):

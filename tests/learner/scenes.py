@@ -9,7 +9,7 @@ from torch import nn
 
 from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.packing import PackShape, pack
-from coop_rl.config.method import KlSettings, ReweightedRl
+from coop_rl.config.estimators import KlSettings, ReweightedRl
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.passes import LossSettings

@@ -67,7 +67,7 @@ def test_every_stage_takes_the_steps_of_plain_torch(recorded, world_size, stage)
 
 @pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("branch", ["joint", "rl_only"])
+@pytest.mark.parametrize("branch", ["joint", "shadow"])
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_five_steps_agree_in_losses_and_gradients(
     recorded, world_size, stage, branch, is_checkpointed

@@ -242,7 +242,7 @@ class AwareEngine(LocalEngine):
         super().import_state(tensors)
 
 
-@pytest.mark.parametrize("branch", ["joint", "rl_only"])
+@pytest.mark.parametrize("branch", ["joint", "shadow"])
 def test_moments_are_away_but_for_updates_and_states(tmp_path: Path, branch: Branch) -> None:
     policy, adapter = build_policy()
     engine = AwareEngine(policy)
@@ -267,8 +267,8 @@ def test_moments_are_away_but_for_updates_and_states(tmp_path: Path, branch: Bra
 @pytest.mark.parametrize(
     ("override", "branches"),
     [
-        ("shadow.offload=true", {"rl_only"}),
-        ("learner.offload=true", {"joint", "rl_only"}),
+        ("shadow.offload=true", {"shadow"}),
+        ("learner.offload=true", {"joint", "shadow"}),
         ("learner.offload=false", set()),
     ],
 )

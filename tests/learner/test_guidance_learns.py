@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from coop_rl.algorithm.methods.base import StepData
 from coop_rl.algorithm.methods.bridge import Bridge
 from coop_rl.algorithm.packing import PackShape, pack_branches
 from coop_rl.config import RunConfig, load_config
@@ -100,7 +101,7 @@ class Toy:
         rewards = []
         for step in range(num_steps):
             lesson = self.method.compose(
-                step, self.groups(), self.demonstrations, self.guidance.guidance
+                StepData(step, self.groups(), self.demonstrations, self.guidance.guidance)
             )
             batch, _ = pack_branches(lesson, (), SHAPE, is_own=False)
             result, _ = self.learner.step(step, batch, lesson.objective)

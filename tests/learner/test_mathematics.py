@@ -64,7 +64,7 @@ def test_bridge_at_the_ends_of_mix_is_rl_and_sft_bitwise(mix: float) -> None:
 @pytest.mark.parametrize("mix", [0.5, 0.3])
 def test_bracket_is_exactly_zero_at_equal_branches(mix: float) -> None:
     """Item 2: at theta-hat = theta, although `joint` also sees SFT and weighs RL by mix."""
-    joint, shadow = local_learner(), local_learner("rl_only")
+    joint, shadow = local_learner(), local_learner("shadow")
     batch = build_batch(0, 1)
     a, joint_gradients = joint.step(0, one_step(batch), Objective(mix, 1 - mix))
     b, shadow_gradients = shadow.step(0, one_step(batch), RL_ONLY)
@@ -203,7 +203,7 @@ def test_finite_differences_in_theta_and_w(kind: str, objective: Objective) -> N
 def paired(*, is_gradient_shared: bool = True) -> tuple[Learner, Learner]:
     """Both branches, linked for a re-sync inside one process."""
     settings = dataclasses.replace(LEARNER, is_gradient_shared=is_gradient_shared)
-    branches: tuple[Branch, Branch] = ("joint", "rl_only")
+    branches: tuple[Branch, Branch] = ("joint", "shadow")
     policies = [build_policy() for _ in branches]
     joint, shadow = (
         Learner(settings, branch, LocalEngine(policy, ENGINE), adapter)

@@ -75,7 +75,7 @@ def gradients(branch: Any, version: PolicyVersion, seed: int) -> AdapterGradient
 
 def pair(theta: int, adapter: int) -> tuple[AdapterGradients, AdapterGradients]:
     version = PolicyVersion(theta, adapter)
-    return gradients("joint", version, theta), gradients("rl_only", version, theta + 100)
+    return gradients("joint", version, theta), gradients("shadow", version, theta + 100)
 
 
 def test_an_update_moves_w_and_advances_the_version() -> None:

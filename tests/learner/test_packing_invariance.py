@@ -10,7 +10,7 @@ from coop_rl.algorithm.kl import KlEstimator
 from coop_rl.algorithm.methods.luffy import OnPolicy
 from coop_rl.algorithm.methods.srft import RightAndWrong
 from coop_rl.algorithm.packing import PackShape, pack
-from coop_rl.config.method import (
+from coop_rl.config.estimators import (
     CispoRl,
     DapoRl,
     DrGrpoRl,

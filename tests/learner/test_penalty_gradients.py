@@ -7,7 +7,7 @@ import torch
 
 from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.kl import KlEstimator
-from coop_rl.config.method import GrpoRl, KlSettings, ReweightedRl, RlSettings
+from coop_rl.config.estimators import GrpoRl, KlSettings, ReweightedRl, RlSettings
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.passes import LossSettings

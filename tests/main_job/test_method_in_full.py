@@ -68,7 +68,7 @@ def test_all_guidance_with_a_shadow_that_samples_for_itself(
     assert [row["step"] for row in audits] == [3, 6]
     assert all(-1 <= row["gain/audit"] <= 1 and row["gain/audit_stderr"] >= 0 for row in audits)
     logs = {path.stem for path in (tmp_path / "run/logs").iterdir()}
-    assert "rollout-rl_only-0" in logs
+    assert "rollout-shadow-0" in logs
 
 
 @pytest.mark.timeout(420)

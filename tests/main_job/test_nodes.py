@@ -74,7 +74,7 @@ def test_roles_lie_where_the_config_says_and_weights_cross_nodes(
         "rollout-0": "rollout",
         "rollout-1": "rollout",
         "learner-joint-0": "learner",
-        "learner-rl_only-0": "learner",
+        "learner-shadow-0": "learner",
         "meta-controller": "meta",
     }
     assert places["rollout-0"]["node_id"] != places["rollout-1"]["node_id"]

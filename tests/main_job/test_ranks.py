@@ -33,4 +33,4 @@ def test_two_ranks_train_as_one(tmp_path: Path, whole_run: Path) -> None:
     assert two[1]["loss/sft"] == pytest.approx(one[1]["loss/sft"], rel=1e-3)
     assert two[1]["guidance/skipped"] == 0
     logs = {path.stem for path in (tmp_path / "run/logs").iterdir()}
-    assert {f"learner-{b}-{r}" for b in ("joint", "rl_only") for r in (0, 1)} <= logs
+    assert {f"learner-{b}-{r}" for b in ("joint", "shadow") for r in (0, 1)} <= logs

@@ -74,7 +74,7 @@ def stale_adapter() -> type:
     class StaleLearner(LearnerActor):
         def start(self, host, port):
             pid = super().start(host, port)
-            if self._learner.branch == "rl_only":
+            if self._learner.branch == "shadow":
                 vars(self._learner.adapter)["load_flat"] = lambda _: None
             return pid
 
@@ -85,15 +85,17 @@ def stale_adapter() -> type:
 @pytest.mark.parametrize(
     ("faulty", "message", "num_steps_done"),
     [
-        (
+        pytest.param(
             lambda: fault_in_sending("damage"),
             r"theta2\.adapter2: .*tensor model\.layers\.\S+\.weight in bucket 1 is damaged",
             1,
+            marks=pytest.mark.prove,  # As in tests/weights, but in a whole run.
         ),
-        (
+        pytest.param(
             lambda: fault_in_sending("skip"),
             r"theta2\.adapter2: .*bucket 1 \(first tensor model\.layers\.\S+\) was skipped",
             1,
+            marks=pytest.mark.prove,  # As in tests/weights, but in a whole run.
         ),
         (
             lambda: fault_in_sending("stale"),
@@ -103,7 +105,7 @@ def stale_adapter() -> type:
         ),
         (
             stale_adapter,
-            r"learner-rl_only-0 holds another w than the meta-controller pushed: model\.\S+lora_B",
+            r"learner-shadow-0 holds another w than the meta-controller pushed: model\.\S+lora_B",
             0,
         ),
     ],

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from coop_rl.algorithm.lanes import Layout, Row, cut, grow_trees, lay_out
+from coop_rl.algorithm.lanes import BatchRow, Layout, cut, grow_trees, lay_out
 from coop_rl.errors import ModelError
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.packing_check import check_packing, check_window
@@ -25,14 +25,14 @@ SMALL = {
 }
 
 
-def rows() -> list[Row]:
+def rows() -> list[BatchRow]:
     generator = torch.Generator().manual_seed(3)
 
     def draw(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(1, VOCABULARY, (count,), generator=generator).tolist())
 
     prompts = [draw(9), draw(4), draw(1), draw(6)]
-    return [Row(i, prompts[i % 4], draw(1 + (5 * i) % 8)) for i in range(20)]
+    return [BatchRow(i, prompts[i % 4], draw(1 + (5 * i) % 8)) for i in range(20)]
 
 
 def scored(model, layout: Layout, limit: int) -> tuple[dict[int, list[float]], list[torch.Tensor]]:
@@ -91,9 +91,9 @@ def test_the_check_at_the_start_passes_for_models_with_full_attention(layout: La
 
 
 def test_the_check_at_the_start_finds_a_neighbour_that_is_seen(monkeypatch) -> None:
-    def sees_all(sequence_KL: torch.Tensor, branch_KL: torch.Tensor) -> torch.Tensor:
+    def sees_all(sequence_KL: torch.Tensor, response_KL: torch.Tensor) -> torch.Tensor:
         length = sequence_KL.size(1)
-        return torch.ones(len(branch_KL), length, length, dtype=torch.bool).tril()
+        return torch.ones(len(response_KL), length, length, dtype=torch.bool).tril()
 
     engine = LocalEngine(PolicyModel(tiny_model()), EngineSettings())
     monkeypatch.setattr("coop_rl.models.policy.visible", sees_all)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from coop_rl.algorithm.lanes import Row, Tree, lay_out
+from coop_rl.algorithm.lanes import BatchRow, Tree, lay_out
 from coop_rl.types import TokenGrid
 
 VOCABULARY = 37
@@ -55,5 +55,5 @@ def random_rows(
 
 def to_grid(rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> TokenGrid:
     """Return a grid with a lane for each row."""
-    lanes = [[Tree((Row(i, *row),))] for i, row in enumerate(rows)]
+    lanes = [[Tree((BatchRow(i, *row),))] for i, row in enumerate(rows)]
     return lay_out(lanes).grid

@@ -99,7 +99,7 @@ def bridge(step: int = 3, gain: CooperativeGain = GAIN) -> StepRecord:
         fresh=(),
         batch=packed(9, 6),
         joint=result("joint"),
-        shadow=result("rl_only"),
+        shadow=result("shadow"),
         gain=gain,
         update=GUIDANCE,
     )

@@ -34,7 +34,7 @@ def test_plan_shows_every_derived_size(ranks: int, stage: str) -> None:
     config = load_config(DEMO, [f"learner.num_ranks={ranks}"])
     console.show_plan(config, derive_sizes(config), RUN, None)
     text = file.getvalue()
-    for expected in ("prompts per step", "256", stage, "learner rl_only"):
+    for expected in ("prompts per step", "256", stage, "learner shadow"):
         assert expected in text
     assert f"run directory {RUN}\n" in text
     assert "resumes" not in text

@@ -1,10 +1,16 @@
 """Dips of the reward and lost fit, on curves whose answer is known."""
 
-import numpy as np
 import pytest
 
-from coop_rl.observability.forgetting import WINDOW, Forgetting, describe_forgetting, find_dip
-from coop_rl.observability.metrics import describe
+from coop_rl.metric_names import describe
+from coop_rl.observability.forgetting import WINDOW_STEPS, Dip, Forgetting, describe_forgetting
+
+
+def find_dip(rewards: list[float]) -> Dip | None:
+    forgetting = Forgetting()
+    for step, reward in enumerate(rewards):
+        forgetting.add({"step": step, "reward/mean": reward})
+    return forgetting.dip()
 
 
 def test_a_dip_is_found_with_its_depth_and_the_step_it_ends() -> None:
@@ -15,7 +21,6 @@ def test_a_dip_is_found_with_its_depth_and_the_step_it_ends() -> None:
     assert (dip.peak_step, dip.low_step) == (5, 15)
     # Windows of steps 23..27 and later hold 0.6 often enough: (2 * 0.4 + 3 * 0.6) / 5 = 0.52.
     assert dip.recovered_step == 28
-    assert dip.is_clear
 
 
 def test_a_dip_at_the_end_has_not_recovered() -> None:
@@ -28,22 +33,7 @@ def test_a_rising_curve_has_none_and_a_short_one_no_answer() -> None:
     dip = find_dip([i / 100 for i in range(50)])
     assert dip is not None
     assert dip.depth == 0.0
-    assert not dip.is_clear
-    assert find_dip([0.5] * WINDOW) is None
-
-
-def test_noise_around_a_level_is_called_a_dip_one_time_in_twenty() -> None:
-    rng = np.random.default_rng(7)
-    dips = [find_dip(list(rng.normal(0.5, 0.05, size=60))) for _ in range(400)]
-    clear = np.mean([dip is not None and dip.is_clear for dip in dips])
-    assert 0.01 < clear < 0.12
-
-
-def test_a_real_dip_in_noise_is_clear() -> None:
-    rng = np.random.default_rng(8)
-    curve = np.concatenate([np.full(20, 0.6), np.full(15, 0.4), np.full(25, 0.7)])
-    dips = [find_dip(list(curve + rng.normal(0, 0.03, size=60))) for _ in range(50)]
-    assert all(dip is not None and dip.is_clear and dip.recovered_step for dip in dips)
+    assert find_dip([0.5] * WINDOW_STEPS) is None
 
 
 def evaluated(step: int, nll: float, accuracy: float) -> dict[str, float | None]:
@@ -67,9 +57,7 @@ ROWS: list[dict[str, float | None]] = [
 
 
 def feed(forgetting: Forgetting, rows: list[dict[str, float | None]]) -> list[dict]:
-    return [
-        forgetting.evaluation(r) if "reward/mean" not in r else forgetting.step(r) for r in rows
-    ]
+    return [forgetting.add(row) for row in rows]
 
 
 def test_what_is_lost_is_measured_from_the_best_so_far() -> None:
@@ -100,14 +88,14 @@ def test_a_resumed_run_reports_the_same(cut: int) -> None:
     whole, resumed = Forgetting(), Forgetting()
     expected = feed(whole, ROWS)[cut:]
     for row in ROWS[:cut]:
-        resumed.go_on(row)
+        resumed.add(row)
     assert feed(resumed, ROWS[cut:]) == expected
 
 
 def test_without_kept_demonstrations_there_is_nothing_to_say() -> None:
     forgetting = Forgetting()
-    assert forgetting.evaluation({"step": 0, "eval/sums/pass@1": 0.5}) == {}
-    assert forgetting.step({"step": 0, "loss/sft": 1.0}) == {}
+    assert forgetting.add({"step": 0, "eval/sums/pass@1": 0.5}) == {}
+    assert forgetting.add({"step": 0, "loss/sft": 1.0}) == {}
     assert forgetting.retention() is None
     assert forgetting.dip() is None
 
@@ -121,4 +109,7 @@ def test_the_summary_says_what_was_lost() -> None:
         "demonstrations kept from training: NLL 2.0000 before, lowest 1.0000 after 10 steps, "
         "1.2500 now, 75% of the gain kept"
     )
-    assert dip.startswith("reward dipped by 0.100 from step 5 to 10, not back yet")
+    assert dip == ("reward dipped by 0.100 from step 5 to 10, not back yet (means of 5 steps)")
+    level = Forgetting()
+    feed(level, [{"step": step, "reward/mean": 0.5} for step in range(10)])
+    assert describe_forgetting(level) == ["reward never dipped (means of 5 steps)"]

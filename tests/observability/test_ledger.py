@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from coop_rl.config import load_config
+from coop_rl.metric_names import describe
 from coop_rl.observability.ledger import Ledger
-from coop_rl.observability.metrics import describe
 from tests.observability.records import GROUPS, bridge, sft
 
 CONFIG = load_config(Path("configs/local/demo.yaml"))

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from coop_rl.observability.metrics import METRICS, describe, step_metrics
+from coop_rl.metric_names import METRICS, describe
+from coop_rl.observability.metrics import step_metrics
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import SkipReason
 from tests.observability.records import GUIDANCE, bridge, sft

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from coop_rl.config import load_config
+from coop_rl.metric_names import describe
 from coop_rl.observability.console import RunConsole
-from coop_rl.observability.metrics import describe
 from coop_rl.observability.observer import RunObserver
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.sinks import read_jsonl

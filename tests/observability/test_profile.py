@@ -1,12 +1,12 @@
 import pytest
 
-from coop_rl.observability.profile import Row, markdown, where_time_went
+from coop_rl.observability.profile import TimeSpent, markdown, where_time_went
 from coop_rl.tracing.trace import Span
 
 S = 10**9
 
 
-def seconds(rows: list[Row], actor: str) -> dict[str, float]:
+def seconds(rows: list[TimeSpent], actor: str) -> dict[str, float]:
     return {row.what: row.seconds for row in rows if row.actor == actor}
 
 

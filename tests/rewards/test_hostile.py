@@ -16,8 +16,9 @@ import pytest
 
 from coop_rl.config.reward import RewardSection
 from coop_rl.rewards.pool import RewardPool
-from coop_rl.rewards.process import MOST_LOSSES
-from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer, Verdict
+from coop_rl.rewards.process import MOST_LOST_PROCESSES
+from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer
+from coop_rl.types import Reward
 from tests.rewards.test_math_answer import BOMBS
 from tests.rewards.verifiers import FAILING, NOTING
 
@@ -132,7 +133,7 @@ def test_killed_workers_lose_no_answer_and_judge_none_twice() -> None:
     killer = threading.Thread(target=kill)
     killer.start()
     started = time.monotonic()
-    verdicts: list[Verdict] = []
+    verdicts: list[Reward] = []
     while killer.is_alive() or not verdicts:
         verdicts = pool.score(batch)
         assert [v.is_correct for v in verdicts] == expected
@@ -155,4 +156,4 @@ def test_neighbours_of_a_hostile_answer_are_judged_once(tmp_path: Path) -> None:
     assert verdicts[4] == CRASHED
     assert [v.is_correct for v in verdicts] == [True, True, False, True, False, True]
     notes = Counter((tmp_path / "notes").read_text().split())
-    assert notes == {"a": 1, "b": 1, "hang": 1, "c": 1, "die": MOST_LOSSES, "d": 1}
+    assert notes == {"a": 1, "b": 1, "hang": 1, "c": 1, "die": MOST_LOST_PROCESSES, "d": 1}

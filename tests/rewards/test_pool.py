@@ -16,10 +16,11 @@ import pytest
 
 from coop_rl.errors import RunError
 from coop_rl.rewards.pool import RewardPool
-from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer, Verdict
+from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer
+from coop_rl.types import Reward
 from tests.rewards.verifiers import ALWAYS_RIGHT, ALWAYS_WRONG, FAILING, section
 
-RIGHT, WRONG = Verdict(1.0, True, answer="4"), Verdict(0.0, False, answer="5")
+RIGHT, WRONG = Reward(1.0, True, answer="4"), Reward(0.0, False, answer="5")
 LIMIT_S = 1.0
 MOST_S = LIMIT_S + 4.0
 """The batch's limit, the answer's, two new processes (0.3 s each on an idle machine)."""
@@ -96,7 +97,7 @@ def test_hostile_text_is_only_text(pool: RewardPool) -> None:
 
 def test_made_and_used_on_threads_that_end() -> None:
     made: list[RewardPool] = []
-    scored: list[list[Verdict]] = []
+    scored: list[list[Reward]] = []
     for action in (
         lambda: made.append(RewardPool(section())),
         lambda: scored.append(made[0].score(answers("#4"))),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from coop_rl.rewards.exact import render_exact, verify_exact
 from coop_rl.rewards.pool import RewardPool
-from coop_rl.rewards.scoring import score_group, score_groups, shuffle_rewards
+from coop_rl.rewards.scoring import score_group, shuffle_rewards
 from coop_rl.rewards.verdict import Answer, VerifierSettings
 from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, RolloutGroup, ScoredGroup
 from tests.rewards.verifiers import section
@@ -55,8 +55,7 @@ def test_exact_never_raises(text: str, gold: str) -> None:
 def test_groups_are_scored_in_order_truncated_ones_too() -> None:
     pool = RewardPool(section())
     first, second = group("a", "4", "#4", "#5"), group("b", "…", "#…", "")
-    scored = score_groups(pool, [first, second])
-    assert score_group(pool, first) == scored[0]
+    scored = [score_group(pool, group) for group in (first, second)]
     pool.close()
     assert [g.prompt.id for g in scored] == ["a", "b"]
     assert [[r.value for r in g.rewards] for g in scored] == [[1.0, 0.0], [1.0, 0.0]]

@@ -2,18 +2,19 @@
 
 from typing import Any
 
-from coop_rl.rewards.verdict import Answer, Verdict
+from coop_rl.rewards.verdict import Answer
+from coop_rl.types import Reward
 
 
 def shouting(answer: Answer) -> float:
     return float(answer.text.isupper())
 
 
-def moody(answer: Answer) -> float | Verdict:
+def moody(answer: Answer) -> float | Reward:
     if answer.text == "raise":
         raise KeyError("no reason")
     if answer.text == "full":
-        return Verdict(0.75, True)
+        return Reward(0.75, True)
     values: dict[str, Any] = {"fine": 1.0, "half": 0.5, "nan": float("nan"), "text": "text"}
     value: float = values[answer.text]
     return value
@@ -26,11 +27,11 @@ def odd_types(answer: Answer) -> Any:
         pass
 
     made: dict[str, Any] = {
-        "mine": Verdict(Mine(0.5), Mine(1.0), answer=Mine(3.0)),  # type: ignore[arg-type]
-        "value": Verdict("much", True),  # type: ignore[arg-type]
+        "mine": Reward(Mine(0.5), Mine(1.0), answer=Mine(3.0)),  # type: ignore[arg-type]
+        "value": Reward("much", True),  # type: ignore[arg-type]
         "none": None,
         "huge": 10**400,
-        "inf": Verdict(float("inf"), True),
+        "inf": Reward(float("inf"), True),
         "own": Mine(1.0),
     }
     if answer.text == "exit":

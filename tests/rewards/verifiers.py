@@ -8,10 +8,11 @@ from pathlib import Path
 
 from coop_rl.config.reward import RewardSection
 from coop_rl.rewards.exact import render_exact, verify_exact
-from coop_rl.rewards.verdict import Answer, Verdict, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
+from coop_rl.types import Reward
 
 
-def _fail(answer: Answer, settings: VerifierSettings) -> Verdict:
+def _fail(answer: Answer, settings: VerifierSettings) -> Reward:
     """Do what the text says, else judge."""
     text, gold = answer.text, answer.gold
     if text == "hang":
@@ -37,25 +38,25 @@ def _fail(answer: Answer, settings: VerifierSettings) -> Verdict:
     if text == "recursion":
         return _fail(answer, settings)
     if text == "nan":
-        return Verdict(float("nan"), True)
+        return Reward(float("nan"), True)
     return verify_exact(Answer(text + (gold if text == "slow" else ""), gold), settings)
 
 
-def _note(answer: Answer, settings: VerifierSettings) -> Verdict:
+def _note(answer: Answer, settings: VerifierSettings) -> Reward:
     """Write down each judgement in the file `details` names, then do what the text says."""
     if answer.details:
         with Path(answer.details).open("a") as file:
             file.write(f"{answer.text}\n")
     verdict = _fail(answer, settings)
-    return Verdict(1.0, True) if answer.details else verdict
+    return Reward(1.0, True) if answer.details else verdict
 
 
-def _zero(answer: Answer, settings: VerifierSettings) -> Verdict:
-    return Verdict(0.0, False)
+def _zero(answer: Answer, settings: VerifierSettings) -> Reward:
+    return Reward(0.0, False)
 
 
-def _one(answer: Answer, settings: VerifierSettings) -> Verdict:
-    return Verdict(1.0, True)
+def _one(answer: Answer, settings: VerifierSettings) -> Reward:
+    return Reward(1.0, True)
 
 
 FAILING = Verifier(_fail, render_exact)

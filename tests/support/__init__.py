@@ -1,1 +1,1 @@
-"""Engines without a cluster or a model, for tests and benches only."""
+"""What tests and benches need beside the product: engines without a cluster, the demo's makers."""

@@ -10,11 +10,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from coop_rl.config import RunConfig
-from coop_rl.demo.model import EOS_ID, build_tokenizer
 from coop_rl.rollout.vllm_engine import VllmEngine
 from coop_rl.weights.publisher import WeightPublisher
 from coop_rl.weights.receipt import Receipt, receipt_of
 from coop_rl.weights.source import MergedWeightSource
+from tests.support.demo.model import EOS_ID, build_tokenizer
 
 SCALE = 2.0
 RANK = 4

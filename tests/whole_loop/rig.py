@@ -15,12 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from coop_rl.algorithm.methods import build_method
-from coop_rl.algorithm.methods.cold_start import VALIDATION_NLL
 from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Progress, Roles, StepRecord
 from coop_rl.algorithm.train import train
 from coop_rl.config import RunConfig, load_config
-from coop_rl.config.method import ColdStartMethod, rl_settings
 from coop_rl.config.sizes import has_adapter, has_shadow
 from coop_rl.data.collection import Mixture
 from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress
@@ -29,10 +27,11 @@ from coop_rl.driver.generation import OnDone, OnStart
 from coop_rl.driver.learners import SHADOW_OBJECTIVE
 from coop_rl.driver.rollouts import SHADOW_SEED, TeamRollouts, step_sampling
 from coop_rl.learner.engine import EngineSettings
+from coop_rl.learner.groups import RESYNC_GROUP
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import MetaController
-from coop_rl.learner.peers import RESYNC_GROUP
 from coop_rl.learner.settings import LearnerSettings
+from coop_rl.metric_names import VALIDATION_NLL
 from coop_rl.models import PolicyModel
 from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import Metrics, step_metrics
@@ -110,13 +109,13 @@ class Branches:
 
 def build_branches(config: RunConfig, task: Task) -> Branches:
     joint, policy = build_learner(config, "joint")
-    shadow, shadow_policy = build_learner(config, "rl_only") if has_shadow(config) else (None, None)
+    shadow, shadow_policy = build_learner(config, "shadow") if has_shadow(config) else (None, None)
     if shadow is not None:
         pipe = Pipe()
         joint.attach_group(RESYNC_GROUP, pipe.sender())
         shadow.attach_group(RESYNC_GROUP, pipe.receiver())
     meta = None
-    if config.method.kind == "bridge":
+    if config.method.is_guided:
         adapter = make_adapter(config, policy.causal_lm) if has_adapter(config) else None
         meta = MetaController(config, adapter, sorted({d.source for d in task.demonstrations}))
     return Branches(joint, policy, shadow, shadow_policy, meta)
@@ -125,7 +124,7 @@ def build_branches(config: RunConfig, task: Task) -> Branches:
 def build_learner(config: RunConfig, branch: Branch) -> tuple[Learner, PolicyModel]:
     policy, adapter = make_policy(config, has_adapter=has_adapter(config))
     reference = None
-    if rl_settings(config.method).kl.weight > 0:
+    if config.method.rl_settings.kl.weight > 0:
         reference, _ = make_policy(config, has_adapter=False)
         reference.requires_grad_(False)
     engine = LocalEngine(policy, EngineSettings.from_config(config))
@@ -291,7 +290,7 @@ class LocalEvaluation:
         if every > 0 and step % every == 0:
             temperature = self.config.rollout.temperature
             metrics[REWARD] = expected_reward(self.branches.policy, self.task, temperature)
-        if isinstance(method, ColdStartMethod) and step % method.check_every == 0:
+        if method.needs_validation(step):
             rows = [(d.prompt_ids, d.response_ids) for d in self.task.validation]
             values = [value for row in self.branches.joint.score(rows) for value in row]
             metrics[VALIDATION_NLL] = -sum(values) / len(values)

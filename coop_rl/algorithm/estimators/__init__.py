@@ -5,8 +5,11 @@ have one gradient: - 1/T sum_i A_i sum_t grad log pi(t), over the T tokens of al
 and `gspo` share another, with 1/(N |y_i|) for 1/T; `rloo` has 1/N and `dr_grpo` 1/(N max_tokens).
 """
 
+from typing import Any
+
 from coop_rl.algorithm.estimators.base import (
     Advantages,
+    ConfiguredEstimator,
     RlEstimator,
     RlLoss,
     RolloutCounts,
@@ -21,7 +24,7 @@ from coop_rl.algorithm.estimators.ppo import Ppo
 from coop_rl.algorithm.estimators.reinforce_pp import ReinforcePlusPlus
 from coop_rl.algorithm.estimators.reweighted import Reweighted
 from coop_rl.algorithm.estimators.rloo import Rloo
-from coop_rl.config.method import (
+from coop_rl.config.estimators import (
     CispoRl,
     DapoRl,
     DrGrpoRl,
@@ -34,6 +37,18 @@ from coop_rl.config.method import (
     RlSettings,
 )
 
+ESTIMATORS: dict[type[RlSettings], type[ConfiguredEstimator[Any]]] = {
+    ReweightedRl: Reweighted,
+    GrpoRl: Grpo,
+    DrGrpoRl: DrGrpo,
+    DapoRl: Dapo,
+    RlooRl: Rloo,
+    ReinforcePlusPlusRl: ReinforcePlusPlus,
+    GspoRl: Gspo,
+    CispoRl: Cispo,
+    PpoRl: Ppo,
+}
+
 
 def build_estimator(settings: RlSettings, max_tokens: int) -> RlEstimator:
     """Build the estimator of a section `rl`.
@@ -45,36 +60,13 @@ def build_estimator(settings: RlSettings, max_tokens: int) -> RlEstimator:
     Raises:
         TypeError: The settings name no estimator.
     """
-    match settings:
-        case ReweightedRl():
-            return Reweighted(settings.normalize_by_std, settings.ratio_cap)
-        case GrpoRl():
-            return Grpo(settings.clip)
-        case DrGrpoRl():
-            return DrGrpo(settings.clip, max_tokens)
-        case DapoRl():
-            return Dapo(
-                clip_low=settings.clip_low,
-                clip_high=settings.clip_high,
-                max_refills=settings.max_refills,
-                overlong_tokens=settings.overlong_tokens,
-                max_tokens=max_tokens,
-            )
-        case RlooRl():
-            return Rloo(settings.ratio_cap)
-        case ReinforcePlusPlusRl():
-            return ReinforcePlusPlus(settings.baseline, settings.clip)
-        case GspoRl():
-            return Gspo(settings.clip_low, settings.clip_high)
-        case CispoRl():
-            return Cispo(settings.clip_low, settings.clip_high)
-        case PpoRl():
-            return Ppo(settings.clip, settings.dual_clip)
-        case _:
-            raise TypeError(f"{type(settings).__name__} names no RL estimator")
+    if type(settings) not in ESTIMATORS:
+        raise TypeError(f"{type(settings).__name__} names no RL estimator")
+    return ESTIMATORS[type(settings)](settings, max_tokens)
 
 
 __all__ = [
+    "ESTIMATORS",
     "Advantages",
     "Cispo",
     "Dapo",

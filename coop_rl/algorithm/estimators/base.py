@@ -8,15 +8,19 @@ batch, because it divides by global counts only; so no gradient depends on how a
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coop_rl.config.estimators import RlSettings
 from coop_rl.types import ScoredGroup
+
+S = TypeVar("S", bound=RlSettings)
 
 Advantages = list[NDArray[np.float64]]
 """One array A_G per group, in order."""
@@ -27,11 +31,12 @@ class RolloutTokens:
     """A micro-batch of rollouts as a loss sees it: T response tokens in B rows."""
 
     log_prob_T: torch.Tensor
-    """log pi of the branch, with gradient; nats."""
+    """log pi of the branch's policy, with gradient; nats."""
     old_log_prob_T: torch.Tensor
-    """The same before the batch's first optimiser step, detached; the ratio's denominator."""
+    """log pi_old, that of the policy before the batch's first optimiser step, detached; pi_old is
+    the ratio's denominator."""
     behaviour_log_prob_T: torch.Tensor
-    """log pi_b: what the engine sampled with."""
+    """log pi_b, that of the policy the engine sampled with."""
     mismatch_T: torch.Tensor
     """sg[ min( pi_old / pi_b, cap ) ]: truncated importance weight of every token; ones where the
     correction is off. An estimator multiplies each token's term by it (Yao et al., Your Efficient
@@ -40,14 +45,14 @@ class RolloutTokens:
     row_T: torch.Tensor
     """int64; the micro-batch row of each token, ascending."""
     advantage_B: torch.Tensor
-    """A of each row."""
+    """The advantage A of each row."""
     length_B: torch.Tensor
     """int64; response tokens of each row; 0 for an anchor row."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutCounts:
-    """Global denominators: over all ranks and micro-batches of one optimiser step."""
+    """The global denominators: counts over all ranks and micro-batches of one optimiser step."""
 
     tokens: int
     """Response tokens."""
@@ -69,26 +74,35 @@ class RlLoss(NamedTuple):
     limited."""
 
 
-class RlEstimator(Protocol):
-    """One way of estimating the policy gradient."""
+class RlEstimator(ABC):
+    """One way of estimating the policy gradient; what most share is the default."""
 
-    is_bracket_loss: bool
+    is_bracket_loss: ClassVar[bool] = False
     """Whether `loss` is the sequence-weighted one the bracket needs (`reweighted`), so that one
     backward pass serves theta and w."""
-    needs_entropy: bool
+    needs_entropy: ClassVar[bool] = False
     """Whether `RolloutCounts.entropy` must be measured, which costs a forward pass."""
 
+    @abstractmethod
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
         """Return A of every sample of a batch."""
-        ...
 
-    def is_informative(self, group: ScoredGroup) -> bool:
-        """Whether a group is kept; others are replaced by dynamic sampling (DAPO)."""
-        ...
-
+    @abstractmethod
     def loss(self, tokens: RolloutTokens, counts: RolloutCounts) -> RlLoss:
         """Return a micro-batch's share of L_RL."""
-        ...
+
+    def is_informative(self, group: ScoredGroup) -> bool:  # noqa: ARG002
+        """Whether a group is kept; others are replaced by dynamic sampling (DAPO)."""
+        return True
+
+
+@dataclass(frozen=True)
+class ConfiguredEstimator(RlEstimator, Generic[S]):
+    """An estimator that `method.rl` chooses, with its section."""
+
+    settings: S
+    max_tokens: int
+    """Limit of a response's length (rollout.max_tokens)."""
 
 
 def reward_values(group: ScoredGroup) -> NDArray[np.float64]:

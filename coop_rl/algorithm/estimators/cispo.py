@@ -10,20 +10,21 @@ small ratios are left alone, as in the paper. `num_clipped` counts tokens whose 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from coop_rl.algorithm.estimators.base import Advantages, RlLoss, RolloutCounts, RolloutTokens
-from coop_rl.algorithm.estimators.shared import Ordinary, relative_to_group
+from coop_rl.algorithm.estimators.base import (
+    Advantages,
+    ConfiguredEstimator,
+    RlLoss,
+    RolloutCounts,
+    RolloutTokens,
+)
+from coop_rl.algorithm.estimators.shared import relative_to_group
+from coop_rl.config.estimators import CispoRl
 from coop_rl.types import ScoredGroup
 
 
-@dataclass(frozen=True, slots=True)
-class Cispo(Ordinary):
+class Cispo(ConfiguredEstimator[CispoRl]):
     """REINFORCE by tokens with clipped importance weights."""
-
-    clip_low: float | None
-    """None: no lower end."""
-    clip_high: float
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
         """Return A relative to the group, in its standard deviations."""
@@ -32,8 +33,8 @@ class Cispo(Ordinary):
     def loss(self, tokens: RolloutTokens, counts: RolloutCounts) -> RlLoss:
         """Return a micro-batch's share."""
         ratio_T = (tokens.log_prob_T.detach() - tokens.old_log_prob_T).exp()
-        lowest = None if self.clip_low is None else 1.0 - self.clip_low
-        weight_T = ratio_T.clamp(lowest, 1.0 + self.clip_high)
+        lowest = None if self.settings.clip_low is None else 1.0 - self.settings.clip_low
+        weight_T = ratio_T.clamp(lowest, 1.0 + self.settings.clip_high)
         coefficient_T = weight_T * tokens.advantage_B[tokens.row_T] * tokens.mismatch_T
         loss = -(coefficient_T * tokens.log_prob_T).sum() / counts.tokens
         return RlLoss(loss, (weight_T != ratio_T).sum())

@@ -15,7 +15,6 @@ what is right and is replaced. The paper has no KL term.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +22,19 @@ from numpy.typing import NDArray
 from coop_rl.algorithm.advantage import group_advantages
 from coop_rl.algorithm.estimators.base import (
     Advantages,
+    ConfiguredEstimator,
     RlLoss,
     RolloutCounts,
     RolloutTokens,
     reward_values,
 )
-from coop_rl.algorithm.estimators.shared import Ordinary, token_surrogate
+from coop_rl.algorithm.estimators.shared import token_surrogate
+from coop_rl.config.estimators import DapoRl
 from coop_rl.types import ScoredGroup
 
 
-@dataclass(frozen=True, slots=True)
-class Dapo(Ordinary):
+class Dapo(ConfiguredEstimator[DapoRl]):
     """Clip-higher, token mean, dynamic sampling, overlong shaping."""
-
-    clip_low: float
-    clip_high: float
-    max_refills: int
-    """Rounds of dynamic sampling; 0: off."""
-    overlong_tokens: int | None
-    """Length before `max_tokens` over which the reward falls; None: off."""
-    max_tokens: int
-    """Limit of a response's length."""
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
         """Return A of the shaped rewards, relative to the group."""
@@ -55,17 +46,19 @@ class Dapo(Ordinary):
     def overlong_penalty(self, group: ScoredGroup) -> NDArray[np.float64]:
         """Return P_G, from -1 to 0."""
         length_G = np.array([len(rollout.token_ids) for rollout in group.rollouts], np.float64)
-        if self.overlong_tokens is None:
+        if self.settings.overlong_tokens is None:
             return np.zeros_like(length_G)
-        start = self.max_tokens - self.overlong_tokens
-        return np.clip((start - length_G) / self.overlong_tokens, -1.0, 0.0)
+        start = self.max_tokens - self.settings.overlong_tokens
+        return np.clip((start - length_G) / self.settings.overlong_tokens, -1.0, 0.0)
 
     def is_informative(self, group: ScoredGroup) -> bool:
         """Whether the rewards, before shaping, differ; always where dynamic sampling is off."""
         reward_G = reward_values(group)
-        return self.max_refills == 0 or bool(reward_G.min() < reward_G.max())
+        return self.settings.max_refills == 0 or bool(reward_G.min() < reward_G.max())
 
     def loss(self, tokens: RolloutTokens, counts: RolloutCounts) -> RlLoss:
         """Return a micro-batch's share."""
-        surrogate_T, is_clipped_T = token_surrogate(tokens, self.clip_low, self.clip_high)
+        surrogate_T, is_clipped_T = token_surrogate(
+            tokens, self.settings.clip_low, self.settings.clip_high
+        )
         return RlLoss(-surrogate_T.sum() / counts.tokens, is_clipped_T.sum())

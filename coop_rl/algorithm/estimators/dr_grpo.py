@@ -10,20 +10,21 @@ standard deviation favours prompts that are almost always or almost never solved
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from coop_rl.algorithm.estimators.base import Advantages, RlLoss, RolloutCounts, RolloutTokens
-from coop_rl.algorithm.estimators.shared import Ordinary, relative_to_group, token_surrogate
+from coop_rl.algorithm.estimators.base import (
+    Advantages,
+    ConfiguredEstimator,
+    RlLoss,
+    RolloutCounts,
+    RolloutTokens,
+)
+from coop_rl.algorithm.estimators.shared import relative_to_group, token_surrogate
+from coop_rl.config.estimators import DrGrpoRl
 from coop_rl.types import ScoredGroup
 
 
-@dataclass(frozen=True, slots=True)
-class DrGrpo(Ordinary):
+class DrGrpo(ConfiguredEstimator[DrGrpoRl]):
     """Clipped ratios; no division by standard deviation or response length."""
-
-    clip: float
-    max_tokens: int
-    """Limit of a response's length."""
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
         """Return A relative to the group, in units of reward."""
@@ -31,6 +32,6 @@ class DrGrpo(Ordinary):
 
     def loss(self, tokens: RolloutTokens, counts: RolloutCounts) -> RlLoss:
         """Return a micro-batch's share."""
-        surrogate_T, is_clipped_T = token_surrogate(tokens, self.clip, self.clip)
+        surrogate_T, is_clipped_T = token_surrogate(tokens, self.settings.clip, self.settings.clip)
         loss = -surrogate_T.sum() / (counts.samples * self.max_tokens)
         return RlLoss(loss, is_clipped_T.sum())

@@ -9,18 +9,21 @@ length. The paper's KL term is `algorithm.kl`, outside.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from coop_rl.algorithm.estimators.base import Advantages, RlLoss, RolloutCounts, RolloutTokens
-from coop_rl.algorithm.estimators.shared import Ordinary, relative_to_group, token_surrogate
+from coop_rl.algorithm.estimators.base import (
+    Advantages,
+    ConfiguredEstimator,
+    RlLoss,
+    RolloutCounts,
+    RolloutTokens,
+)
+from coop_rl.algorithm.estimators.shared import relative_to_group, token_surrogate
+from coop_rl.config.estimators import GrpoRl
 from coop_rl.types import ScoredGroup
 
 
-@dataclass(frozen=True, slots=True)
-class Grpo(Ordinary):
+class Grpo(ConfiguredEstimator[GrpoRl]):
     """Clipped ratios; mean over each response, then over responses."""
-
-    clip: float
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
         """Return A relative to the group, in its standard deviations."""
@@ -28,6 +31,6 @@ class Grpo(Ordinary):
 
     def loss(self, tokens: RolloutTokens, counts: RolloutCounts) -> RlLoss:
         """Return a micro-batch's share."""
-        surrogate_T, is_clipped_T = token_surrogate(tokens, self.clip, self.clip)
+        surrogate_T, is_clipped_T = token_surrogate(tokens, self.settings.clip, self.settings.clip)
         mean_share_T = surrogate_T / tokens.length_B[tokens.row_T]
         return RlLoss(-mean_share_T.sum() / counts.samples, is_clipped_T.sum())

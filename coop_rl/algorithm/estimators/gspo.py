@@ -14,25 +14,22 @@ m_i s_i = ( prod_t pi(t) / pi_b(t) )^(1/|y_i|). It stands outside the clip, whic
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from coop_rl.algorithm.estimators.base import (
     Advantages,
+    ConfiguredEstimator,
     RlLoss,
     RolloutCounts,
     RolloutTokens,
     sum_by_row,
 )
-from coop_rl.algorithm.estimators.shared import Ordinary, clipped_surrogate, relative_to_group
+from coop_rl.algorithm.estimators.shared import clipped_surrogate, relative_to_group
+from coop_rl.config.estimators import GspoRl
 from coop_rl.types import ScoredGroup
 
 
-@dataclass(frozen=True, slots=True)
-class Gspo(Ordinary):
+class Gspo(ConfiguredEstimator[GspoRl]):
     """One clipped, length-normalized ratio a response."""
-
-    clip_low: float
-    clip_high: float
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
         """Return A relative to the group, in its standard deviations."""
@@ -47,7 +44,7 @@ class Gspo(Ordinary):
         log_mismatch_B = sum_by_row(tokens.mismatch_T.log(), tokens.row_T, len(length_B))
         mismatch_B = (log_mismatch_B / divisor_B).exp()
         surrogate_B, is_clipped_B = clipped_surrogate(
-            ratio_B, tokens.advantage_B, self.clip_low, self.clip_high
+            ratio_B, tokens.advantage_B, self.settings.clip_low, self.settings.clip_high
         )
         # An anchor row is no response.
         loss = -(mismatch_B * surrogate_B * (length_B > 0)).sum() / counts.samples

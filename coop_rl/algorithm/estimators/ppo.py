@@ -11,22 +11,23 @@ S_t is unbounded there without it, and so is its gradient.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
-from coop_rl.algorithm.estimators.base import Advantages, RlLoss, RolloutCounts, RolloutTokens
-from coop_rl.algorithm.estimators.shared import Ordinary, clipped_surrogate, relative_to_group
+from coop_rl.algorithm.estimators.base import (
+    Advantages,
+    ConfiguredEstimator,
+    RlLoss,
+    RolloutCounts,
+    RolloutTokens,
+)
+from coop_rl.algorithm.estimators.shared import clipped_surrogate, relative_to_group
+from coop_rl.config.estimators import PpoRl
 from coop_rl.types import ScoredGroup
 
 
-@dataclass(frozen=True, slots=True)
-class Ppo(Ordinary):
+class Ppo(ConfiguredEstimator[PpoRl]):
     """Clipped ratios, token mean, group-relative advantages."""
-
-    clip: float
-    dual_clip: float | None
-    """None: no second limit."""
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
         """Return A relative to the group, in its standard deviations."""
@@ -36,9 +37,11 @@ class Ppo(Ordinary):
         """Return a micro-batch's share."""
         advantage_T = tokens.advantage_B[tokens.row_T]
         ratio_T = (tokens.log_prob_T - tokens.old_log_prob_T).exp()
-        surrogate_T, is_clipped_T = clipped_surrogate(ratio_T, advantage_T, self.clip, self.clip)
-        if self.dual_clip is not None:
-            limit_T = self.dual_clip * advantage_T
+        surrogate_T, is_clipped_T = clipped_surrogate(
+            ratio_T, advantage_T, self.settings.clip, self.settings.clip
+        )
+        if self.settings.dual_clip is not None:
+            limit_T = self.settings.dual_clip * advantage_T
             is_limited_T = (advantage_T < 0) & (limit_T > surrogate_T)
             surrogate_T = torch.where(is_limited_T, limit_T, surrogate_T)
             is_clipped_T = is_clipped_T | is_limited_T

@@ -16,36 +16,32 @@ token-wise KL reward is `algorithm.kl`, outside.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from coop_rl.algorithm.advantage import STD_FLOOR, centre
 from coop_rl.algorithm.estimators.base import (
     Advantages,
+    ConfiguredEstimator,
     RlLoss,
     RolloutCounts,
     RolloutTokens,
     reward_values,
 )
-from coop_rl.algorithm.estimators.shared import Ordinary, token_surrogate
+from coop_rl.algorithm.estimators.shared import token_surrogate
+from coop_rl.config.estimators import ReinforcePlusPlusRl
 from coop_rl.types import ScoredGroup
 
 
-@dataclass(frozen=True, slots=True)
-class ReinforcePlusPlus(Ordinary):
+class ReinforcePlusPlus(ConfiguredEstimator[ReinforcePlusPlusRl]):
     """Clipped ratios, token mean, advantages in standard deviations of the batch."""
-
-    baseline: Literal["batch", "group"]
-    clip: float
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
         """Return A relative to the batch, or to the group, in the batch's deviations."""
         if not groups:
             return []
         rewards = [reward_values(group) for group in groups]
-        if self.baseline == "group":
+        if self.settings.baseline == "group":
             centred_N = np.concatenate([centre(reward_G) for reward_G in rewards])
         else:
             centred_N = centre(np.concatenate(rewards))
@@ -54,5 +50,5 @@ class ReinforcePlusPlus(Ordinary):
 
     def loss(self, tokens: RolloutTokens, counts: RolloutCounts) -> RlLoss:
         """Return a micro-batch's share."""
-        surrogate_T, is_clipped_T = token_surrogate(tokens, self.clip, self.clip)
+        surrogate_T, is_clipped_T = token_surrogate(tokens, self.settings.clip, self.settings.clip)
         return RlLoss(-surrogate_T.sum() / counts.tokens, is_clipped_T.sum())

@@ -12,26 +12,28 @@ the responses it limited.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from coop_rl.algorithm.estimators.base import Advantages, RlLoss, RolloutCounts, RolloutTokens
-from coop_rl.algorithm.estimators.shared import Ordinary, relative_to_group
+from coop_rl.algorithm.estimators.base import (
+    Advantages,
+    ConfiguredEstimator,
+    RlLoss,
+    RolloutCounts,
+    RolloutTokens,
+)
+from coop_rl.algorithm.estimators.shared import relative_to_group
 from coop_rl.algorithm.losses import rl_loss
+from coop_rl.config.estimators import ReweightedRl
 from coop_rl.types import ScoredGroup
 
 
-@dataclass(frozen=True, slots=True)
-class Reweighted(Ordinary):
+class Reweighted(ConfiguredEstimator[ReweightedRl]):
     """The sequence-weighted policy gradient."""
 
-    normalize_by_std: bool
-    ratio_cap: float
-    """cap."""
     is_bracket_loss = True
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
         """Return A relative to the group."""
-        return relative_to_group(groups, self.normalize_by_std)
+        return relative_to_group(groups, self.settings.normalize_by_std)
 
     def loss(self, tokens: RolloutTokens, counts: RolloutCounts) -> RlLoss:
         """Return a micro-batch's share."""
@@ -42,6 +44,6 @@ class Reweighted(Ordinary):
             tokens.advantage_B,
             len(tokens.length_B),
             counts.tokens,
-            self.ratio_cap,
+            self.settings.ratio_cap,
         )
-        return RlLoss(loss, tokens.length_B[log_ratio_B.exp() > self.ratio_cap].sum())
+        return RlLoss(loss, tokens.length_B[log_ratio_B.exp() > self.settings.ratio_cap].sum())

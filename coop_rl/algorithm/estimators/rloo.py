@@ -15,27 +15,23 @@ responses it limited.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from coop_rl.algorithm.advantage import centre
 from coop_rl.algorithm.estimators.base import (
     Advantages,
+    ConfiguredEstimator,
     RlLoss,
     RolloutCounts,
     RolloutTokens,
     reward_values,
 )
-from coop_rl.algorithm.estimators.shared import Ordinary
 from coop_rl.algorithm.losses import sequence_log_ratio
+from coop_rl.config.estimators import RlooRl
 from coop_rl.types import ScoredGroup
 
 
-@dataclass(frozen=True, slots=True)
-class Rloo(Ordinary):
+class Rloo(ConfiguredEstimator[RlooRl]):
     """Whole responses, each compared with the group's others."""
-
-    ratio_cap: float
-    """cap."""
 
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:
         """Return A relative to the group's other samples; a group has at least two.
@@ -54,7 +50,7 @@ class Rloo(Ordinary):
             log_prob_T, tokens.old_log_prob_T, tokens.row_T, len(tokens.length_B)
         )
         ratio_B = log_ratio_B.exp()
-        coefficient_B = ratio_B.clamp(max=self.ratio_cap) * tokens.advantage_B
+        coefficient_B = ratio_B.clamp(max=self.settings.ratio_cap) * tokens.advantage_B
         coefficient_T = coefficient_B.to(log_prob_T.dtype)[tokens.row_T] * tokens.mismatch_T
         loss = -(coefficient_T * log_prob_T).sum() / counts.samples
-        return RlLoss(loss, tokens.length_B[ratio_B > self.ratio_cap].sum())
+        return RlLoss(loss, tokens.length_B[ratio_B > self.settings.ratio_cap].sum())

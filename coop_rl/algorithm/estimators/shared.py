@@ -1,4 +1,4 @@
-r"""What several estimators share: the clipped surrogate, and what most say of themselves.
+r"""What several estimators share: advantages relative to the group, and the clipped surrogate.
 
 With the ratio r_t = pi(t) / pi_old(t), the advantage A and the limits low, high
     S_t = min( r_t A, clip(r_t, 1 - low, 1 + high) A )        PPO, arXiv 1707.06347, equation 7
@@ -13,18 +13,6 @@ import torch
 from coop_rl.algorithm.advantage import group_advantages
 from coop_rl.algorithm.estimators.base import Advantages, RolloutTokens, reward_values
 from coop_rl.types import ScoredGroup
-
-
-class Ordinary:
-    """What holds of every estimator that does not say otherwise."""
-
-    __slots__ = ()
-    is_bracket_loss = False
-    needs_entropy = False
-
-    def is_informative(self, group: ScoredGroup) -> bool:  # noqa: ARG002
-        """Keep every group."""
-        return True
 
 
 def relative_to_group(groups: Sequence[ScoredGroup], normalize_by_std: bool) -> Advantages:

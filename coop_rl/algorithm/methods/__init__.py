@@ -1,44 +1,43 @@
 """One file per method: which data a step uses and how its loss terms weigh.
 
-The loop knows only `Method`; a plain dict maps `method.kind` to the builder.
+The loop knows only `Method`; `METHODS` names the class of each `method.kind`.
 """
 
-from collections.abc import Callable
+from typing import Any
 
-from coop_rl.algorithm.methods import (
-    alternate,
-    bridge,
-    chord,
-    cold_start,
-    hpt,
-    luffy,
-    relift,
-    rl,
-    sft,
-    srft,
-    sum,
-)
+from coop_rl.algorithm.methods.alternate import Alternate
 from coop_rl.algorithm.methods.base import Method
+from coop_rl.algorithm.methods.bridge import Bridge
+from coop_rl.algorithm.methods.chord import Chord
+from coop_rl.algorithm.methods.cold_start import ColdStart
+from coop_rl.algorithm.methods.hpt import Hpt
+from coop_rl.algorithm.methods.luffy import Luffy
+from coop_rl.algorithm.methods.relift import Relift
+from coop_rl.algorithm.methods.rl import Rl
+from coop_rl.algorithm.methods.sft import Sft
+from coop_rl.algorithm.methods.srft import Srft
+from coop_rl.algorithm.methods.sum import Sum
 from coop_rl.config import RunConfig
 
-METHODS: dict[str, Callable[[RunConfig], Method]] = {
-    "bridge": bridge.build,
-    "rl": rl.build,
-    "sft": sft.build,
-    "sum": sum.build,
-    "alternate": alternate.build,
-    "chord": chord.build,
-    "cold_start": cold_start.build,
-    "hpt": hpt.build,
-    "luffy": luffy.build,
-    "srft": srft.build,
-    "relift": relift.build,
+AnyMethod = Method[Any]
+METHODS: dict[str, type[AnyMethod]] = {
+    "bridge": Bridge,
+    "rl": Rl,
+    "sft": Sft,
+    "sum": Sum,
+    "alternate": Alternate,
+    "chord": Chord,
+    "cold_start": ColdStart,
+    "hpt": Hpt,
+    "luffy": Luffy,
+    "srft": Srft,
+    "relift": Relift,
 }
 
 
-def build_method(config: RunConfig) -> Method:
+def build_method(config: RunConfig) -> AnyMethod:
     """Build the method the config names."""
     return METHODS[config.method.kind](config)
 
 
-__all__ = ["METHODS", "Method", "build_method"]
+__all__ = ["METHODS", "AnyMethod", "Method", "build_method"]

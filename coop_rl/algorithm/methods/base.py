@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, TypeVar, cast
 
-from coop_rl.algorithm.estimators.base import RlEstimator
+from coop_rl.algorithm.estimators import Advantages, RlEstimator, build_estimator
 from coop_rl.algorithm.gain import GainSettings
+from coop_rl.config import RunConfig
+from coop_rl.config.method import MethodSection, WhichDemonstrations
+from coop_rl.config.sizes import has_shadow
 from coop_rl.types import (
     CooperativeGain,
     Demonstration,
@@ -16,33 +19,53 @@ from coop_rl.types import (
     TokenSample,
 )
 
+S = TypeVar("S", bound=MethodSection)
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The data of a step."""
+    """Which data a step needs."""
 
     rollouts: bool
-    demonstrations: Literal["none", "next", "matching"]
-    """`next`: the step's own, in seeded order; `matching`: those of the step's prompts, where the
-    data has them."""
+    demonstrations: WhichDemonstrations
 
 
-__all__ = ["Lesson", "Method", "Needs", "to_token_samples"]
+@dataclass(frozen=True, slots=True)
+class StepData:
+    """The data of one meta-step, of which a method composes what is learned."""
+
+    step: int
+    """k."""
+    groups: Sequence[ScoredGroup] = ()
+    """Its rollouts, in prompt order; empty where none are needed."""
+    demonstrations: Sequence[Demonstration] = ()
+    """Its demonstrations; where they match prompts, `Demonstration.id` is the prompt's id, and
+    prompts without one are missing."""
+    guidance: Guidance | None = None
+    """What the meta-controller says; None: there is none."""
+
+    def expert_of(self) -> dict[str, Demonstration]:
+        """Return matching demonstrations by the id of their prompt."""
+        return {demonstration.id: demonstration for demonstration in self.demonstrations}
 
 
-class Method:
-    """A way of combining SFT and RL.
+class Method(Generic[S]):
+    """A way of combining SFT and RL, whose section of the config is an S.
 
     Most methods only weigh the two losses and define `objective`; those that choose data override
-    `needs` and `compose`; those that remember something override `observe` and the state.
+    `needs` and `compose`; those that remember something override `observe_...` and the state.
     """
 
-    uses_shadow = False
-    """Whether the branch `rl_only` exists."""
-    gain = GainSettings()
+    def __init__(self, config: RunConfig) -> None:
+        self.section = cast(S, config.method)  # `METHODS` chose the class by the section's kind
+        self.max_tokens = config.rollout.max_tokens
+        self.estimator = self.make_estimator()
+        self.gain = GainSettings.from_config(config)
+        self.uses_shadow = has_shadow(config)
 
-    def __init__(self, estimator: RlEstimator) -> None:
-        self.estimator = estimator
+    def make_estimator(self) -> RlEstimator:
+        """Return what estimates the policy gradient: what `method.rl` chooses."""
+        return build_estimator(self.section.rl_settings, self.max_tokens)
 
     @property
     def wants_fresh(self) -> bool:
@@ -51,7 +74,7 @@ class Method:
 
     @property
     def shadow_learns_own(self) -> bool:
-        """Whether it learns from what it samples."""
+        """Whether the shadow learns from what it samples itself."""
         return False
 
     def begin(self, num_demonstrations: int, state: Mapping[str, Any]) -> None:
@@ -73,35 +96,22 @@ class Method:
         objective = self.objective(step)
         return Needs(
             rollouts=objective.rl_weight > 0 or self.uses_shadow,
-            demonstrations="next" if objective.sft_weight > 0 else "none",
+            demonstrations=self.section.demonstrations if objective.sft_weight > 0 else "none",
         )
 
-    def compose(
-        self,
-        step: int,
-        groups: Sequence[ScoredGroup],
-        demonstrations: Sequence[Demonstration],
-        guidance: Guidance | None,
-    ) -> Lesson:
-        """Return what the learners are given.
+    def compose(self, data: StepData) -> Lesson:
+        """Return what the learners are given: by default all of the data."""
+        samples = to_token_samples(data.groups, self.estimator.advantages(data.groups))
+        objective = self.objective(data.step, data.guidance)
+        return Lesson(samples, data.demonstrations, objective)
 
-        Args:
-            step: k.
-            groups: The step's groups, in prompt order; empty where none are needed.
-            demonstrations: The step's; where they match prompts, `Demonstration.id` is the
-                prompt's id, and prompts without one are missing.
-            guidance: What the meta-controller says.
-        """
-        samples = to_token_samples(groups, self.estimator)
-        return Lesson(samples, demonstrations, self.objective(step, guidance))
+    def observe_gain(self, gain: CooperativeGain | None) -> None:
+        """Take note of a step's gain, before its checkpoint; None: there is no shadow."""
 
-    def observe(
-        self, step: int, gain: CooperativeGain | None, evaluated: Mapping[str, float]
-    ) -> None:
-        """Take note of what was measured.
+    def observe_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take note of the evaluation after `step` steps; `metrics` is empty where none was due.
 
-        Called with the gain after step `step` - 1, before its checkpoint; and with the evaluation
-        after `step` steps (empty where none was due), after the checkpoint and after a resume.
+        Called after the checkpoint, and again by a run that resumes from it.
         """
 
     def state(self) -> dict[str, Any]:
@@ -112,8 +122,8 @@ class Method:
         """Go on from what `state` returned."""
 
 
-def to_token_samples(groups: Sequence[ScoredGroup], estimator: RlEstimator) -> list[TokenSample]:
-    """Return N samples with their advantages, group by group in order."""
+def to_token_samples(groups: Sequence[ScoredGroup], advantages: Advantages) -> list[TokenSample]:
+    """Return N samples with their advantages, A_G of each group, in order."""
     return [
         TokenSample(
             prompt_ids=group.prompt.token_ids,
@@ -121,6 +131,6 @@ def to_token_samples(groups: Sequence[ScoredGroup], estimator: RlEstimator) -> l
             behaviour_log_probs=rollout.behaviour_log_probs,
             advantage=float(advantage),
         )
-        for group, advantage_G in zip(groups, estimator.advantages(groups), strict=True)
+        for group, advantage_G in zip(groups, advantages, strict=True)
         for rollout, advantage in zip(group.rollouts, advantage_G, strict=True)
     ]

@@ -17,23 +17,19 @@ With `demonstrations` guidance g_theta^SFT = sum_s v_s g_s over the sources s.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from coop_rl.algorithm.estimators import build_estimator
-from coop_rl.algorithm.gain import GainSettings
-from coop_rl.algorithm.methods.base import Lesson, Method
+from coop_rl.algorithm.methods.base import Method, StepData
 from coop_rl.config import RunConfig
 from coop_rl.config.method import BridgeMethod
-from coop_rl.config.sizes import has_shadow
 from coop_rl.types import (
     CooperativeGain,
-    Demonstration,
     DemonstrationTerm,
     Guidance,
+    Lesson,
     Objective,
-    ScoredGroup,
 )
 
 
@@ -47,15 +43,11 @@ def scheduled_mix(step: int, num_steps: int, schedule: str, mix: float) -> float
     return mix
 
 
-class Bridge(Method):
+class Bridge(Method[BridgeMethod]):
     """Cooperative SFT and RL."""
 
     def __init__(self, config: RunConfig) -> None:
-        assert isinstance(config.method, BridgeMethod)
-        super().__init__(build_estimator(config.method.rl, config.rollout.max_tokens))
-        self.uses_shadow = has_shadow(config)
-        self.gain = GainSettings.from_config(config)
-        self._method = config.method
+        super().__init__(config)
         self._is_mix_learned = "mix" in config.meta.guidance
         self._num_steps = config.run.num_steps
         self._resync_every = config.shadow.resync_every
@@ -76,7 +68,8 @@ class Bridge(Method):
     def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
         """Return lambda L_RL + (1 - lambda) L_SFT, the sources weighed where guidance says so."""
         if guidance is None or not self._is_mix_learned:
-            mix = scheduled_mix(step, self._num_steps, self._method.mix_schedule, self._method.mix)
+            section = self.section
+            mix = scheduled_mix(step, self._num_steps, section.mix_schedule, section.mix)
         else:
             mix = guidance.mix
         every = self._resync_every
@@ -90,41 +83,29 @@ class Bridge(Method):
         )
         return replace(objective, terms=terms)
 
-    def compose(
-        self,
-        step: int,
-        groups: Sequence[ScoredGroup],
-        demonstrations: Sequence[Demonstration],
-        guidance: Guidance | None,
-    ) -> Lesson:
-        """Weigh the demonstrations by themselves where the meta-controller does."""
-        lesson = super().compose(step, groups, demonstrations, guidance)
-        if guidance is None or not guidance.example_weights:
+    def compose(self, data: StepData) -> Lesson:
+        """Give every demonstration the weight that the meta-controller learned for it, if any."""
+        lesson = super().compose(data)
+        if data.guidance is None or not data.guidance.example_weights:
             return lesson
-        weights = dict(guidance.example_weights)
-        raw = [weights.get(d.id, 1.0) for d in demonstrations]
+        weights = dict(data.guidance.example_weights)
+        raw = [weights.get(d.id, 1.0) for d in data.demonstrations]
         mean = sum(raw) / max(1, len(raw))
         weighed = [
-            replace(d, weight=weight / mean) for d, weight in zip(demonstrations, raw, strict=True)
+            replace(d, weight=weight / mean)
+            for d, weight in zip(data.demonstrations, raw, strict=True)
         ]
         return replace(lesson, demonstrations=weighed)
 
-    def observe(
-        self, step: int, gain: CooperativeGain | None, evaluated: Mapping[str, float]
-    ) -> None:
-        """Remember whether the shared rollouts still say something about theta-hat."""
+    def observe_gain(self, gain: CooperativeGain | None) -> None:
+        """Remember whether the shared rollouts are still close enough to theta-hat to reweight."""
         if gain is not None:
             self._has_low_ess = min(gain.ess, gain.ess_joint) < self.gain.min_ess
 
     def state(self) -> dict[str, Any]:
-        """Return whether the ESS was low."""
+        """Return whether the last step's ESS was low."""
         return {"has_low_ess": self._has_low_ess}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from that step."""
         self._has_low_ess = bool(state["has_low_ess"])
-
-
-def build(config: RunConfig) -> Method:
-    """Build the method from the sections `method`, `shadow`, `meta` and `gain`."""
-    return Bridge(config)

@@ -14,9 +14,7 @@ warmup 0, decay 200, peak 0.9, valley 0.05; with phi mu = 0.1 throughout.
 
 import math
 
-from coop_rl.algorithm.estimators import RlEstimator, build_estimator
 from coop_rl.algorithm.methods.base import Method
-from coop_rl.config import RunConfig
 from coop_rl.config.method import ChordMethod
 from coop_rl.types import DemonstrationTerm, Guidance, Objective
 
@@ -30,22 +28,11 @@ def sft_share(step: int, method: ChordMethod) -> float:
     return valley + (peak - valley) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
-class Chord(Method):
+class Chord(Method[ChordMethod]):
     """RL and SFT at every step, with a fading share of SFT."""
-
-    def __init__(self, estimator: RlEstimator, settings: ChordMethod) -> None:
-        super().__init__(estimator)
-        self._settings = settings
-        self._terms = (DemonstrationTerm("phi" if settings.phi else "nll"),)
 
     def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
         """Return (1 - mu) L_RL + mu L_SFT."""
-        mu = sft_share(step, self._settings)
-        return Objective(rl_weight=1.0 - mu, sft_weight=mu, terms=self._terms)
-
-
-def build(config: RunConfig) -> Method:
-    """Build the method from its section."""
-    method = config.method
-    assert isinstance(method, ChordMethod)
-    return Chord(build_estimator(method.rl, config.rollout.max_tokens), method)
+        mu = sft_share(step, self.section)
+        term = DemonstrationTerm("phi" if self.section.phi else "nll")
+        return Objective(rl_weight=1.0 - mu, sft_weight=mu, terms=(term,))

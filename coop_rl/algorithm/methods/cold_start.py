@@ -15,22 +15,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from coop_rl.algorithm.estimators import RlEstimator, build_estimator
 from coop_rl.algorithm.methods.base import Method
 from coop_rl.config import RunConfig
 from coop_rl.config.method import ColdStartMethod
-from coop_rl.types import CooperativeGain, Guidance, Objective
+from coop_rl.metric_names import VALIDATION_NLL
+from coop_rl.types import Guidance, Objective
 
-VALIDATION_NLL = "eval/demonstrations/nll"
 
-
-class ColdStart(Method):
+class ColdStart(Method[ColdStartMethod]):
     """SFT until it stops helping, then RL."""
 
-    def __init__(self, estimator: RlEstimator, settings: ColdStartMethod, per_step: int) -> None:
-        super().__init__(estimator)
-        self._settings = settings
-        self._per_step = per_step
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        self._per_step = config.demonstrations.per_step
         self._most_sft_steps = 0
         self._is_sft = True
         self._best = math.inf
@@ -39,28 +36,26 @@ class ColdStart(Method):
     def begin(self, num_demonstrations: int, state: Mapping[str, Any]) -> None:
         """Work out how long the epochs are."""
         epoch = math.ceil(num_demonstrations / self._per_step)
-        self._most_sft_steps = self._settings.epochs * epoch
+        self._most_sft_steps = self.section.epochs * epoch
         super().begin(num_demonstrations, state)
 
     def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
         """Return the loss of the phase."""
         if self._is_sft:
-            scale = self._settings.sft_lr_scale
+            scale = self.section.sft_lr_scale
             return Objective(rl_weight=0.0, sft_weight=1.0, lr_scale=scale)
         return Objective(rl_weight=1.0, sft_weight=0.0)
 
-    def observe(
-        self, step: int, gain: CooperativeGain | None, evaluated: Mapping[str, float]
-    ) -> None:
+    def observe_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Switch when the epochs are used up, or the NLL has not fallen for long enough."""
         if not self._is_sft:
             return
-        if self._settings.switch == "validation" and VALIDATION_NLL in evaluated:
-            nll = evaluated[VALIDATION_NLL]
-            is_lower = nll < self._best - self._settings.min_improvement
+        if self.section.switch == "validation" and VALIDATION_NLL in metrics:
+            nll = metrics[VALIDATION_NLL]
+            is_lower = nll < self._best - self.section.min_improvement
             self._best = nll if is_lower else self._best
             self._misses = 0 if is_lower else self._misses + 1
-        is_flat = self._misses >= self._settings.patience
+        is_flat = self._misses >= self.section.patience
         self._is_sft = not is_flat and step < self._most_sft_steps
 
     def state(self) -> dict[str, Any]:
@@ -72,11 +67,3 @@ class ColdStart(Method):
         """Go on in that phase."""
         self._is_sft, self._misses = state["is_sft"], state["misses"]
         self._best = math.inf if state["best"] is None else state["best"]
-
-
-def build(config: RunConfig) -> Method:
-    """Build the method from its section."""
-    method = config.method
-    assert isinstance(method, ColdStartMethod)
-    estimator = build_estimator(method.rl, config.rollout.max_tokens)
-    return ColdStart(estimator, method, config.demonstrations.per_step)

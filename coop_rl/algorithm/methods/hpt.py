@@ -14,55 +14,29 @@ Source: Hybrid Post-Training, arXiv 2509.04419, section 2.4, equations 8 to 13. 
 model) is from the authors' scripts.
 """
 
-from collections.abc import Sequence
-
-from coop_rl.algorithm.estimators import RlEstimator, build_estimator
-from coop_rl.algorithm.methods.base import Method, Needs, to_token_samples
-from coop_rl.config import RunConfig
+from coop_rl.algorithm.methods.base import Method, StepData, to_token_samples
 from coop_rl.config.method import HptMethod
 from coop_rl.types import Demonstration, Guidance, Lesson, Objective, ScoredGroup
 
 
-class Hpt(Method):
-    """RL or SFT, prompt by prompt."""
-
-    def __init__(self, estimator: RlEstimator, gate: int, coef: float) -> None:
-        super().__init__(estimator)
-        self._gate = gate
-        self._coef = coef
+class Hpt(Method[HptMethod]):
+    """RL or SFT, chosen prompt by prompt."""
 
     def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
         """Return L_RL + coef * L_SFT."""
-        return Objective(rl_weight=1.0, sft_weight=self._coef)
+        return Objective(rl_weight=1.0, sft_weight=self.section.coef)
 
-    def needs(self, step: int) -> Needs:
-        """Return rollouts, and their prompts' demonstrations."""
-        return Needs(rollouts=True, demonstrations="matching")
-
-    def compose(
-        self,
-        step: int,
-        groups: Sequence[ScoredGroup],
-        demonstrations: Sequence[Demonstration],
-        guidance: Guidance | None,
-    ) -> Lesson:
+    def compose(self, data: StepData) -> Lesson:
         """Choose for every prompt what is trained on."""
-        expert_of = {d.id: d for d in demonstrations}
+        expert_of = data.expert_of()
         kept: list[ScoredGroup] = []
         taught: list[Demonstration] = []
-        for group in groups:
+        for group in data.groups:
             expert = expert_of.get(group.prompt.id)
             num_right = sum(reward.is_correct for reward in group.rewards)
-            if expert is not None and num_right <= self._gate:
+            if expert is not None and num_right <= self.section.gate:
                 taught.append(expert)
             else:
                 kept.append(group)
-        return Lesson(to_token_samples(kept, self.estimator), taught, self.objective(step))
-
-
-def build(config: RunConfig) -> Method:
-    """Build the method from its section."""
-    method = config.method
-    assert isinstance(method, HptMethod)
-    estimator = build_estimator(method.rl, config.rollout.max_tokens)
-    return Hpt(estimator, method.gate, method.coef)
+        samples = to_token_samples(kept, self.estimator.advantages(kept))
+        return Lesson(samples, taught, self.objective(data.step))

@@ -25,23 +25,21 @@ from numpy.typing import NDArray
 from coop_rl.algorithm.advantage import group_advantages
 from coop_rl.algorithm.estimators.base import (
     Advantages,
+    RlEstimator,
     RlLoss,
     RolloutCounts,
     RolloutTokens,
     reward_values,
 )
-from coop_rl.algorithm.estimators.shared import Ordinary, relative_to_group
-from coop_rl.algorithm.methods.base import Method, Needs
-from coop_rl.config import RunConfig
+from coop_rl.algorithm.estimators.shared import relative_to_group
+from coop_rl.algorithm.methods.base import Method, Needs, StepData, to_token_samples
 from coop_rl.config.method import LuffyMethod
 from coop_rl.types import (
     Demonstration,
     DemonstrationTerm,
-    Guidance,
     Lesson,
     Objective,
     ScoredGroup,
-    TokenSample,
 )
 
 EXPERT_REWARD = 1.0
@@ -49,7 +47,7 @@ EXPERT_REWARD = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class OnPolicy(Ordinary):
+class OnPolicy(RlEstimator):
     """LUFFY's on-policy part, which ReLIFT uses too: unclipped ratios, a constant divisor."""
 
     max_tokens: int
@@ -75,56 +73,36 @@ def advantages_with_expert(
     return advantage[:-1], float(advantage[-1])
 
 
-class Luffy(Method):
+class Luffy(Method[LuffyMethod]):
     """RL on groups that an expert belongs to."""
 
-    def __init__(self, max_tokens: int, entropy_weight: float) -> None:
-        super().__init__(OnPolicy(max_tokens))
-        self._entropy_weight = entropy_weight
+    def make_estimator(self) -> RlEstimator:
+        """Return the loss of the rollouts."""
+        return OnPolicy(self.max_tokens)
 
     def needs(self, step: int) -> Needs:
         """Return rollouts, and their prompts' demonstrations."""
         return Needs(rollouts=True, demonstrations="matching")
 
-    def compose(
-        self,
-        step: int,
-        groups: Sequence[ScoredGroup],
-        demonstrations: Sequence[Demonstration],
-        guidance: Guidance | None,
-    ) -> Lesson:
+    def compose(self, data: StepData) -> Lesson:
         """Put the experts into their groups."""
-        expert_of = {d.id: d for d in demonstrations}
-        samples: list[TokenSample] = []
+        expert_of = data.expert_of()
+        advantages: Advantages = []
         experts: list[Demonstration] = []
-        for group in groups:
+        for group in data.groups:
             expert = expert_of.get(group.prompt.id)
             if expert is None:
                 advantage_G = group_advantages(reward_values(group), normalize_by_std=False)
             else:
                 advantage_G, weight = advantages_with_expert(group, normalize_by_std=False)
                 experts.append(replace(expert, weight=weight))
-            samples += [
-                TokenSample(
-                    prompt_ids=group.prompt.token_ids,
-                    response_ids=rollout.token_ids,
-                    behaviour_log_probs=rollout.behaviour_log_probs,
-                    advantage=float(advantage),
-                )
-                for rollout, advantage in zip(group.rollouts, advantage_G, strict=True)
-            ]
+            advantages.append(advantage_G)
+        samples = to_token_samples(data.groups, advantages)
         share = len(experts) / (len(experts) + len(samples))
         objective = Objective(
             rl_weight=1.0 - share,
             sft_weight=share,
             terms=(DemonstrationTerm("shaped"),),
-            sft_entropy_weight=share * self._entropy_weight,
+            sft_entropy_weight=share * self.section.entropy_weight,
         )
         return Lesson(samples, experts, objective)
-
-
-def build(config: RunConfig) -> Method:
-    """Build the method from its section."""
-    method = config.method
-    assert isinstance(method, LuffyMethod)
-    return Luffy(config.rollout.max_tokens, method.entropy_weight)

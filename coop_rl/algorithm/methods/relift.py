@@ -14,23 +14,27 @@ step follows the RL step within one iteration, here it is a meta-step of its own
 all methods count alike; and there the newest are trained on first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from coop_rl.algorithm.methods.base import Method, Needs, to_token_samples
+from coop_rl.algorithm.estimators import RlEstimator
+from coop_rl.algorithm.methods.base import Method, Needs, StepData, to_token_samples
 from coop_rl.algorithm.methods.luffy import OnPolicy
 from coop_rl.config import RunConfig
 from coop_rl.config.method import ReliftMethod
-from coop_rl.types import Demonstration, Guidance, Lesson, Objective, ScoredGroup
+from coop_rl.types import Demonstration, Guidance, Lesson, Objective
 
 
-class Relift(Method):
-    """RL with a buffer of what it cannot do."""
+class Relift(Method[ReliftMethod]):
+    """RL, with a buffer of demonstrations for the prompts that the policy fails."""
 
-    def __init__(self, max_tokens: int, settings: ReliftMethod) -> None:
-        super().__init__(OnPolicy(max_tokens))
-        self._settings = settings
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
         self._buffer: list[Demonstration] = []
+
+    def make_estimator(self) -> RlEstimator:
+        """Return LUFFY's loss of the rollouts."""
+        return OnPolicy(self.max_tokens)
 
     def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
         """Return SFT where the buffer is full, else RL."""
@@ -39,8 +43,8 @@ class Relift(Method):
         return Objective(
             rl_weight=0.0,
             sft_weight=1.0,
-            sft_entropy_weight=self._settings.entropy_weight,
-            lr_scale=self._settings.sft_lr_scale,
+            sft_entropy_weight=self.section.entropy_weight,
+            lr_scale=self.section.sft_lr_scale,
             has_own_optimizer=True,
         )
 
@@ -50,29 +54,24 @@ class Relift(Method):
             return Needs(rollouts=False, demonstrations="none")
         return Needs(rollouts=True, demonstrations="matching")
 
-    def compose(
-        self,
-        step: int,
-        groups: Sequence[ScoredGroup],
-        demonstrations: Sequence[Demonstration],
-        guidance: Guidance | None,
-    ) -> Lesson:
+    def compose(self, data: StepData) -> Lesson:
         """Train on the buffer's oldest, or on the rollouts, and buffer what failed."""
-        objective = self.objective(step)
+        objective = self.objective(data.step)
         if self._is_full:
-            size = self._settings.buffer_size
+            size = self.section.buffer_size
             oldest, self._buffer = self._buffer[:size], self._buffer[size:]
             return Lesson((), oldest, objective)
-        expert_of = {d.id: d for d in demonstrations}
-        for group in groups:
+        expert_of = data.expert_of()
+        for group in data.groups:
             has_failed = not any(reward.is_correct for reward in group.rewards)
             if has_failed and group.prompt.id in expert_of:
                 self._buffer.append(expert_of[group.prompt.id])
-        return Lesson(to_token_samples(groups, self.estimator), (), objective)
+        samples = to_token_samples(data.groups, self.estimator.advantages(data.groups))
+        return Lesson(samples, (), objective)
 
     @property
     def _is_full(self) -> bool:
-        return len(self._buffer) >= self._settings.buffer_size
+        return len(self._buffer) >= self.section.buffer_size
 
     def state(self) -> dict[str, Any]:
         """Return the buffer."""
@@ -88,10 +87,3 @@ class Relift(Method):
             Demonstration(name, tuple(prompt_ids), tuple(response_ids), source)
             for name, prompt_ids, response_ids, source in state["buffer"]
         ]
-
-
-def build(config: RunConfig) -> Method:
-    """Build the method from its section."""
-    method = config.method
-    assert isinstance(method, ReliftMethod)
-    return Relift(config.rollout.max_tokens, method)

@@ -5,22 +5,14 @@ r"""`rl`: RL alone ("RL-zero"), mix = 1; no adapter, no shadow.
 Source: the RL baseline of BRIDGE, arXiv 2509.06948, section 5; estimators are in `estimators`.
 """
 
-from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.methods.base import Method
-from coop_rl.config import RunConfig
 from coop_rl.config.method import RlMethod
 from coop_rl.types import Guidance, Objective
 
 
-class Rl(Method):
+class Rl(Method[RlMethod]):
     """RL at every step."""
 
     def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
         """Return L_RL."""
         return Objective(rl_weight=1.0, sft_weight=0.0)
-
-
-def build(config: RunConfig) -> Method:
-    """Build the method from its section."""
-    assert isinstance(config.method, RlMethod)
-    return Rl(build_estimator(config.method.rl, config.rollout.max_tokens))

@@ -23,16 +23,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from coop_rl.algorithm.estimators.base import Advantages, RlLoss, RolloutCounts, RolloutTokens
-from coop_rl.algorithm.estimators.shared import Ordinary
-from coop_rl.algorithm.methods.base import Method, Needs, to_token_samples
+from coop_rl.algorithm.estimators.base import (
+    Advantages,
+    RlEstimator,
+    RlLoss,
+    RolloutCounts,
+    RolloutTokens,
+)
+from coop_rl.algorithm.methods.base import Method, Needs, StepData, to_token_samples
 from coop_rl.algorithm.methods.luffy import advantages_with_expert
-from coop_rl.config import RunConfig
 from coop_rl.config.method import SrftMethod
 from coop_rl.types import (
-    Demonstration,
     DemonstrationTerm,
-    Guidance,
     Lesson,
     Objective,
     ScoredGroup,
@@ -40,9 +42,9 @@ from coop_rl.types import (
 
 
 @dataclass(frozen=True, slots=True)
-class RightAndWrong(Ordinary):
-    """The on-policy terms: right responses become likelier, the more so the higher H; wrong ones
-    less likely."""
+class RightAndWrong(RlEstimator):
+    """The terms about rollouts: right responses become likelier, the more so the higher H is; wrong
+    ones become less likely."""
 
     right_weight: float
     needs_entropy = True
@@ -63,48 +65,37 @@ class RightAndWrong(Ordinary):
         return RlLoss(loss, tokens.length_B.new_zeros(()))
 
 
-class Srft(Method):
+class Srft(Method[SrftMethod]):
     """Four terms at every step."""
 
-    def __init__(self, max_tokens: int, settings: SrftMethod) -> None:
-        super().__init__(RightAndWrong(settings.right_weight))
-        self._max_tokens = max_tokens
-        self._sft_weight = settings.sft_weight
+    def make_estimator(self) -> RlEstimator:
+        """Return the terms about rollouts."""
+        return RightAndWrong(self.section.right_weight)
 
     def needs(self, step: int) -> Needs:
         """Return rollouts, and their prompts' demonstrations."""
         return Needs(rollouts=True, demonstrations="matching")
 
-    def compose(
-        self,
-        step: int,
-        groups: Sequence[ScoredGroup],
-        demonstrations: Sequence[Demonstration],
-        guidance: Guidance | None,
-    ) -> Lesson:
+    def compose(self, data: StepData) -> Lesson:
         """Give every expert trace its advantage in the group that it joins."""
-        expert_of = {d.id: d for d in demonstrations}
+        expert_of = data.expert_of()
         experts = [
             replace(
                 expert_of[group.prompt.id],
                 weight=advantages_with_expert(group, normalize_by_std=True)[1],
             )
-            for group in groups
+            for group in data.groups
             if group.prompt.id in expert_of
         ]
         num_tokens = sum(len(d.response_ids) for d in experts)
         # `shaped` divides by rows * max_tokens; a token mean is meant here.
-        share = len(experts) * self._max_tokens / max(1, num_tokens)
+        share = len(experts) * self.max_tokens / max(1, num_tokens)
         terms = (
-            DemonstrationTerm("nll", self._sft_weight, is_entropy_scaled=True, is_weighted=False),
+            DemonstrationTerm(
+                "nll", self.section.sft_weight, is_entropy_scaled=True, is_weighted=False
+            ),
             DemonstrationTerm("shaped", share),
         )
         objective = Objective(rl_weight=1.0, sft_weight=1.0, terms=terms)
-        return Lesson(to_token_samples(groups, self.estimator), experts, objective)
-
-
-def build(config: RunConfig) -> Method:
-    """Build the method from its section."""
-    method = config.method
-    assert isinstance(method, SrftMethod)
-    return Srft(config.rollout.max_tokens, method)
+        samples = to_token_samples(data.groups, self.estimator.advantages(data.groups))
+        return Lesson(samples, experts, objective)

@@ -5,27 +5,14 @@ r"""`sum`: both losses in every step, L_RL + mu * L_SFT; no adapter, no shadow.
 Source: the rival "sum" of BRIDGE, arXiv 2509.06948, section 5, which states no mu; 1 here.
 """
 
-from coop_rl.algorithm.estimators import RlEstimator, build_estimator
 from coop_rl.algorithm.methods.base import Method
-from coop_rl.config import RunConfig
 from coop_rl.config.method import SumMethod
 from coop_rl.types import Guidance, Objective
 
 
-class Sum(Method):
+class Sum(Method[SumMethod]):
     """RL and SFT at every step."""
-
-    def __init__(self, estimator: RlEstimator, mu: float) -> None:
-        super().__init__(estimator)
-        self._mu = mu
 
     def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
         """Return L_RL + mu * L_SFT."""
-        return Objective(rl_weight=1.0, sft_weight=self._mu)
-
-
-def build(config: RunConfig) -> Method:
-    """Build the method from its section."""
-    method = config.method
-    assert isinstance(method, SumMethod)
-    return Sum(build_estimator(method.rl, config.rollout.max_tokens), method.mu)
+        return Objective(rl_weight=1.0, sft_weight=self.section.mu)

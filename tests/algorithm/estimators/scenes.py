@@ -6,12 +6,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from coop_rl.algorithm.estimators import RlEstimator, RolloutCounts, RolloutTokens
+from coop_rl.algorithm.estimators import RlEstimator, RolloutCounts, RolloutTokens, build_estimator
+from coop_rl.config.estimators import RlSettings
 from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, ScoredGroup
 
 MAX_TOKENS = 12
 VOCABULARY = 5
 ANCHOR = -1
+
+
+def built(settings: RlSettings, max_tokens: int = MAX_TOKENS) -> RlEstimator:
+    """The estimator of a section `rl`."""
+    return build_estimator(settings, max_tokens)
 
 
 def scored_group(rewards: Sequence[float], lengths: Sequence[int] | None = None) -> ScoredGroup:

@@ -1,11 +1,13 @@
 """Advantages against plain loops, and what each kind of baseline is for."""
 
 from collections.abc import Callable
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from coop_rl.algorithm.estimators import (
+    ESTIMATORS,
     Cispo,
     Dapo,
     DrGrpo,
@@ -18,7 +20,9 @@ from coop_rl.algorithm.estimators import (
     Rloo,
     build_estimator,
 )
-from coop_rl.config.method import (
+from coop_rl.algorithm.estimators.base import ConfiguredEstimator
+from coop_rl.config.estimators import (
+    AnyRl,
     CispoRl,
     DapoRl,
     DrGrpoRl,
@@ -32,21 +36,33 @@ from coop_rl.config.method import (
 )
 from coop_rl.types import ScoredGroup
 from tests.algorithm.estimators import reference
-from tests.algorithm.estimators.scenes import MAX_TOKENS, random_groups, scored_group
+from tests.algorithm.estimators.scenes import MAX_TOKENS, built, random_groups, scored_group
 
 Rewards = list[list[float]]
 CASES: list[tuple[RlEstimator, Callable[[Rewards], Rewards]]] = [
-    (Reweighted(True, 5.0), lambda r: reference.grouped(r, True)),
-    (Reweighted(False, 5.0), lambda r: reference.grouped(r, False)),
-    (Grpo(0.2), lambda r: reference.grouped(r, True)),
-    (DrGrpo(0.2, MAX_TOKENS), lambda r: reference.grouped(r, False)),
-    (Dapo(0.2, 0.28, 3, None, MAX_TOKENS), lambda r: reference.grouped(r, True)),
-    (Rloo(5.0), reference.leave_one_out),
-    (ReinforcePlusPlus("batch", 0.2), lambda r: reference.batch_normalized(r, "batch")),
-    (ReinforcePlusPlus("group", 0.2), lambda r: reference.batch_normalized(r, "group")),
-    (Gspo(3e-4, 4e-4), lambda r: reference.grouped(r, True)),
-    (Cispo(None, 4.0), lambda r: reference.grouped(r, True)),
-    (Ppo(0.2, 3.0), lambda r: reference.grouped(r, True)),
+    (
+        built(ReweightedRl(normalize_by_std=True, ratio_cap=5.0)),
+        lambda r: reference.grouped(r, True),
+    ),
+    (
+        built(ReweightedRl(normalize_by_std=False, ratio_cap=5.0)),
+        lambda r: reference.grouped(r, False),
+    ),
+    (built(GrpoRl(clip=0.2)), lambda r: reference.grouped(r, True)),
+    (built(DrGrpoRl(clip=0.2)), lambda r: reference.grouped(r, False)),
+    (Dapo(DapoRl(), MAX_TOKENS), lambda r: reference.grouped(r, True)),
+    (built(RlooRl(ratio_cap=5.0)), reference.leave_one_out),
+    (
+        built(ReinforcePlusPlusRl(baseline="batch", clip=0.2)),
+        lambda r: reference.batch_normalized(r, "batch"),
+    ),
+    (
+        built(ReinforcePlusPlusRl(baseline="group", clip=0.2)),
+        lambda r: reference.batch_normalized(r, "group"),
+    ),
+    (built(GspoRl(clip_low=3e-4, clip_high=4e-4)), lambda r: reference.grouped(r, True)),
+    (built(CispoRl(clip_low=None, clip_high=4.0)), lambda r: reference.grouped(r, True)),
+    (built(PpoRl(clip=0.2, dual_clip=3.0)), lambda r: reference.grouped(r, True)),
 ]
 IDS = [repr(estimator) for estimator, _ in CASES]
 
@@ -77,29 +93,33 @@ def test_equal_rewards_have_advantage_exactly_zero(reward: float, size: int) -> 
     """Also where rounding makes their mean another number."""
     groups = [scored_group([reward] * size), scored_group([0.0, 1.0])]
     for estimator, _ in CASES:
-        if estimator != ReinforcePlusPlus("batch", 0.2):
+        if estimator != built(ReinforcePlusPlusRl(baseline="batch", clip=0.2)):
             assert not estimator.advantages(groups)[0].any()
 
 
 def test_reinforce_pp_has_mean_zero_and_deviation_one_over_the_batch() -> None:
     groups = random_groups(3)
-    for estimator in (ReinforcePlusPlus("batch", 0.2), ReinforcePlusPlus("group", 0.2)):
+    for estimator in (
+        built(ReinforcePlusPlusRl(baseline="batch", clip=0.2)),
+        built(ReinforcePlusPlusRl(baseline="group", clip=0.2)),
+    ):
         advantage_N = np.concatenate(estimator.advantages(groups))
         assert abs(advantage_N.mean()) < 1e-12
         assert abs(advantage_N.std() - 1.0) < 1e-5
     by_batch, by_group = (
-        ReinforcePlusPlus(kind, 0.2).advantages(groups)[0] for kind in ("batch", "group")
+        built(ReinforcePlusPlusRl(baseline=kind, clip=0.2)).advantages(groups)[0]
+        for kind in ("batch", "group")
     )
     assert by_batch.all()
     assert not by_group.any()
 
 
 def test_rloo_leaves_a_response_out_of_its_own_baseline() -> None:
-    before = Rloo(5.0).advantages([scored_group([0.2, 0.5, 1.0])])[0]
-    after = Rloo(5.0).advantages([scored_group([2.2, 0.5, 1.0])])[0]
+    before = built(RlooRl(ratio_cap=5.0)).advantages([scored_group([0.2, 0.5, 1.0])])[0]
+    after = built(RlooRl(ratio_cap=5.0)).advantages([scored_group([2.2, 0.5, 1.0])])[0]
     assert after[0] - before[0] == pytest.approx(2.0)
     assert after[1] - before[1] == pytest.approx(-1.0)
-    grpo_like = DrGrpo(0.2, 8)
+    grpo_like = built(DrGrpoRl(clip=0.2), 8)
     drop = grpo_like.advantages([scored_group([2.2, 0.5, 1.0])])[0][0]
     drop -= grpo_like.advantages([scored_group([0.2, 0.5, 1.0])])[0][0]
     assert drop == pytest.approx(2.0 * 2 / 3)
@@ -108,16 +128,16 @@ def test_rloo_leaves_a_response_out_of_its_own_baseline() -> None:
 def test_dapo_punishes_only_the_last_tokens_before_the_limit() -> None:
     lengths = list(range(1, MAX_TOKENS + 1))
     group = scored_group([1.0] * MAX_TOKENS, lengths)
-    penalty_G = Dapo(0.2, 0.28, 3, 4, MAX_TOKENS).overlong_penalty(group)
+    penalty_G = Dapo(DapoRl(overlong_tokens=4), MAX_TOKENS).overlong_penalty(group)
     want = [reference.overlong_penalty(length, MAX_TOKENS, 4) for length in lengths]
     np.testing.assert_allclose(penalty_G, want, rtol=1e-12)
     assert penalty_G.tolist() == [0.0] * 8 + [-0.25, -0.5, -0.75, -1.0]
-    assert not Dapo(0.2, 0.28, 3, None, MAX_TOKENS).overlong_penalty(group).any()
+    assert not Dapo(DapoRl(), MAX_TOKENS).overlong_penalty(group).any()
 
 
 def test_dapo_prefers_the_shorter_of_two_right_answers_near_the_limit() -> None:
     group = scored_group([1.0, 1.0, 0.0], [5, MAX_TOKENS, 5])
-    estimator = Dapo(0.2, 0.28, 3, 4, MAX_TOKENS)
+    estimator = Dapo(DapoRl(overlong_tokens=4), MAX_TOKENS)
     advantage_G = estimator.advantages([group])[0]
     np.testing.assert_allclose(
         advantage_G, reference.grouped([[1.0, 0.0, 0.0]], True)[0], rtol=1e-10
@@ -127,10 +147,10 @@ def test_dapo_prefers_the_shorter_of_two_right_answers_near_the_limit() -> None:
 def test_dapo_replaces_groups_of_equal_rewards_whatever_their_lengths() -> None:
     equal = scored_group([1.0, 1.0], [2, MAX_TOKENS])
     mixed = scored_group([1.0, 0.0], [2, 2])
-    estimator = Dapo(0.2, 0.28, 3, 4, MAX_TOKENS)
+    estimator = Dapo(DapoRl(overlong_tokens=4), MAX_TOKENS)
     assert not estimator.is_informative(equal)
     assert estimator.is_informative(mixed)
-    assert Dapo(0.2, 0.28, 0, 4, MAX_TOKENS).is_informative(equal)
+    assert Dapo(DapoRl(max_refills=0, overlong_tokens=4), MAX_TOKENS).is_informative(equal)
 
 
 def test_the_others_keep_every_group() -> None:
@@ -140,27 +160,30 @@ def test_the_others_keep_every_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "estimator"),
+    ("settings", "kind"),
     [
-        (ReweightedRl(ratio_cap=4.0, normalize_by_std=False), Reweighted(False, 4.0)),
-        (GrpoRl(clip=0.1), Grpo(0.1)),
-        (DrGrpoRl(clip=0.1), DrGrpo(0.1, 64)),
-        (
-            DapoRl(clip_low=0.1, clip_high=0.3, max_refills=2, overlong_tokens=8),
-            Dapo(0.1, 0.3, 2, 8, 64),
-        ),
-        (RlooRl(ratio_cap=3.0), Rloo(3.0)),
-        (ReinforcePlusPlusRl(baseline="group", clip=0.1), ReinforcePlusPlus("group", 0.1)),
-        (GspoRl(clip_low=0.1, clip_high=0.3), Gspo(0.1, 0.3)),
-        (CispoRl(clip_low=0.1, clip_high=0.3), Cispo(0.1, 0.3)),
-        (PpoRl(clip=0.1, dual_clip=2.0), Ppo(0.1, 2.0)),
+        (ReweightedRl(ratio_cap=4.0, normalize_by_std=False), Reweighted),
+        (GrpoRl(clip=0.1), Grpo),
+        (DrGrpoRl(clip=0.1), DrGrpo),
+        (DapoRl(clip_low=0.1, clip_high=0.3, max_refills=2, overlong_tokens=8), Dapo),
+        (RlooRl(ratio_cap=3.0), Rloo),
+        (ReinforcePlusPlusRl(baseline="group", clip=0.1), ReinforcePlusPlus),
+        (GspoRl(clip_low=0.1, clip_high=0.3), Gspo),
+        (CispoRl(clip_low=0.1, clip_high=0.3), Cispo),
+        (PpoRl(clip=0.1, dual_clip=2.0), Ppo),
     ],
 )
-def test_settings_build_their_estimator(settings: RlSettings, estimator: RlEstimator) -> None:
-    built = build_estimator(settings, max_tokens=64)
-    assert built == estimator
-    assert built.is_bracket_loss is isinstance(estimator, Reweighted)
-    assert not built.needs_entropy
+def test_settings_build_their_estimator(
+    settings: RlSettings, kind: type[ConfiguredEstimator[Any]]
+) -> None:
+    estimator = build_estimator(settings, max_tokens=64)
+    assert estimator == kind(settings, 64)
+    assert estimator.is_bracket_loss is (kind is Reweighted)
+    assert not estimator.needs_entropy
+
+
+def test_every_section_has_its_estimator() -> None:
+    assert set(get_args(get_args(AnyRl)[0])) == set(ESTIMATORS)
 
 
 def test_settings_that_name_no_estimator_are_refused() -> None:

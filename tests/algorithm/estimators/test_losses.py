@@ -8,25 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from coop_rl.algorithm.estimators import (
-    Cispo,
-    Dapo,
-    DrGrpo,
-    Grpo,
-    Gspo,
-    Ppo,
-    ReinforcePlusPlus,
-    Reweighted,
-    RlEstimator,
-    Rloo,
-    RolloutCounts,
-)
+from coop_rl.algorithm.estimators import RlEstimator, RolloutCounts
 from coop_rl.algorithm.losses import rl_loss
+from coop_rl.config.estimators import (
+    CispoRl,
+    DapoRl,
+    DrGrpoRl,
+    GrpoRl,
+    GspoRl,
+    PpoRl,
+    ReinforcePlusPlusRl,
+    ReweightedRl,
+    RlooRl,
+)
 from tests.algorithm.estimators import reference
 from tests.algorithm.estimators.scenes import (
     ANCHOR,
     MAX_TOKENS,
     Scene,
+    built,
     random_groups,
     rollout_tokens,
     row_gradient_norms,
@@ -39,17 +39,23 @@ SEEDS = range(8)
 CAP = 1.5
 NO_CAP = float("inf")
 CASES: dict[str, tuple[RlEstimator, Callable[[Scene, np.ndarray], reference.Loss]]] = {
-    "reweighted": (Reweighted(normalize_by_std=True, ratio_cap=CAP), reference.reweighted),
-    "grpo": (Grpo(clip=0.2), reference.grpo),
-    "dr_grpo": (DrGrpo(clip=0.2, max_tokens=MAX_TOKENS), reference.dr_grpo),
-    "dapo": (Dapo(0.2, 0.28, 0, 4, MAX_TOKENS), reference.dapo),
-    "rloo": (Rloo(ratio_cap=CAP), reference.rloo),
-    "reinforce_pp": (ReinforcePlusPlus("batch", clip=0.2), reference.reinforce_pp),
-    "reinforce_pp_group": (ReinforcePlusPlus("group", clip=0.2), reference.reinforce_pp),
-    "gspo": (Gspo(clip_low=0.05, clip_high=0.06), reference.gspo),
-    "cispo": (Cispo(clip_low=None, clip_high=0.3), reference.cispo),
-    "cispo_low": (Cispo(clip_low=0.25, clip_high=0.3), reference.cispo_low),
-    "ppo": (Ppo(clip=0.2, dual_clip=1.5), reference.ppo),
+    "reweighted": (built(ReweightedRl(normalize_by_std=True, ratio_cap=CAP)), reference.reweighted),
+    "grpo": (built(GrpoRl(clip=0.2)), reference.grpo),
+    "dr_grpo": (built(DrGrpoRl(clip=0.2)), reference.dr_grpo),
+    "dapo": (built(DapoRl(max_refills=0, overlong_tokens=4)), reference.dapo),
+    "rloo": (built(RlooRl(ratio_cap=CAP)), reference.rloo),
+    "reinforce_pp": (
+        built(ReinforcePlusPlusRl(baseline="batch", clip=0.2)),
+        reference.reinforce_pp,
+    ),
+    "reinforce_pp_group": (
+        built(ReinforcePlusPlusRl(baseline="group", clip=0.2)),
+        reference.reinforce_pp,
+    ),
+    "gspo": (built(GspoRl(clip_low=0.05, clip_high=0.06)), reference.gspo),
+    "cispo": (built(CispoRl(clip_low=None, clip_high=0.3)), reference.cispo),
+    "cispo_low": (built(CispoRl(clip_low=0.25, clip_high=0.3)), reference.cispo_low),
+    "ppo": (built(PpoRl(clip=0.2, dual_clip=1.5)), reference.ppo),
 }
 DIFFERENTIABLE = ("grpo", "dr_grpo", "dapo", "reinforce_pp", "gspo", "ppo")
 
@@ -121,9 +127,9 @@ def uncapped_objective(name: str, scene: Scene, logits_TV: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("name", "estimator"),
     [
-        ("reweighted", Reweighted(True, NO_CAP)),
-        ("rloo", Rloo(NO_CAP)),
-        ("cispo", Cispo(None, NO_CAP)),
+        ("reweighted", built(ReweightedRl(normalize_by_std=True, ratio_cap=NO_CAP))),
+        ("rloo", built(RlooRl(ratio_cap=NO_CAP))),
+        ("cispo", built(CispoRl(clip_low=None, clip_high=NO_CAP))),
     ],
 )
 def test_uncapped_weights_give_the_gradient_of_the_weighted_mean(
@@ -203,7 +209,7 @@ def test_on_policy_the_gradient_is_the_plain_policy_gradient(name: str) -> None:
 
 
 def test_reweighted_is_rl_loss_bit_for_bit_in_fp32() -> None:
-    estimator = Reweighted(normalize_by_std=True, ratio_cap=CAP)
+    estimator = built(ReweightedRl(normalize_by_std=True, ratio_cap=CAP))
     scene = scene_of(6, random_groups(6), estimator)
     taken = []
     for is_product in (True, False):

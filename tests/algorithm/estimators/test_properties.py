@@ -6,18 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from coop_rl.algorithm.estimators import (
-    Cispo,
-    Dapo,
-    DrGrpo,
-    Grpo,
-    Gspo,
-    Ppo,
-    RlEstimator,
-    Rloo,
-    RolloutCounts,
-    RolloutTokens,
-)
+from coop_rl.algorithm.estimators import RlEstimator, RolloutCounts, RolloutTokens
+from coop_rl.config.estimators import CispoRl, DapoRl, DrGrpoRl, GrpoRl, GspoRl, PpoRl, RlooRl
+from tests.algorithm.estimators.scenes import built
 from tests.algorithm.test_bracket import EnumerablePolicy
 
 NO_CAP = float("inf")
@@ -46,7 +37,7 @@ def slopes(
 
 
 def test_dapo_still_learns_from_a_rising_token_that_ppo_cuts_off() -> None:
-    dapo, ppo = Dapo(0.2, 0.28, 0, None, 8), Ppo(0.2, None)
+    dapo, ppo = built(DapoRl(max_refills=0), 8), built(PpoRl(clip=0.2, dual_clip=None))
     assert slopes(ppo, [[1.25]], [1.0]) == [[0.0]]
     assert slopes(dapo, [[1.25]], [1.0])[0][0] == pytest.approx(1.25)
     assert slopes(dapo, [[1.29]], [1.0]) == [[0.0]]
@@ -56,15 +47,15 @@ def test_dapo_still_learns_from_a_rising_token_that_ppo_cuts_off() -> None:
 
 def test_cispo_never_drops_a_token() -> None:
     ratios, advantages = [[1e-3, 0.5, 1.0, 1.5, 40.0]] * 2, [1.0, -1.0]
-    got = np.array(slopes(Cispo(None, 0.3), ratios, advantages))
+    got = np.array(slopes(built(CispoRl(clip_low=None, clip_high=0.3)), ratios, advantages))
     weight_T = np.array([1e-3, 0.5, 1.0, 1.3, 1.3])
     np.testing.assert_allclose(got, np.outer(advantages, weight_T) / 10, rtol=1e-12)
-    cut = np.array(slopes(Ppo(0.2, 3.0), ratios, advantages))
+    cut = np.array(slopes(built(PpoRl(clip=0.2, dual_clip=3.0)), ratios, advantages))
     assert (cut == 0).sum() == 5
 
 
 def test_gspo_ratio_does_not_depend_on_length_and_clips_a_response_as_one() -> None:
-    estimator = Gspo(0.1, 0.1)
+    estimator = built(GspoRl(clip_low=0.1, clip_high=0.1))
     for length in (1, 2, 7):
         got = slopes(estimator, [[1.05] * length], [1.0])[0]
         np.testing.assert_allclose(got, [1.05 / length] * length, rtol=1e-12)
@@ -85,47 +76,47 @@ def test_gspo_weighs_engine_mismatch_by_its_geometric_mean() -> None:
         advantage_B=torch.ones(1, dtype=torch.float64),
         length_B=torch.tensor([3]),
     )
-    loss = Gspo(0.1, 0.1).loss(tokens, RolloutCounts(3, 1)).loss
+    loss = built(GspoRl(clip_low=0.1, clip_high=0.1)).loss(tokens, RolloutCounts(3, 1)).loss
     (gradient_T,) = torch.autograd.grad(loss, log_prob_T)
     want = -((0.5 * 1.6 * 0.9) ** (1 / 3)) / 3
     np.testing.assert_allclose(gradient_T.numpy(), [want] * 3, rtol=1e-12)
 
 
 def test_grpo_counts_a_response_of_one_token_as_much_as_a_long_one() -> None:
-    short, long = slopes(Grpo(0.2), [[1.0], [1.0] * 20], [1.0, 1.0])
+    short, long = slopes(built(GrpoRl(clip=0.2)), [[1.0], [1.0] * 20], [1.0, 1.0])
     assert sum(short) == pytest.approx(sum(long))
-    short, long = slopes(Ppo(0.2, None), [[1.0], [1.0] * 20], [1.0, 1.0])
+    short, long = slopes(built(PpoRl(clip=0.2, dual_clip=None)), [[1.0], [1.0] * 20], [1.0, 1.0])
     assert 20 * sum(short) == pytest.approx(sum(long))
 
 
 def test_dr_grpo_weighs_a_token_the_same_in_short_and_long_responses() -> None:
     """And in any batch, while GRPO's weight falls with the response's own length."""
-    estimator = DrGrpo(0.2, 32)
+    estimator = built(DrGrpoRl(clip=0.2), 32)
     short, long = slopes(estimator, [[1.0] * 2, [1.0] * 20], [1.0, 1.0])
     assert short[0] == long[0] == pytest.approx(1 / (2 * 32))
     assert slopes(estimator, [[1.0] * 2, [1.0] * 30], [1.0, 1.0])[0] == short
-    short, long = slopes(Grpo(0.2), [[1.0] * 2, [1.0] * 20], [1.0, 1.0])
+    short, long = slopes(built(GrpoRl(clip=0.2)), [[1.0] * 2, [1.0] * 20], [1.0, 1.0])
     assert short[0] == pytest.approx(10 * long[0])
 
 
 def test_ppo_second_limit_cuts_off_tokens_that_rose_in_a_bad_response() -> None:
     ratios = [[2.9, 3.1]]
-    got = slopes(Ppo(0.2, 3.0), ratios, [-1.0])[0]
+    got = slopes(built(PpoRl(clip=0.2, dual_clip=3.0)), ratios, [-1.0])[0]
     assert got == [pytest.approx(-2.9 / 2), 0.0]
-    assert slopes(Ppo(0.2, None), ratios, [-1.0])[0] == [
+    assert slopes(built(PpoRl(clip=0.2, dual_clip=None)), ratios, [-1.0])[0] == [
         pytest.approx(-2.9 / 2),
         pytest.approx(-3.1 / 2),
     ]
 
 
 def test_rloo_sums_over_tokens_and_divides_by_responses() -> None:
-    short, long = slopes(Rloo(5.0), [[1.0], [1.0] * 20], [1.0, 1.0])
+    short, long = slopes(built(RlooRl(ratio_cap=5.0)), [[1.0], [1.0] * 20], [1.0, 1.0])
     assert short == [0.5]
     assert long == [0.5] * 20
 
 
 def test_rloo_weighs_a_response_by_its_whole_ratio_up_to_the_cap() -> None:
-    inside, capped = slopes(Rloo(2.0), [[1.1, 1.2], [1.8, 1.9]], [1.0, 1.0])
+    inside, capped = slopes(built(RlooRl(ratio_cap=2.0)), [[1.1, 1.2], [1.8, 1.9]], [1.0, 1.0])
     assert inside == pytest.approx([1.1 * 1.2 / 2] * 2)
     assert capped == pytest.approx([2.0 / 2] * 2)
 
@@ -160,6 +151,6 @@ def test_rloo_is_exact_in_later_minibatches_where_other_weights_are_not() -> Non
         (got,) = torch.autograd.grad(-loss, theta)
         return float((got - want).norm() / want.norm())
 
-    assert error(Rloo(NO_CAP), old_NL) < 1e-12
-    assert error(Cispo(None, NO_CAP), old_NL) > 0.05
-    assert error(Rloo(NO_CAP), log_prob_NL.detach()) > 0.05
+    assert error(built(RlooRl(ratio_cap=NO_CAP)), old_NL) < 1e-12
+    assert error(built(CispoRl(clip_low=None, clip_high=NO_CAP)), old_NL) > 0.05
+    assert error(built(RlooRl(ratio_cap=NO_CAP)), log_prob_NL.detach()) > 0.05

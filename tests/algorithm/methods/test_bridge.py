@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from coop_rl.algorithm.methods import Method, build_method
+from coop_rl.algorithm.methods.base import StepData
 from coop_rl.config import load_config
 from coop_rl.types import CooperativeGain, DemonstrationTerm, Guidance, Objective
 from tests.algorithm.methods.scenes import DEMO, demonstration
@@ -63,7 +64,7 @@ def test_lambda_is_taken_from_guidance_only_where_it_is_learned() -> None:
 
 def test_source_weights_become_terms() -> None:
     said = Guidance(0.5, source_weights=(("a", 0.9), ("b", 0.1)))
-    objective = bridge().compose(0, [], [], said).objective
+    objective = bridge().compose(StepData(0, [], [], said)).objective
     assert objective.terms == (
         DemonstrationTerm(share=0.9, source="a"),
         DemonstrationTerm(share=0.1, source="b"),
@@ -75,14 +76,14 @@ def test_source_weights_become_terms() -> None:
 def test_example_weights_have_mean_1_over_the_step() -> None:
     shown = [demonstration(index) for index in range(4)]
     said = Guidance(0.5, example_weights=(("p0", 3.0), ("p2", 0.5), ("elsewhere", 9.0)))
-    lesson = bridge().compose(0, [], shown, said)
+    lesson = bridge().compose(StepData(0, [], shown, said))
     weights = [d.weight for d in lesson.demonstrations]
     assert sum(weights) / 4 == pytest.approx(1.0, abs=1e-15)
     assert weights == pytest.approx([3 / 1.375, 1 / 1.375, 0.5 / 1.375, 1 / 1.375])
     assert [replace(d, weight=1.0) for d in lesson.demonstrations] == shown
-    assert bridge().compose(0, [], shown, Guidance(0.5)).demonstrations == shown
-    assert bridge().compose(0, [], shown, None).demonstrations == shown
-    assert bridge().compose(0, [], [], said).demonstrations == []
+    assert bridge().compose(StepData(0, [], shown, Guidance(0.5))).demonstrations == shown
+    assert bridge().compose(StepData(0, [], shown)).demonstrations == shown
+    assert bridge().compose(StepData(0, [], [], said)).demonstrations == []
 
 
 @pytest.mark.parametrize("low", [replace(GAIN, ess=0.4), replace(GAIN, ess_joint=0.4)])
@@ -90,25 +91,25 @@ def test_low_ess_asks_for_fresh_rollouts_until_it_recovers(low: CooperativeGain)
     method = bridge(FRESH)
     assert not method.wants_fresh
     for gain, wanted in ((GAIN, False), (low, True), (low, True), (GAIN, False), (low, True)):
-        method.observe(1, gain, {})
-        method.observe(1, None, {})
+        method.observe_gain(gain)
+        method.observe_evaluation(1, {})
         assert method.wants_fresh == wanted
     never = bridge()
-    never.observe(1, low, {})
+    never.observe_gain(low)
     assert not never.wants_fresh
     alone = bridge(FRESH, "gain.estimator=reweighted")
-    alone.observe(1, low, {})
+    alone.observe_gain(low)
     assert not alone.wants_fresh
 
 
 @pytest.mark.parametrize("ess", [0.4, 0.9])
 def test_the_fallback_survives_a_checkpoint(ess: float) -> None:
     first, second = bridge(FRESH), bridge(FRESH)
-    first.observe(1, replace(GAIN, ess=ess), {})
+    first.observe_gain(replace(GAIN, ess=ess))
     second.begin(100, json.loads(json.dumps(first.state())))
     assert second.wants_fresh == first.wants_fresh == (ess < 0.5)
     for method in (first, second):
-        method.observe(2, GAIN, {})
+        method.observe_gain(GAIN)
         assert not method.wants_fresh
 
 
@@ -116,7 +117,7 @@ def test_always_fresh_needs_no_low_ess() -> None:
     method = bridge(FRESH, "gain.estimator=fresh")
     assert method.wants_fresh
     assert not method.shadow_learns_own
-    method.observe(1, GAIN, {})
+    method.observe_gain(GAIN)
     assert method.wants_fresh
     own = bridge(FRESH, "shadow.rollouts=own")
     assert own.wants_fresh

@@ -26,12 +26,12 @@ def run(
     """
     phases = []
     for step, nll in enumerate(curve):
-        method.observe(step, None, {})
+        method.observe_gain(None)
         if resume and resume[1] == step:
             state = json.loads(json.dumps(method.state()))
             method = resume[0]
             method.begin(LONG, state)
-        method.observe(step, None, {} if nll is None else {NLL: nll})
+        method.observe_evaluation(step, {} if nll is None else {NLL: nll})
         phases.append(method.needs(step) == SFT)
         assert method.needs(step) in (SFT, RL)
         assert (method.objective(step).sft_weight > 0) == phases[-1]
@@ -96,13 +96,13 @@ def test_only_the_epochs_count_where_the_config_says_so() -> None:
 def test_each_phase_has_one_loss_and_sft_its_own_rate() -> None:
     method = cold_start("sft_lr_scale=10")
     assert method.objective(0) == Objective(0.0, 1.0, lr_scale=10.0)
-    method.observe(0, None, {NLL: 1.0})
-    method.observe(1, None, {NLL: 2.0})
+    method.observe_evaluation(0, {NLL: 1.0})
+    method.observe_evaluation(1, {NLL: 2.0})
     assert method.objective(1) == Objective(1.0, 0.0)
 
 
 def test_other_evaluations_are_no_measurement() -> None:
     method = cold_start()
     for step in range(5):
-        method.observe(step, None, {"eval/math/pass@1": 0.5})
+        method.observe_evaluation(step, {"eval/math/pass@1": 0.5})
     assert method.needs(5) == SFT

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from coop_rl.algorithm.methods.base import Needs
+from coop_rl.algorithm.methods.base import Needs, StepData
 from coop_rl.types import Lesson, Objective
 from tests.algorithm.methods.evaluate import evaluate
 from tests.algorithm.methods.reference import Token, Total, mean, rollouts, trace
@@ -56,7 +56,7 @@ def test_loss_and_gradient_are_those_of_the_equation(seed: int, gate: int, num_m
     batch = random_batch(seed)
     table = Table(batch, seed)
     method = method_of("hpt", f"gate={gate}", f"coef={COEF}")
-    lesson = method.compose(0, batch.groups, batch.demonstrations, None)
+    lesson = method.compose(StepData(0, batch.groups, batch.demonstrations))
     got = evaluate(table, lesson, method.estimator, num_micros=num_micros)
     want = equation(table, batch, gate)
     assert got.loss == pytest.approx(want.loss, rel=1e-10)
@@ -68,7 +68,7 @@ def compose(num_right: int, gate: int) -> tuple[Batch, Lesson]:
     rights = [i < num_right for i in range(4)]
     groups = [scored_group(0, rights), scored_group(1, [True, True, True, False])]
     batch = Batch(groups, [demonstration(0)])
-    lesson = method_of("hpt", f"gate={gate}").compose(0, groups, batch.demonstrations, None)
+    lesson = method_of("hpt", f"gate={gate}").compose(StepData(0, groups, batch.demonstrations))
     return batch, lesson
 
 
@@ -100,21 +100,21 @@ def test_the_side_not_chosen_has_no_gradient(is_failed: bool) -> None:
 
 def test_a_failed_prompt_without_a_demonstration_keeps_its_rollouts() -> None:
     groups = [scored_group(0, [False] * 4)]
-    lesson = method_of("hpt").compose(0, groups, (), None)
+    lesson = method_of("hpt").compose(StepData(0, groups))
     assert len(lesson.samples) == 4
     assert not lesson.demonstrations
 
 
 def test_a_prompt_drawn_twice_is_judged_each_time() -> None:
     groups = [scored_group(0, [False] * 3), scored_group(0, [True, False, True], seed=1)]
-    lesson = method_of("hpt").compose(0, groups, [demonstration(0), demonstration(0)], None)
+    lesson = method_of("hpt").compose(StepData(0, groups, [demonstration(0), demonstration(0)]))
     assert [s.response_ids for s in lesson.samples] == [r.token_ids for r in groups[1].rollouts]
     assert len(lesson.demonstrations) == 1
 
 
 def test_what_counts_is_being_right_not_the_reward() -> None:
     groups = [scored_group(0, [False, False], values=[0.9, 0.8])]
-    lesson = method_of("hpt").compose(0, groups, [demonstration(0)], None)
+    lesson = method_of("hpt").compose(StepData(0, groups, [demonstration(0)]))
     assert not lesson.samples
     assert len(lesson.demonstrations) == 1
 

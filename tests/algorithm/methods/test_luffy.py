@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from coop_rl.algorithm.methods.base import Needs
-from coop_rl.config.method import rl_settings
+from coop_rl.algorithm.methods.base import Needs, StepData
 from coop_rl.types import Demonstration, ScoredGroup
 from tests.algorithm.methods.evaluate import evaluate
 from tests.algorithm.methods.reference import Token, Total, mean, rollouts, trace
@@ -58,8 +57,8 @@ def test_loss_and_gradient_are_those_of_the_equation(seed: int, num_micros: int)
     table = Table(batch, seed)
     config = config_of("luffy", f"entropy_weight={ALPHA}")
     method = method_of("luffy", f"entropy_weight={ALPHA}")
-    lesson = method.compose(0, batch.groups, batch.demonstrations, None)
-    alpha = rl_settings(config.method).entropy_weight
+    lesson = method.compose(StepData(0, batch.groups, batch.demonstrations))
+    alpha = config.method.rl_settings.entropy_weight
     got = evaluate(table, lesson, method.estimator, alpha, num_micros)
     want = equation(table, batch, ALPHA)
     assert got.loss == pytest.approx(want.loss, rel=1e-10)
@@ -74,7 +73,7 @@ def one_group(rights: list[bool]) -> tuple[Batch, Table]:
 def test_where_all_rollouts_are_right_the_expert_has_no_advantage_and_no_gradient() -> None:
     batch, table = one_group([True] * 7)
     method = method_of("luffy", "entropy_weight=0")
-    lesson = method.compose(0, batch.groups, batch.demonstrations, None)
+    lesson = method.compose(StepData(0, batch.groups, batch.demonstrations))
     assert [d.weight for d in lesson.demonstrations] == [0.0]
     assert {sample.advantage for sample in lesson.samples} == {0.0}
     assert not evaluate(table, lesson, method.estimator).gradient_CV.any()
@@ -82,7 +81,7 @@ def test_where_all_rollouts_are_right_the_expert_has_no_advantage_and_no_gradien
 
 def test_where_all_are_wrong_the_expert_alone_is_learned_from_and_rollouts_are_unlearned() -> None:
     batch, _ = one_group([False] * 7)
-    lesson = method_of("luffy").compose(0, batch.groups, batch.demonstrations, None)
+    lesson = method_of("luffy").compose(StepData(0, batch.groups, batch.demonstrations))
     assert lesson.demonstrations[0].weight == pytest.approx(7 / 8)
     assert [s.advantage for s in lesson.samples] == pytest.approx([-1 / 8] * 7)
 
@@ -90,7 +89,7 @@ def test_where_all_are_wrong_the_expert_alone_is_learned_from_and_rollouts_are_u
 def test_advantages_of_a_group_and_its_expert_sum_to_zero() -> None:
     rights = [True, False, False, True, False]
     batch, _ = one_group(rights)
-    lesson = method_of("luffy").compose(0, batch.groups, batch.demonstrations, None)
+    lesson = method_of("luffy").compose(StepData(0, batch.groups, batch.demonstrations))
     total = lesson.demonstrations[0].weight + sum(s.advantage for s in lesson.samples)
     assert total == pytest.approx(0.0, abs=1e-12)
     assert lesson.demonstrations[0].weight == pytest.approx(1 - 3 / 6)
@@ -100,7 +99,7 @@ def test_advantages_of_a_group_and_its_expert_sum_to_zero() -> None:
 def test_without_demonstrations_groups_are_plain(seed: int) -> None:
     batch = random_batch(seed)
     method = method_of("luffy")
-    lesson = method.compose(0, batch.groups, (), None)
+    lesson = method.compose(StepData(0, batch.groups))
     plain = np.concatenate(method.estimator.advantages(batch.groups))
     assert [s.advantage for s in lesson.samples] == plain.tolist()
     assert not lesson.demonstrations
@@ -110,7 +109,7 @@ def test_without_demonstrations_groups_are_plain(seed: int) -> None:
 def test_a_prompt_drawn_twice_has_its_expert_in_both_groups() -> None:
     groups: list[ScoredGroup] = [scored_group(0, [True] * 3), scored_group(0, [False] * 3, seed=1)]
     shown: list[Demonstration] = [demonstration(0), demonstration(0)]
-    lesson = method_of("luffy").compose(0, groups, shown, None)
+    lesson = method_of("luffy").compose(StepData(0, groups, shown))
     assert [d.weight for d in lesson.demonstrations] == pytest.approx([0.0, 3 / 4])
 
 

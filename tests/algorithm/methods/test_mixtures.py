@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from coop_rl.algorithm.methods import Method
+from coop_rl.algorithm.methods.base import StepData
 from coop_rl.types import Guidance
 from tests.algorithm.methods.evaluate import evaluate
 from tests.algorithm.methods.reference import Token, Total, deviation, mean, rollouts, trace
@@ -81,7 +82,7 @@ def check(
     needs = method.needs(step)
     groups = batch.groups if needs.rollouts else []
     shown = batch.demonstrations if needs.demonstrations == "next" else []
-    lesson = method.compose(step, groups, shown, guidance)
+    lesson = method.compose(StepData(step, groups, shown, guidance))
     got = evaluate(table, lesson, method.estimator, num_micros=num_micros)
     assert got.loss == pytest.approx(want.loss, rel=1e-9)
     np.testing.assert_allclose(got.gradient_CV, want.gradient_CV, rtol=1e-9, atol=1e-14)
@@ -106,7 +107,7 @@ def test_cold_starts_second_phase_is_rl(seed: int) -> None:
     table = Table(batch, seed)
     method = method_of("cold_start", "switch=epochs")
     method.begin(1, {})
-    method.observe(3, None, {})
+    method.observe_evaluation(3, {})
     check(method, table, batch, 3, None, equation(table, batch, 1.0, 0.0))
 
 

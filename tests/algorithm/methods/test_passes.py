@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from coop_rl.algorithm.methods import build_method
+from coop_rl.algorithm.methods.base import StepData
 from coop_rl.algorithm.packing import PackShape, pack
 from coop_rl.config import RunConfig
-from coop_rl.config.method import rl_settings
 from coop_rl.learner.passes import Passes
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.statistics import StepSums
@@ -112,9 +112,9 @@ def test_passes_take_the_gradient_of_the_lessons_loss(name: str, tokens: int) ->
     config = config_of(*CASES[name])
     method = build_method(config)
     if name == "relift, SFT":
-        method.compose(0, batch.groups, batch.demonstrations, None)
-    lesson = method.compose(0, batch.groups, batch.demonstrations, None)
-    alpha = rl_settings(config.method).entropy_weight
+        method.compose(StepData(0, batch.groups, batch.demonstrations))
+    lesson = method.compose(StepData(0, batch.groups, batch.demonstrations))
+    alpha = config.method.rl_settings.entropy_weight
     want = evaluate(table, lesson, method.estimator, alpha).gradient_CV
     assert_close(passed(table, lesson, config, tokens), want)
 
@@ -127,10 +127,10 @@ def test_sources_are_weighed_each_over_its_own_tokens(tokens: int) -> None:
     guidance = Guidance(0.5, source_weights=(("a", 0.9), ("b", 0.1), ("absent", 0.5)))
     config = config_of("bridge", "mix=0.3")
     method = build_method(config)
-    got = passed(table, method.compose(0, batch.groups, shown, guidance), config, tokens)
+    got = passed(table, method.compose(StepData(0, batch.groups, shown, guidance)), config, tokens)
 
     def alone(groups, demonstrations) -> np.ndarray:
-        lesson = method.compose(0, groups, demonstrations, None)
+        lesson = method.compose(StepData(0, groups, demonstrations))
         return evaluate(table, lesson, method.estimator).gradient_CV
 
     want = alone(batch.groups, [])

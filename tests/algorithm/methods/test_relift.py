@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from coop_rl.algorithm.methods import Method
-from coop_rl.algorithm.methods.base import Needs
-from coop_rl.config.method import rl_settings
+from coop_rl.algorithm.methods.base import Needs, StepData
 from coop_rl.types import Demonstration, Objective, ScoredGroup
 from tests.algorithm.methods.evaluate import evaluate
 from tests.algorithm.methods.reference import Token, Total, mean, rollouts, trace
@@ -64,11 +63,11 @@ def test_losses_and_gradients_of_both_steps_are_those_of_the_equations(
 ) -> None:
     batch = random_batch(seed)
     table, method = Table(batch, seed), relift(1)
-    alpha = rl_settings(config_of("relift", f"entropy_weight={ALPHA}").method).entropy_weight
+    alpha = config_of("relift", f"entropy_weight={ALPHA}").method.rl_settings.entropy_weight
     failed = [d for d in batch.demonstrations if d.id == "p1"]
     for step, want in enumerate((rl_equation(table, batch), sft_equation(table, failed))):
         data: Data = ((), ()) if step else (batch.groups, batch.demonstrations)
-        lesson = method.compose(step, *data, None)
+        lesson = method.compose(StepData(step, *data))
         got = evaluate(table, lesson, method.estimator, alpha, num_micros)
         assert got.loss == pytest.approx(want.loss, rel=1e-10)
         np.testing.assert_allclose(got.gradient_CV, want.gradient_CV, rtol=1e-9, atol=1e-14)
@@ -80,7 +79,7 @@ def names(shown: Sequence[Demonstration]) -> list[str]:
 
 def test_only_prompts_with_all_wrong_and_a_demonstration_are_buffered() -> None:
     method, batch = relift(100), random_batch(0)
-    method.compose(0, batch.groups, batch.demonstrations, None)
+    method.compose(StepData(0, batch.groups, batch.demonstrations))
     # All wrong are p1, p3 has a right one of low reward, p4 has no demonstration.
     assert [row[0] for row in method.state()["buffer"]] == ["p1"]
 
@@ -100,33 +99,33 @@ def test_the_step_after_the_buffer_is_full_is_sft_on_the_oldest_and_then_rl_agai
     rl, sft = Needs(True, "matching"), Needs(False, "none")
     for step, indices in enumerate([(0,), (), (1, 2, 3)]):
         assert method.needs(step) == rl
-        lesson = method.compose(step, *failing(*indices), None)
+        lesson = method.compose(StepData(step, *failing(*indices)))
         assert lesson.objective == Objective(1.0, 0.0)
         assert not lesson.demonstrations
         assert len(lesson.samples) == 3 * (len(indices) + 1)
     assert method.needs(3) == sft
-    lesson = method.compose(3, *NOTHING, None)
+    lesson = method.compose(StepData(3))
     assert names(lesson.demonstrations) == ["p0", "p1", "p2"]
     assert not lesson.samples
     assert method.needs(4) == rl
-    method.compose(4, *failing(4), None)
+    method.compose(StepData(4, *failing(4)))
     assert method.needs(5) == rl
-    method.compose(5, *failing(0), None)
-    assert names(method.compose(6, *NOTHING, None).demonstrations) == ["p3", "p4", "p0"]
+    method.compose(StepData(5, *failing(0)))
+    assert names(method.compose(StepData(6)).demonstrations) == ["p3", "p4", "p0"]
 
 
 def test_a_buffer_filled_twice_over_gives_two_sft_steps_in_a_row() -> None:
     method = relift(2)
-    method.compose(0, *failing(*range(5)), None)
-    assert names(method.compose(1, *NOTHING, None).demonstrations) == ["p0", "p1"]
-    assert names(method.compose(2, *NOTHING, None).demonstrations) == ["p2", "p3"]
+    method.compose(StepData(0, *failing(*range(5))))
+    assert names(method.compose(StepData(1)).demonstrations) == ["p0", "p1"]
+    assert names(method.compose(StepData(2)).demonstrations) == ["p2", "p3"]
     assert method.needs(3).rollouts
 
 
 def test_sft_steps_have_their_own_optimizer_rate_and_entropy_bonus() -> None:
     method = method_of("relift", "buffer_size=1", "sft_lr_scale=5", "entropy_weight=0.02")
     assert not method.objective(0).has_own_optimizer
-    method.compose(0, *failing(0), None)
+    method.compose(StepData(0, *failing(0)))
     assert method.objective(1) == Objective(
         rl_weight=0.0,
         sft_weight=1.0,
@@ -148,7 +147,7 @@ def test_a_run_resumed_from_json_at_any_step_goes_on_alike() -> None:
                 method = relift(4)
                 method.begin(10, state)
             data = failing(*map(int, indices)) if method.needs(step).rollouts else NOTHING
-            shown = method.compose(step, *data, None).demonstrations
+            shown = method.compose(StepData(step, *data)).demonstrations
             seen.append((not data[0], names(shown), [d.response_ids for d in shown]))
         return seen
 
@@ -159,7 +158,7 @@ def test_a_run_resumed_from_json_at_any_step_goes_on_alike() -> None:
 
 def test_the_state_keeps_whole_demonstrations() -> None:
     method, data = relift(1), failing(7)
-    method.compose(0, *data, None)
+    method.compose(StepData(0, *data))
     resumed = relift(1)
     resumed.begin(10, json.loads(json.dumps(method.state())))
-    assert resumed.compose(1, *NOTHING, None).demonstrations == [data[1][0]]
+    assert resumed.compose(StepData(1)).demonstrations == [data[1][0]]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from coop_rl.algorithm.estimators import RolloutCounts, RolloutTokens
-from coop_rl.algorithm.methods.base import Needs
-from coop_rl.config.method import rl_settings
+from coop_rl.algorithm.methods.base import Needs, StepData
 from coop_rl.types import DemonstrationTerm
 from tests.algorithm.methods.evaluate import evaluate
 from tests.algorithm.methods.reference import Token, Total, deviation, mean, rollouts, trace
@@ -56,8 +55,8 @@ def test_loss_and_gradient_are_those_of_the_equations(seed: int, num_micros: int
     batch = random_batch(seed)
     table = Table(batch, seed)
     method = method_of("srft")
-    lesson = method.compose(0, batch.groups, batch.demonstrations, None)
-    bonus = rl_settings(config_of("srft").method).entropy_weight
+    lesson = method.compose(StepData(0, batch.groups, batch.demonstrations))
+    bonus = config_of("srft").method.rl_settings.entropy_weight
     got = evaluate(table, lesson, method.estimator, bonus, num_micros)
     want = equation(table, batch)
     assert got.loss == pytest.approx(want.loss, rel=1e-10)
@@ -67,7 +66,7 @@ def test_loss_and_gradient_are_those_of_the_equations(seed: int, num_micros: int
 def test_without_demonstrations_only_the_rollouts_terms_remain() -> None:
     batch = Batch(random_batch(0).groups, ())
     table, method = Table(batch, 0), method_of("srft")
-    got = evaluate(table, method.compose(0, batch.groups, (), None), method.estimator)
+    got = evaluate(table, method.compose(StepData(0, batch.groups)), method.estimator)
     want = equation(table, batch)
     assert got.loss == pytest.approx(want.loss, rel=1e-10)
     np.testing.assert_allclose(got.gradient_CV, want.gradient_CV, rtol=1e-9, atol=1e-14)
@@ -100,7 +99,7 @@ def demonstration_loss_at(spread: float) -> tuple[float, float]:
     """(w_SFT, H): the NLL term's weight where all rollouts are right, so that A_e is 0."""
     batch = Batch([scored_group(0, [True] * 4)], [demonstration(0)])
     table, method = Table(batch, 3, spread), method_of("srft", "right_weight=0")
-    lesson = method.compose(0, batch.groups, batch.demonstrations, None)
+    lesson = method.compose(StepData(0, batch.groups, batch.demonstrations))
     assert [d.weight for d in lesson.demonstrations] == [0.0]
     tokens = trace(table, batch.demonstrations[0])
     nll = mean(-math.log(token.p) for token in tokens)
@@ -122,7 +121,7 @@ def test_terms_and_needs_are_the_same_at_every_step() -> None:
     method, batch = method_of("srft"), random_batch(1)
     for step in range(3):
         assert method.needs(step) == Needs(True, "matching")
-        objective = method.compose(step, batch.groups, batch.demonstrations, None).objective
+        objective = method.compose(StepData(step, batch.groups, batch.demonstrations)).objective
         assert (objective.rl_weight, objective.sft_weight) == (1.0, 1.0)
         assert objective.terms[0] == DemonstrationTerm(
             "nll", 0.5, is_entropy_scaled=True, is_weighted=False

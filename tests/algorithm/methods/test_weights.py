@@ -1,18 +1,38 @@
 """Methods that only weigh the two losses, against plain references written from their equations."""
 
 import math
+from typing import get_args
 
 import pytest
 
 from coop_rl.algorithm.methods import METHODS
 from coop_rl.algorithm.methods.base import Needs
+from coop_rl.config.method import Method as MethodUnion
 from coop_rl.types import DemonstrationTerm, Objective
-from tests.algorithm.methods.scenes import method_of
+from tests.algorithm.methods.scenes import config_of, method_of
 
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_only_bridge_has_a_shadow(kind: str) -> None:
     assert method_of(kind).uses_shadow == (kind == "bridge")
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_section_says_what_its_method_needs(kind: str) -> None:
+    section, method = config_of(kind).method, method_of(kind)
+    method.begin(1, {})  # an epoch is one step
+    needs = []
+    for step in range(6):
+        method.observe_evaluation(step, {})
+        needs.append(method.needs(step))
+    assert any(n.rollouts for n in needs) == section.samples
+    assert {n.demonstrations for n in needs} <= {section.demonstrations, "none"}
+    assert any(n.demonstrations == section.demonstrations for n in needs)
+
+
+def test_every_section_has_its_method() -> None:
+    sections = get_args(get_args(MethodUnion)[0])
+    assert {section.model_fields["kind"].default for section in sections} == set(METHODS)
 
 
 def test_sum_adds_both_losses_at_every_step() -> None:

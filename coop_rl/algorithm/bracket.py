@@ -1,4 +1,4 @@
-r"""The gradient the meta-controller follows with w (docs/algorithm.md sections 3 and 5).
+r"""The bracket, and the gradient that w follows with it (docs/algorithm.md sections 3 and 5).
 
 Learners return gradients of the losses (descent direction), so with h = -g the ascent step
 w <- w + optimiser_w( (1-lambda_w) g_w^SFT + lambda_w (g_w^RL - g-hat_w^RL) ) minimises along
@@ -26,7 +26,7 @@ TensorDict = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class BracketStats:
-    """What tells an inert w from a working one."""
+    """What tells a w that does nothing from one that works."""
 
     bracket_norm: float
     bracket_cosine: float
@@ -48,7 +48,7 @@ def adapter_gradient(
         penalty: lambda_w in [0, 1].
         joint: Gradients of the branch theta.
         shadow: Gradients of the branch theta-hat; needed by `cooperative` and `random`.
-        generator: Source of the `random` control's direction.
+        generator: What the direction of the control `random` is drawn with.
     """
     bracket = _bracket(w_objective, joint, shadow, generator)
     names = joint.sft or joint.rl

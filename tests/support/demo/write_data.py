@@ -1,4 +1,4 @@
-"""Writes the data sets of the demo: `python -m coop_rl.demo.write_data --out FOLDER`.
+"""Writes the data sets of the demo: `python -m tests.support.demo.write_data --out FOLDER`.
 
 Three files, pairwise disjoint because each draws from its own split of the problems:
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from coop_rl.demo.task import Problem, Split, draw_distinct, solve
+from tests.support.demo.task import Problem, Split, draw_distinct, solve
 
 LOG = logging.getLogger(__name__)
 NUM_ROWS = {Split.DEMONSTRATIONS: 2048, Split.PROMPTS: 2048, Split.HELD_OUT: 512}

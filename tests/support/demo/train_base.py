@@ -1,4 +1,4 @@
-"""Trains the base model of the demo: `python -m coop_rl.demo.train_base --out FOLDER`.
+"""Trains the base model of the demo: `python -m tests.support.demo.train_base --out FOLDER`.
 
 The corpus is the demo task worked out by someone who loses most carries. So the base knows the
 format and can add, but has a systematic gap: it loses carries when it decodes greedily as well as
@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from coop_rl.demo.model import EOS_ID, PAD_ID, build_model, build_tokenizer, complete, save
-from coop_rl.demo.task import Problem, Split, draw_problem, is_right, solve_forgetfully
+from tests.support.demo.model import EOS_ID, PAD_ID, build_model, build_tokenizer, complete, save
+from tests.support.demo.task import Problem, Split, draw_problem, is_right, solve_forgetfully
 
 LOG = logging.getLogger(__name__)
 IGNORED_LABEL = -100
