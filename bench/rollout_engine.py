@@ -9,6 +9,7 @@ nothing. Both sample the same tokens but for rounding. By turns, the other engin
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from report import of_ratios, save
 from coop_rl.config import RunConfig, load_config
 from coop_rl.data.load import load_run_data
 from coop_rl.distributed.actors import RolloutActor
-from coop_rl.rollout.vllm_engine import VllmEngine, sampling_params
+from coop_rl.rollout.vllm_engine import VllmEngine, engine_environment, sampling_params
 from coop_rl.rollout.worker import sample_seed
 from coop_rl.types import Prompt, SamplingSettings
 
@@ -42,7 +43,7 @@ class BareEngine:
         from vllm import LLM
 
         engine = VllmEngine(self._config, "gloo")
-        engine.prepare_environment()
+        os.environ.update(engine_environment(self._config))
         self._engine = LLM(**engine.arguments())
 
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> tuple[int, float]:

@@ -22,6 +22,7 @@ from report import RESULTS, Measure, load  # noqa: E402
 
 SCRIPTS = (
     "rollout_engine",
+    "startup",
     "weight_sync",
     "learner",
     "loss_memory",

@@ -18,7 +18,7 @@ import torch
 from coop_rl.algorithm.methods import build_method
 from coop_rl.algorithm.methods.base import to_token_samples
 from coop_rl.algorithm.roles import StepRecord
-from coop_rl.commands import train
+from coop_rl.commands import train, training
 from coop_rl.config import RunConfig, load_config
 from coop_rl.data.load import load_run_data
 from coop_rl.driver.demonstrations import Demonstrations
@@ -221,7 +221,8 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
 def main(path: Path) -> None:
     """Run the demo for two steps and write the page."""
     config = load_config(Path("configs/local/demo.yaml"), list(OVERRIDES))
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(train, "RunObserver", Recorder):
+    recording = mock.patch.object(training, "RunObserver", Recorder)
+    with tempfile.TemporaryDirectory() as folder, recording:
         train.run_training(config, Path(folder) / "run", "never")
     metrics = next(m for m in Recorder.metrics if m["step"] == SHOWN_STEP and "reward/mean" in m)
     path.write_text(render(config, Recorder.records[SHOWN_STEP], metrics), encoding="utf-8")

@@ -7,9 +7,7 @@ each gold answer must be one the verifier can call right, and so must what demon
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, TypeVar
 
 from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
@@ -25,6 +23,9 @@ from coop_rl.data.tables import open_dataset, open_parquet
 from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
 from coop_rl.types import Demonstration, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ class Loader:
     """What all sections are read with."""
 
     config: ServingConfig
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     facts: ModelFacts
 
     def prompts(
@@ -148,7 +149,7 @@ def load_run_data(config: RunConfig) -> RunData:
 
 
 def load_held_out(
-    config: ServingConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
+    config: ServingConfig, tokenizer: "PreTrainedTokenizerBase", facts: ModelFacts
 ) -> Sequence[Prompt]:
     """Read the evaluation's prompts, at most `evaluation.num_items` from the top."""
     section = config.evaluation

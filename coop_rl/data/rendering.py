@@ -3,10 +3,12 @@
 A plain template gets no special tokens: what the template says is all the model sees.
 """
 
+import json
 import re
 from collections.abc import Mapping
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coop_rl.config.data import RowSource, Traces
 from coop_rl.data.model_folder import ModelFacts, local_folder
@@ -14,11 +16,16 @@ from coop_rl.data.rows import RowError, TextRow
 from coop_rl.errors import ConfigError, ModelError, first_line
 from coop_rl.types import Demonstration, Prompt
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN_CLASS = "TokenizersBackend"
+"""What a tokenizer's config says where tokenizer.json holds all of it."""
 DEFAULT_SOURCE = "demonstrations"
 """Source of demonstrations that name none."""
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     """Load a model's tokenizer; code that comes with a model is never run.
 
     Raises:
@@ -26,9 +33,15 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """
     folder = local_folder(model)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(folder or model), trust_remote_code=False
-        )
+        if folder and _is_plain(folder):
+            # At once: to find the class, AutoTokenizer imports torch and all of transformers.
+            from transformers import TokenizersBackend
+
+            tokenizer: PreTrainedTokenizerBase = TokenizersBackend.from_pretrained(str(folder))
+        else:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(str(folder or model), trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = first_line(error)
         where = "in the folder" if folder else "on the hub or in its cache"
@@ -37,6 +50,14 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
             "save the tokenizer beside the model, or give another model.path"
         ) from None
     return tokenizer
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether the folder itself says that its tokenizer is of the general class."""
+    with suppress(OSError, ValueError):
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return isinstance(settings, dict) and settings.get("tokenizer_class") == PLAIN_CLASS
+    return False
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -52,7 +73,7 @@ class Renderer:
         self,
         section: str,
         data: RowSource,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         facts: ModelFacts,
         max_new_tokens: int,
         name: str = "",

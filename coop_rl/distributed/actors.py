@@ -1,6 +1,6 @@
 """Ray actor shells: a few lines each around plain classes that are testable without Ray.
 
-    RolloutActor          rollout.worker, rollout.vllm_engine     prompts in, sampled groups out
+    RolloutActor          rollout.engine_process                  prompts in, sampled groups out
     RewardActor           rewards.pool                            groups in, scored groups out
     LearnerActor          learner.learner                         batches in (`learner_actor`)
     MetaControllerActor   learner.meta_controller                 gradients of w in, w out
@@ -23,6 +23,9 @@ from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import named_verifiers
 from coop_rl.errors import ActorLostError
 from coop_rl.observability.logs import redirect_output
+from coop_rl.rollout.engine_process import EngineProcess
+from coop_rl.rollout.vllm_engine import VllmEngine
+from coop_rl.rollout.worker import RolloutWorker
 from coop_rl.tracing import trace
 from coop_rl.tracing.trace import Span, span
 from coop_rl.types import (
@@ -130,19 +133,15 @@ class RolloutActor(Shell):
 
     async def start(self) -> Whereabouts:
         """Load the engine."""
-        from coop_rl.rollout.vllm_engine import VllmEngine
-        from coop_rl.rollout.worker import RolloutWorker
-
-        self._engine = VllmEngine(self._config, self._backend)
+        self._engine = EngineProcess(self._config, self._backend)
         await self._engine.start()
-        self._worker = RolloutWorker(self._engine)
         return whereabouts()
 
     async def generate(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
         """Sample one group."""
         try:
             with span("generate", overlaps=True):
-                return await self._worker.generate_group(prompt, sampling)
+                return await self._engine.call(RolloutWorker.generate_group, prompt, sampling)
         except ActorLostError:
             # A dead engine core never comes back: end the process, so that Ray reports the loss
             # (re-raising would keep a live actor with a dead engine).
@@ -150,31 +149,31 @@ class RolloutActor(Shell):
 
     async def join_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Join the transfer group, in which learner rank 0 sends weights."""
-        await self._engine.init_weight_transfer(init_info)
+        await self._engine.call(VllmEngine.init_weight_transfer, init_info)
 
     async def start_weight_update(self) -> None:
         """Pause generation and open an update of the weights."""
         with span("pause for weights"):
-            await self._engine.start_weight_update()
+            await self._engine.call(VllmEngine.start_weight_update)
 
     async def receive_weights(self, update_info: dict[str, Any]) -> None:
         """Receive what learner rank 0 sends."""
         with span("receive weights"):
-            await self._engine.update_weights(update_info)
+            await self._engine.call(VllmEngine.update_weights, update_info)
 
     async def finish_weight_update(self, version: str) -> None:
         """Close the update, stamp the version on what is sampled from now on, and resume."""
         with span("finish weights"):
-            await self._engine.finish_weight_update(version)
+            await self._engine.call(VllmEngine.finish_weight_update, version)
 
     async def sleep(self) -> None:
         """Leave the device to the learners."""
         with span("sleep"):
-            await self._engine.sleep()
+            await self._engine.call(VllmEngine.sleep)
 
     async def receipt(self) -> Receipt:
         """Return the checksums of the weights that arrived last."""
-        return dict(await self._engine.receipt())
+        return await self._engine.call(VllmEngine.receipt)
 
     async def shutdown(self) -> None:
         """End the engine's processes."""
@@ -184,11 +183,15 @@ class RolloutActor(Shell):
 class MetaControllerActor(PeerShell):
     """The keeper of w, its optimiser, and what else the learners are guided by."""
 
-    def start(self, sources: list[str]) -> Whereabouts:
-        """Build w and its optimiser; `sources` names where demonstrations come from."""
-        from coop_rl.learner.build import build_meta_controller
+    def start(self, sources: list[str], shapes: dict[str, tuple[int, int]] | None) -> Whereabouts:
+        """Build w, of the layers' `shapes`, and its optimiser.
 
-        self._meta = build_meta_controller(self._config, sources)
+        `sources` names where demonstrations come from.
+        """
+        from coop_rl.learner.meta_controller import MetaController, build_adapter
+
+        adapter = build_adapter(self._config, shapes, "cpu") if shapes else None
+        self._meta = MetaController(self._config, adapter, sources)
         return whereabouts()
 
     @span("update")

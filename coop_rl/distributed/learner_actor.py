@@ -34,7 +34,7 @@ from coop_rl.types import (
 )
 from coop_rl.weights.receipt import Receipt
 
-if TYPE_CHECKING:  # they import torch and vllm, which the driver has no use for
+if TYPE_CHECKING:  # they import torch, which the driver has no use for
     from coop_rl.weights.process_group import PeerGroup
     from coop_rl.weights.publisher import SyncBackend, SyncReport
 
@@ -59,6 +59,11 @@ class LearnerActor(PeerShell):
         """Join the world and build the engine."""
         self._learner = self._rank.start(host, port)
         return whereabouts()
+
+    def adapter_shapes(self) -> dict[str, tuple[int, int]] | None:
+        """Return (out features, in features) of the layers that have a part of w; None: no w."""
+        adapter = self._learner.adapter
+        return adapter.shapes if adapter else None
 
     def connect_rollouts(self, engines: list[Member[RolloutActor]]) -> None:
         """Join the weight transfer group; rank 0 drives the rollout actors."""

@@ -22,8 +22,8 @@ from coop_rl.distributed.actors import (
 )
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.learner_actor import LearnerActor
-from coop_rl.distributed.member import Member
-from coop_rl.learner.peers import GUIDANCE_GROUP, RESYNC_GROUP
+from coop_rl.distributed.member import Member, argument
+from coop_rl.learner.groups import GUIDANCE_GROUP, RESYNC_GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ class Team:
         sync_timeout_s: float,
         sources: Sequence[str],
         report: Callable[[str], None],
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> dict[str, Whereabouts]:
         """Bring every process up, then link them; return where each one runs, by name.
 
@@ -75,14 +76,18 @@ class Team:
             sync_timeout_s: Limit of joining a group.
             sources: Names of the demonstrations' sources, for the meta-controller.
             report: Gets one line per milestone.
+            meanwhile: Done while the processes start, which takes them seconds.
         """
         starting = self._start_engines(startup_timeout_s)
         worlds = [group for group in (self.joint, self.shadow) if group]
         opened = [ranks[0].call(LearnerActor.open_world) for ranks in worlds]
+        meanwhile()
         for ranks, store in zip(worlds, gather(opened, startup_timeout_s), strict=True):
             starting += [member.call(LearnerActor.start, *store) for member in ranks]
         if self.meta:
-            starting.append(self.meta.call(MetaControllerActor.start, list(sources)))
+            # Straight from a learner, which has loaded the model.
+            shapes = argument(self.joint[0].call(LearnerActor.adapter_shapes).ref)
+            starting.append(self.meta.call(MetaControllerActor.start, list(sources), shapes))
         started = gather(starting, startup_timeout_s)
         found = {call.actor: where for call, where in zip(starting, started, strict=True)}
         num_nodes = len({where.node_id for where in found.values()})
@@ -108,23 +113,30 @@ class Team:
         return starting
 
     def _link_all(self, startup_timeout_s: float, sync_timeout_s: float) -> None:
-        """Join learners and the meta-controller into groups, and learners with their engines."""
-        if self.meta:
-            self._link(GUIDANCE_GROUP, (self.meta, *self.learners), sync_timeout_s)
-        for pair in zip(self.joint, self.shadow, strict=False):  # a run may have no shadow
-            self._link(RESYNC_GROUP, pair, sync_timeout_s)
-        for ranks, engines in ((self.joint, self.rollouts), (self.shadow, self.shadow_rollouts)):
-            if engines:
-                linked = list(engines)
-                connecting = [m.call(LearnerActor.connect_rollouts, linked) for m in ranks]
-                gather(connecting, startup_timeout_s)
+        """Join learners and the meta-controller into groups, and learners with their engines.
 
-    def _link(self, name: str, members: Sequence[Member[PeerShell]], timeout_s: float) -> None:
-        """Join members into a named group; the first is rank 0 and holds its store."""
-        ((host, port),) = gather([members[0].call(PeerShell.open_group, name)], timeout_s)
-        size = len(members)
+        Everybody takes the calls in this order, so all of them can be started at once.
+        """
+        groups: list[tuple[str, Sequence[Member[PeerShell]]]] = []
+        if self.meta:
+            groups.append((GUIDANCE_GROUP, (self.meta, *self.learners)))
+        for pair in zip(self.joint, self.shadow, strict=False):  # a run may have no shadow
+            groups.append((RESYNC_GROUP, pair))
+        opening = [members[0].call(PeerShell.open_group, name) for name, members in groups]
+        stores = gather(opening, sync_timeout_s)
         joining = [
-            member.call(PeerShell.join_group, name, host, port, rank, size)
+            member.call(PeerShell.join_group, name, *store, rank, len(members))
+            for (name, members), store in zip(groups, stores, strict=True)
             for rank, member in enumerate(members)
         ]
-        gather(joining, timeout_s)
+        connecting = [
+            learner.call(LearnerActor.connect_rollouts, list(engines))
+            for ranks, engines in (
+                (self.joint, self.rollouts),
+                (self.shadow, self.shadow_rollouts),
+            )
+            for learner in ranks
+            if engines
+        ]
+        gather(joining, sync_timeout_s)
+        gather(connecting, startup_timeout_s)

@@ -6,8 +6,7 @@ evaluation.benchmarks  --benchmarks--> rows --rendering--> prompts --+--> Evalua
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from coop_rl.config.data import DataSource
 from coop_rl.config.schema import ServingConfig
@@ -21,6 +20,9 @@ from coop_rl.evaluation.benchmarks import (
     find_benchmark,
 )
 from coop_rl.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PLAIN = "{prompt}\n"
 """How a model without a chat template is asked."""
@@ -70,7 +72,7 @@ def serving_sets(config: ServingConfig) -> list[EvaluationSet]:
 
 
 def benchmark_sets(
-    config: ServingConfig, tokenizer: PreTrainedTokenizerBase, facts: ModelFacts
+    config: ServingConfig, tokenizer: "PreTrainedTokenizerBase", facts: ModelFacts
 ) -> list[EvaluationSet]:
     """Read and render the benchmarks of section `evaluation`.
 

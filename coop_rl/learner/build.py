@@ -1,7 +1,6 @@
-"""From the config to a learner rank or the meta-controller; called by the actor shells."""
+"""From the config to a learner rank; called by its actor shell."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch._C._distributed_c10d import Store
@@ -12,24 +11,18 @@ from coop_rl.config import RunConfig
 from coop_rl.config.sizes import has_adapter
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
-from coop_rl.learner.meta_controller import MetaController
+from coop_rl.learner.meta_controller import build_adapter
 from coop_rl.learner.packing_check import check_packing, check_window
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
-from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm, load_skeleton
+from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm
 from coop_rl.models.head import chunk_for
 from coop_rl.types import Branch, PolicyVersion
+from coop_rl.weights.gloo_sender import WeightSyncClient
 from coop_rl.weights.process_group import open_store
+from coop_rl.weights.publisher import SyncBackend, SyncReport, WeightPublisher
 from coop_rl.weights.receipt import Receipt, receipt_of
-
-if TYPE_CHECKING:  # they import vllm, which only a rank that publishes has a use for
-    from coop_rl.weights.publisher import (
-        SyncBackend,
-        SyncReport,
-        VersionedSyncClient,
-        WeightPublisher,
-    )
-    from coop_rl.weights.source import MergedWeightSource
+from coop_rl.weights.source import MergedWeightSource
 
 GIB = 2**30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -54,16 +47,16 @@ class GatheredTheta:
 class PublishingLearner(Learner):
     """A learner that can also send merged weights to the rollout actors of its branch."""
 
-    publisher: "WeightPublisher"
-    source: "MergedWeightSource"
+    publisher: WeightPublisher
+    source: MergedWeightSource
     wire_dtype: torch.dtype
     sync_timeout_s: float
 
     def connect_rollouts(
         self,
-        client: "VersionedSyncClient",
+        client: WeightSyncClient,
         *,
-        backend: "SyncBackend",
+        backend: SyncBackend,
         host: str,
         num_engine_workers: int,
     ) -> None:
@@ -75,9 +68,6 @@ class PublishingLearner(Learner):
             host: This machine's address for the rollout actors.
             num_engine_workers: Worker processes of all rollout actors together.
         """
-        from coop_rl.weights.publisher import WeightPublisher
-        from coop_rl.weights.source import MergedWeightSource
-
         self.source = MergedWeightSource(GatheredTheta(self.engine), self.adapter, self.wire_dtype)
         self.publisher = WeightPublisher(
             backend=backend,
@@ -93,7 +83,7 @@ class PublishingLearner(Learner):
         """Return the checksums of what `publish` would send now; every rank gathers."""
         return receipt_of(self.source)
 
-    def publish(self, version: PolicyVersion) -> "SyncReport":
+    def publish(self, version: PolicyVersion) -> SyncReport:
         """Send merged weights; when this returns, every rollout actor samples with `version`.
 
         Raises:
@@ -163,7 +153,7 @@ def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = None
     if has_adapter(config):
-        adapter = _build_adapter(config, adapter_shapes(causal_lm, config.adapter.targets), device)
+        adapter = build_adapter(config, adapter_shapes(causal_lm, config.adapter.targets), device)
         adapter.attach(causal_lm)
     policy = PolicyModel(
         causal_lm,
@@ -196,26 +186,4 @@ def _attention(config: RunConfig) -> str | None:
 def _logits_chunk(config: RunConfig, causal_lm: PreTrainedModel) -> int:
     return chunk_for(
         config.learner.logits_gib * GIB, causal_lm.get_output_embeddings().out_features
-    )
-
-
-def build_meta_controller(config: RunConfig, sources: Sequence[str]) -> MetaController:
-    """Build w from the model's shapes alone; no weights are loaded.
-
-    Args:
-        config: The run.
-        sources: Names of the demonstrations' sources.
-    """
-    adapter = None
-    if has_adapter(config):
-        skeleton = load_skeleton(config.model.path)
-        shapes = adapter_shapes(skeleton, config.adapter.targets)
-        adapter = _build_adapter(config, shapes, "cpu")
-    return MetaController(config, adapter, sources)
-
-
-def _build_adapter(config: RunConfig, shapes: dict[str, tuple[int, int]], device: str) -> Adapter:
-    section = config.adapter
-    return Adapter(
-        shapes, rank=section.rank, alpha=section.alpha, seed=config.run.seed, device=device
     )

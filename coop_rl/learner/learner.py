@@ -23,6 +23,7 @@ import torch
 
 from coop_rl.errors import VersionError
 from coop_rl.learner.engine import MASTER, NUM_STEPS, StepStats, TrainingEngine, state_layout
+from coop_rl.learner.groups import GUIDANCE_GROUP, RESYNC_GROUP
 from coop_rl.learner.lookahead import Lookahead
 from coop_rl.learner.passes import (
     Passes,
@@ -32,8 +33,6 @@ from coop_rl.learner.passes import (
     score_rows,
 )
 from coop_rl.learner.peers import (
-    GUIDANCE_GROUP,
-    RESYNC_GROUP,
     BroadcastGroup,
     receive_adapter,
     receive_state,

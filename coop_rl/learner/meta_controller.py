@@ -18,10 +18,11 @@ from coop_rl.algorithm.schedules import rate_factor
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import mix_and_penalty
 from coop_rl.errors import VersionError
-from coop_rl.learner.peers import GUIDANCE_GROUP, BroadcastGroup, send_adapter
+from coop_rl.learner.groups import GUIDANCE_GROUP
+from coop_rl.learner.peers import BroadcastGroup, send_adapter
 from coop_rl.learner.scalar_guidance import ScalarGuidance
 from coop_rl.learner.state_io import StateReader, StateWriter
-from coop_rl.models.adapter import Adapter
+from coop_rl.models.adapter import Adapter, Shapes
 from coop_rl.types import (
     AdapterGradients,
     CooperativeGain,
@@ -37,6 +38,14 @@ FOLDER = "meta"
 BRACKET_OBJECTIVES = ("cooperative", "random")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 NOTHING = BracketStats(math.nan, math.nan, math.nan)
+
+
+def build_adapter(config: RunConfig, shapes: Shapes, device: str) -> Adapter:
+    """Return w at its start: the same here and in every learner."""
+    section = config.adapter
+    return Adapter(
+        shapes, rank=section.rank, alpha=section.alpha, seed=config.run.seed, device=device
+    )
 
 
 class MetaController:

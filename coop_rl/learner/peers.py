@@ -12,10 +12,6 @@ from coop_rl.errors import VersionError
 from coop_rl.learner.engine import TrainingEngine
 from coop_rl.tracing.trace import span
 
-GUIDANCE_GROUP = "guidance"
-"""Meta-controller (rank 0) to every learner rank: w."""
-RESYNC_GROUP = "resync"
-"""A rank of `joint` (rank 0) to that of `shadow`: its part of theta, moments and gradient."""
 SOURCE = 0
 
 

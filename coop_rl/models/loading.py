@@ -1,12 +1,17 @@
 """Causal LMs from a Hugging Face folder: safetensors only, no code from the folder."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from coop_rl.errors import ModelError, first_line
+
+if TYPE_CHECKING:  # slow to import, and the meta-controller loads no model
+    from transformers import PreTrainedModel
 
 
 def load_causal_lm(
@@ -28,6 +33,8 @@ def load_causal_lm(
         ModelError: The folder is missing, holds no safetensors, or is no causal LM; or it has no
             such attention.
     """
+    from transformers import AutoModelForCausalLM
+
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path,
@@ -67,6 +74,8 @@ def load_skeleton(path: str) -> PreTrainedModel:
     Raises:
         ModelError: The folder has no usable config.
     """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
         with torch.device("meta"):

@@ -8,12 +8,16 @@ lane see each other neither through attention (a block-diagonal mask, or variabl
 that reads the restarts of the positions) nor through positions.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from coop_rl.errors import ModelError
 from coop_rl.models.head import KEPT_CHUNKS, ChunkedHead, TokenScores
+
+if TYPE_CHECKING:  # slow to import, and the meta-controller loads no model
+    from transformers import PreTrainedModel
 
 PREFIX = "causal_lm."
 UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -25,7 +29,7 @@ class PolicyModel(nn.Module):
 
     def __init__(
         self,
-        causal_lm: PreTrainedModel,
+        causal_lm: "PreTrainedModel",
         *,
         temperature: float = 1.0,
         logits_chunk: int = 4096,

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -17,11 +18,13 @@ from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison
 from coop_rl.metric_names import DEVICE_SECONDS, LEDGER, REWARD, STEP_SECONDS
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
-from coop_rl.observability.metrics import Metrics
 from coop_rl.observability.profile import TimeSpent, table
 from coop_rl.observability.terminal import Terminal
 from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.types import Reward
+
+if TYPE_CHECKING:  # imports torch, which takes longer than all that is checked before a start
+    from coop_rl.observability.metrics import Metrics
 
 NOT_AVAILABLE = "n/a"
 SAMPLE_CHARACTERS = 160
@@ -86,7 +89,7 @@ class RunConsole(Terminal):
         self._num_steps = num_steps
         self._show_bar("step", num_steps, first_step)
 
-    def step(self, metrics: Metrics) -> None:
+    def step(self, metrics: "Metrics") -> None:
         """Print one step."""
         step = int(metrics["step"] or 0)
         duration_s = metrics.get(STEP_SECONDS) or 0.0
@@ -144,7 +147,7 @@ class RunConsole(Terminal):
         )
         self.line(f"run directory {path}")
 
-    def _count(self, metrics: Metrics) -> None:
+    def _count(self, metrics: "Metrics") -> None:
         self._totals["tokens"] += metrics.get("tokens/generated") or 0.0
         for metric, prefix in (("grad/skipped", ""), ("guidance/skipped", "w_")):
             value = metrics.get(metric)
@@ -204,7 +207,7 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
     return rows
 
 
-def _gain(metrics: Metrics) -> str:
+def _gain(metrics: "Metrics") -> str:
     value, stderr = metrics.get("gain/value"), metrics.get("gain/stderr")
     if value is None:
         return NOT_AVAILABLE

@@ -31,6 +31,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    # A process that has used a device must not be forked.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # By default every CPU engine of a machine binds its threads to the same cores; unbound, it has
     # OMP_NUM_THREADS of them.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -42,18 +44,30 @@ ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """Defaults for vLLM's processes; what the user has set stays."""
+UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""Runs the model in the engine core itself."""
+
+
+def engine_environment(config: ServingConfig) -> dict[str, str]:
+    """Return what vLLM's processes, and the libraries in them, read when they start."""
+    defaults = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
+    # As many threads as the actor has CPUs; Ray has set it before it knew how many.
+    return defaults | {"OMP_NUM_THREADS": str(max(1, int(config.placement.rollout.cpus)))}
 
 
 class VllmEngine:
     """Implements GenerationEngine."""
 
-    def __init__(self, config: ServingConfig, backend: str) -> None:
+    def __init__(self, config: ServingConfig, backend: str, *, may_fork: bool = False) -> None:
         """Prepare an engine for the model and `rollout` section of `config`.
 
         Args:
             config: Sections `model`, `rollout` and `placement` count.
             backend: How weights arrive: `gloo` or `nccl`.
+            may_fork: This process may be forked: it has no threads that hold locks, and has used
+                none of torch's. On CPUs the core then starts without importing vLLM again.
         """
+        self._may_fork = may_fork
         self._config = config
         self._backend = BACKEND_NAME if backend == "gloo" else backend
         self._request_ids = itertools.count()
@@ -62,7 +76,7 @@ class VllmEngine:
 
     async def start(self) -> None:
         """Start vLLM's processes and load the model; about 20 s, mostly imports."""
-        self.prepare_environment()
+        os.environ.update(engine_environment(self._config))
         if self._backend == BACKEND_NAME and not is_installed():
             raise RunError(
                 f"vLLM's entry point {ENTRY_POINT_NAME} is not installed; install this package "
@@ -72,18 +86,19 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        args = AsyncEngineArgs(**self.arguments(), enable_log_requests=False)
-        self._engine = AsyncLLM.from_engine_args(args)
+        vllm_config = AsyncEngineArgs(**self.arguments()).create_engine_config()
+        if self._may_fork and self._is_one_core():
+            # Making the config sets it to spawn on CPUs: it knows of no process that may be forked.
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        self._engine = AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
         # A folder holds what a fresh run starts from; a resumed run publishes before it samples.
         await self._engine.update_weight_version(str(PolicyVersion(0, 0)))
 
-    def prepare_environment(self) -> None:
-        """Set what vLLM's processes read when they start."""
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        # As many threads as the actor has CPUs; Ray has set it before it knew how many.
-        num_threads = max(1, int(self._config.placement.rollout.cpus))
-        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    def _is_one_core(self) -> bool:
+        """Whether the model runs in the engine core, which then is the only process beside us."""
+        from vllm.platforms import current_platform
+
+        return current_platform.is_cpu() and self._config.rollout.tensor_parallel_size == 1
 
     def arguments(self) -> dict[str, Any]:
         """Return what vLLM is started with."""
@@ -105,6 +120,10 @@ class VllmEngine:
                 "kv_cache_memory_bytes": kv_cache_bytes(self._config, facts, free_memory()),
                 "enable_chunked_prefill": False,
             }
+        if self._is_one_core():
+            # By its name "uni", vLLM takes a worker process on CPUs all the same, to give it
+            # another number of threads; ours have theirs from the start.
+            device["distributed_executor_backend"] = UNIPROC
         if section.tensor_parallel_size > 1:
             # Left to itself vLLM takes ray in a placement group, and then a bundle for each worker.
             device["distributed_executor_backend"] = "mp"
@@ -216,7 +235,8 @@ class VllmEngine:
     async def shutdown(self) -> None:
         """End the engine's processes; nothing may be called afterwards."""
         if self._engine is not None:
-            self._engine.shutdown(timeout=SHUTDOWN_LIMIT_S)
+            # A core alone has nothing to end in order.
+            self._engine.shutdown(timeout=0.0 if self._is_one_core() else SHUTDOWN_LIMIT_S)
             self._engine = None
 
     def _started(self) -> "AsyncLLM":

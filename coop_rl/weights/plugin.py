@@ -1,8 +1,8 @@
-"""Registers the gloo backend with vLLM, in every process that needs it.
+"""Registers the gloo backend with vLLM, in every process that receives weights.
 
 vLLM runs its engine core and workers as processes of their own, which see our backend only through
 the entry point `coop_rl_gloo` of the group `vllm.general_plugins` (pyproject.toml). The learner,
-which is not a vLLM process, calls `register` itself.
+which only sends, needs no vLLM for it (`gloo_sender`).
 """
 
 from importlib.metadata import entry_points
@@ -15,24 +15,16 @@ BACKEND_NAME = "coop_gloo"
 
 
 def register() -> None:
-    """Register both sides of the backend; calling it again does nothing.
+    """Register the receiving side; calling it again does nothing.
 
     In the processes of an engine of ours it also ties their lives to the rollout actor's.
     """
     follow_parent()
-    from vllm.distributed.weight_transfer.factory import (
-        WeightTransferEngineFactory,
-        WeightTransferTrainerFactory,
-    )
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    module = "coop_rl.weights.gloo_engine"
     if BACKEND_NAME not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(
-            BACKEND_NAME, module, "GlooWeightTransferEngine"
-        )
-    if BACKEND_NAME not in WeightTransferTrainerFactory._registry:
-        WeightTransferTrainerFactory.register_engine(
-            BACKEND_NAME, module, "GlooTrainerWeightTransferEngine"
+            BACKEND_NAME, "coop_rl.weights.gloo_engine", "GlooWeightTransferEngine"
         )
 
 

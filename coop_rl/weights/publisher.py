@@ -4,37 +4,30 @@ Called by the learner for the loop's verb `publish`; rank 0 drives the rollout a
 client, the other ranks gather along.
 """
 
-import socket
 import time
 from dataclasses import dataclass
-from math import prod
 from typing import Literal, Protocol
-
-from vllm.distributed.weight_transfer.base import (
-    TrainerInitInfo,
-    TrainerWeightTransferEngine,
-    VLLMWeightSyncClient,
-    WeightSource,
-)
-from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from coop_rl.errors import WeightSyncError
 from coop_rl.types import PolicyVersion
 from coop_rl.weights.buckets import DEFAULT_BUCKET_BYTES
-from coop_rl.weights.gloo_engine import GlooTrainerInitInfo
+from coop_rl.weights.gloo_sender import GlooSender, WeightSyncClient
 from coop_rl.weights.peak_memory import measure_extra_memory
-from coop_rl.weights.plugin import register
+from coop_rl.weights.source import MergedWeightSource
 
 SyncBackend = Literal["gloo", "nccl"]
 
 
-class VersionedSyncClient(VLLMWeightSyncClient, Protocol):
-    """vLLM's four calls, to all rollout actors at once, plus the version the last one stamps.
+class WeightSender(Protocol):
+    """A connected backend."""
 
-    `init_weight_transfer_engine` adds to `rank_offset` the number of workers of the engines before.
-    """
+    def send_weights(self) -> None:
+        """Run one whole update; on failure the engines stay paused."""
+        ...
 
-    version: str
+    def shutdown(self) -> None:
+        """Leave the transfer group."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +52,8 @@ class WeightPublisher:
         rank: int,
         num_engine_workers: int,
         host: str,
-        client: VersionedSyncClient,
-        source: WeightSource,
+        client: WeightSyncClient,
+        source: MergedWeightSource,
         timeout_s: float,
     ) -> None:
         """Publish `source`.
@@ -81,14 +74,20 @@ class WeightPublisher:
         self._client = client
         self._source = source
         self._timeout_s = timeout_s
-        self._engine: TrainerWeightTransferEngine[TrainerInitInfo] | None = None
+        self._sender: WeightSender | None = None
 
     def connect(self) -> None:
         """Form the transfer group with the engines' workers."""
-        register()
-        self._engine = WeightTransferTrainerFactory.trainer_init(
-            self._init_info(), client=self._client, source=self._source
-        )
+        if self._backend == "nccl":
+            from coop_rl.weights import nccl_sender  # imports vllm
+
+            self._sender = nccl_sender.connect(
+                self._client, self._source, self._rank, self._host, self._world_size
+            )
+            return
+        sender = GlooSender(self._client, self._source, self._rank, DEFAULT_BUCKET_BYTES)
+        sender.connect(self._host, self._world_size, self._timeout_s)
+        self._sender = sender
 
     def publish(self, version: PolicyVersion) -> SyncReport:
         """Send the weights; when this returns, every rollout actor samples with `version`.
@@ -99,39 +98,21 @@ class WeightPublisher:
         began, extra = time.perf_counter(), measure_extra_memory()
         self._client.version = str(version)
         try:
-            if self._engine is None:
+            if self._sender is None:
                 self.connect()
-            assert self._engine is not None
-            self._engine.send_weights()
+            assert self._sender is not None
+            self._sender.send_weights()
         except WeightSyncError as error:
             self.close()
             raise WeightSyncError(f"publishing {version}: {error}") from error
         except BaseException:
             self.close()
             raise
-        num_bytes = sum(prod(m.shape) * m.dtype.itemsize for m in self._source.metadata())
+        num_bytes = sum(spec.num_bytes for spec in self._source.metadata())
         return SyncReport(num_bytes, time.perf_counter() - began, extra())
 
     def close(self) -> None:
         """Leave the transfer group."""
-        if self._engine is not None:
-            self._engine.shutdown()
-            self._engine = None
-
-    def _init_info(self) -> TrainerInitInfo:
-        if self._backend == "gloo":
-            return GlooTrainerInitInfo(
-                self._host, self._world_size, self._timeout_s, DEFAULT_BUCKET_BYTES, rank=self._rank
-            )
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
-        return NCCLTrainerInitInfo(
-            self._host, _free_port(self._host), self._world_size, rank=self._rank
-        )
-
-
-def _free_port(host: str) -> int:
-    """Return a port that was free a moment ago: vLLM's NCCL pair insists on binding it itself."""
-    with socket.create_server((host, 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+        if self._sender is not None:
+            self._sender.shutdown()
+            self._sender = None

@@ -5,10 +5,15 @@ than sending the weights). Engine workers keep one of the last completed
 weight sync, learners make one of their replica of w after every push.
 """
 
-from collections.abc import Iterable, Mapping
+from __future__ import annotations
 
-import torch
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
 import xxhash
+
+if TYPE_CHECKING:  # slow to import, and who only hands receipts on holds no tensors
+    import torch
 
 Receipt = dict[str, int]
 RECEIPT_METHOD = "coop_rl_receipt"
@@ -17,6 +22,8 @@ EXTENSION = "coop_rl.weights.receipt.ReceiptExtension"
 
 def checksum(tensor: torch.Tensor) -> int:
     """XXH3 of a tensor's bytes, 63 bits: they travel as int64."""
+    import torch
+
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     return xxhash.xxh3_64_intdigest(flat.view(torch.uint8).numpy().data) >> 1
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
-from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+
+from coop_rl.weights.buckets import TensorSpec
 
 
 class GatheredParameters(Protocol):
@@ -34,8 +35,8 @@ class MergingAdapter(Protocol):
         ...
 
 
-class MergedWeightSource(WeightSource):
-    """vLLM's view of the learner: yields (name, (theta + s*B*A) in the wire type).
+class MergedWeightSource:
+    """The learner's weights as engines hold them: (name, (theta + s*B*A) in the wire type).
 
     Beside what `parameters` gathers at a time it holds one merged tensor.
     """
@@ -51,10 +52,10 @@ class MergedWeightSource(WeightSource):
         self._adapter = adapter
         self._wire_dtype = wire_dtype
 
-    def metadata(self) -> list[ParamMeta]:
+    def metadata(self) -> list[TensorSpec]:
         """Declare what iteration yields."""
         return [
-            ParamMeta(name, self._wire_dtype, shape) for name, shape in self._parameters.metadata()
+            TensorSpec(name, self._wire_dtype, shape) for name, shape in self._parameters.metadata()
         ]
 
     @torch.no_grad()

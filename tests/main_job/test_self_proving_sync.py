@@ -30,7 +30,7 @@ def fault_in_sending(kind: str) -> type:
         def start(self, host, port):
             from coop_rl.weights import publisher
             from coop_rl.weights.buckets import BucketSender
-            from coop_rl.weights.gloo_engine import GlooTrainerWeightTransferEngine
+            from coop_rl.weights.gloo_sender import GlooSender
 
             class Faulty(BucketSender):
                 num_syncs = 0
@@ -62,7 +62,7 @@ def fault_in_sending(kind: str) -> type:
                     super()._send_payload(bucket, buffer)
 
             vars(publisher)["DEFAULT_BUCKET_BYTES"] = SMALL_BUCKETS
-            GlooTrainerWeightTransferEngine.sender_class = Faulty
+            GlooSender.sender_class = Faulty
             return super().start(host, port)
 
     return FaultyLearner

@@ -16,7 +16,7 @@ from coop_rl.errors import ActorLostError, WeightSyncError
 from coop_rl.rollout.worker import RolloutWorker
 from coop_rl.types import PolicyVersion, Prompt, RolloutGroup, SamplingSettings
 from coop_rl.weights.buckets import BucketSender
-from coop_rl.weights.gloo_engine import GlooTrainerWeightTransferEngine
+from coop_rl.weights.gloo_sender import GlooSender
 from coop_rl.weights.receipt import describe_difference
 from tests.weights.rig import Learner, Rig
 
@@ -207,7 +207,7 @@ def test_failed_sync_pauses_the_engine_until_one_succeeds(
     rig.learner.change()
     # Small buckets, so that the failure comes in the middle of a fused layer's parts.
     monkeypatch.setattr("coop_rl.weights.publisher.DEFAULT_BUCKET_BYTES", 50_000)
-    monkeypatch.setattr(GlooTrainerWeightTransferEngine, "sender_class", sender_class)
+    monkeypatch.setattr(GlooSender, "sender_class", sender_class)
     rig.publisher.close()
     with pytest.raises(WeightSyncError, match=message):
         rig.publisher.publish(version(7))

@@ -27,9 +27,9 @@ from coop_rl.driver.generation import OnDone, OnStart
 from coop_rl.driver.learners import SHADOW_OBJECTIVE
 from coop_rl.driver.rollouts import SHADOW_SEED, TeamRollouts, step_sampling
 from coop_rl.learner.engine import EngineSettings
+from coop_rl.learner.groups import RESYNC_GROUP
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import MetaController
-from coop_rl.learner.peers import RESYNC_GROUP
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.metric_names import VALIDATION_NLL
 from coop_rl.models import PolicyModel

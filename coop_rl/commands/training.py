@@ -1,0 +1,90 @@
+"""Training on a started team: the roles and the loop over them; called by `commands.train`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coop_rl.algorithm.methods import AnyMethod, build_method
+from coop_rl.algorithm.packing import PackShape
+from coop_rl.algorithm.roles import Roles
+from coop_rl.algorithm.train import train
+from coop_rl.commands.checked_run import CheckedRun
+from coop_rl.data.model_folder import read_model_facts
+from coop_rl.distributed.ray_metrics import RayMetricsSink
+from coop_rl.distributed.team import Team
+from coop_rl.driver.canary import Canary
+from coop_rl.driver.checkpoints import TeamCheckpoints
+from coop_rl.driver.demonstrations import Demonstrations
+from coop_rl.driver.evaluation import Evaluator
+from coop_rl.driver.generation import TeamGeneration
+from coop_rl.driver.learners import TeamLearners, TeamMetaController, TeamWeights
+from coop_rl.driver.profiling import ProfilingObserver
+from coop_rl.driver.rollouts import TeamRollouts, TeamShadowRollouts
+from coop_rl.driver.stop import StopAtBoundary, StopRequest
+from coop_rl.driver.validation import Measurements, TeamValidation
+from coop_rl.observability.forgetting import describe_forgetting
+from coop_rl.observability.observer import RunObserver
+from coop_rl.tracing.stages import Stages
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What stands between the loop and a started team."""
+
+    method: AnyMethod
+    roles: Roles
+    generation: TeamGeneration
+    observer: RunObserver
+    checkpoints: TeamCheckpoints
+    evaluation: Evaluator
+
+    @classmethod
+    def build(cls, run: CheckedRun, team: Team, stop: StopRequest) -> "Session":
+        """Put the roles on top of a started team."""
+        config, data, console = run.config, run.data, run.console
+        method, stages = build_method(config), Stages()
+        joint = TeamGeneration(config, team.rollouts, team.reward, stop, stages=stages)
+        shadow = TeamGeneration(config, team.shadow_rollouts, team.reward, stop)
+        shadow_rollouts = TeamShadowRollouts(config, team, shadow, stages)
+        checkpoints = TeamCheckpoints(config, team, run.store, run.resume_from, stop, stages)
+        on_cluster = config.placement.address is not None
+        live = (RayMetricsSink(config.run.name).write,) if on_cluster else ()
+        observer = RunObserver(config, run.directory, console, stages, *live)
+        evaluation = Evaluator(config, run.sets, joint.run, stages, run.directory.evaluations)
+        held_out = run.sets[0].prompts
+        validation = TeamValidation(
+            config, team, data.validation, held_out, joint.run, shadow_rollouts, stages
+        )
+        canary = Canary(config, team, held_out, stages, console.milestone)
+        roles = Roles(
+            rollouts=TeamRollouts(config, joint, data.prompts, method.estimator, stages),
+            shadow_rollouts=shadow_rollouts,
+            demonstrations=Demonstrations(config, data.demonstrations),
+            learners=TeamLearners(config, team, stages),
+            meta_controller=TeamMetaController(config, team, stages),
+            weights=TeamWeights(config, team, joint, canary, stages),
+            checkpoints=checkpoints,
+            evaluation=Measurements((evaluation, validation)),
+            observer=ProfilingObserver(config, observer, team, run.directory, console),
+        )
+        return cls(method, roles, joint, observer, checkpoints, evaluation)
+
+    def train(self, run: CheckedRun, stop: StopRequest) -> None:
+        """Run the loop; a stop that broke off a generation is saved.
+
+        Raises:
+            Interrupted: The user stopped it after a checkpoint.
+        """
+        config = run.config
+        try:
+            with self.generation.serving():
+                shape = PackShape.from_config(config, read_model_facts(config.model).hidden_size)
+                stop.begin_training()
+                train(config.run.num_steps, self.method, shape, self.roles)
+        except StopAtBoundary:
+            self.checkpoints.save_and_stop()
+        finally:
+            self.observer.close()
+
+    def forgetting(self) -> Sequence[str]:
+        """Say where the reward fell and did not come back."""
+        return describe_forgetting(self.observer.forgetting)
