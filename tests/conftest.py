@@ -1,6 +1,13 @@
-"""Rules for all tests: one thread, `gpu` tests skip without a device, CI allows no other skip."""
+"""Rules for all tests: one thread, `gpu` tests skip without a device, CI allows no other skip.
+
+What starts Ray, an engine or learner ranks is marked `boots` here, by its place or its fixtures, so
+that `make quick` can leave it out; a test outside that starts Ray all the same fails.
+"""
 
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,16 +16,31 @@ torch.set_num_threads(1)
 ALLOWED_SKIPS = ("gpu:", "root:", "shared data")
 """Starts of the reasons of tests that need a GPU, root, or files that never are in the repository.
 """
+BOOTING_PLACES = {"main_job", "gpu", "test_memory.py", "test_world.py"}
+BOOTING_FIXTURES = {"local_ray", "cluster", "placement", "rig", "recorded"}
 _unexpected: list[str] = []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests where there is no CUDA device."""
-    if torch.cuda.is_available():
-        return
+    """Mark what boots and what shares a run; skip `gpu` tests where there is no CUDA device."""
+    has_device = torch.cuda.is_available()
     for item in items:
-        if item.get_closest_marker("gpu"):
+        fixtures = set(item.fixturenames) if isinstance(item, pytest.Function) else set()
+        places = set(item.path.relative_to(Path(__file__).parent).parts)
+        if BOOTING_PLACES & places or BOOTING_FIXTURES & fixtures:
+            item.add_marker(pytest.mark.boots)
+        if "whole" in fixtures:
+            item.add_marker(pytest.mark.whole_run)
+        if item.get_closest_marker("gpu") and not has_device:
             item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that starts Ray is one of those that boot."""
+    yield
+    if not item.get_closest_marker("boots") and (ray := sys.modules.get("ray")):
+        assert not ray.is_initialized(), "name what starts Ray here in tests/conftest.py"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -1,4 +1,4 @@
-"""`coop-rl doctor` as a user sees it, and each check's bad case."""
+"""Each check's bad case; the whole command is in tests/main_job."""
 
 import json
 from collections.abc import Iterator
@@ -19,40 +19,11 @@ from coop_rl.diagnosis.nodes import judge_node
 from coop_rl.distributed.nodes import NodeAnswer, clocks_apart
 from coop_rl.errors import ActorLostError, ResourceError
 from coop_rl.observability.run_directory import package_versions
-from tests.main_job.harness import DEMO, Job
+from tests.main_job.harness import DEMO
 
 
 def configure(*overrides: str) -> RunConfig:
     return load_config(DEMO, overrides)
-
-
-def test_this_machine_can_run_the_demo() -> None:
-    job = Job(["doctor", str(DEMO), "--json"]).start()
-    done = job.finish()
-    assert done.returncode == 0, done.stderr
-    found = {finding["check"]: finding for finding in json.loads(done.stdout)}
-    for check in ("packages", "vLLM plugin", "GPUs", "Ray", "collective", "vLLM"):
-        assert found[check]["status"] == "ok", found[check]
-    assert "sampled 8 tokens" in found["vLLM"]["found"]
-    assert job.left_over() == []
-
-
-def test_a_model_that_does_not_load_is_a_finding_and_exit_code_2() -> None:
-    job = Job(["doctor", str(DEMO), "--set=model.path=./absent"]).start()
-    done = job.finish()
-    assert done.returncode == 2
-    assert "1 of 10 checks failed: vLLM; their fixes are in the report" in done.stderr
-    assert "no sample from ./absent" in " ".join(done.stdout.split())
-
-
-def test_a_cluster_that_does_not_answer_is_a_finding() -> None:
-    done = Job(["doctor", str(DEMO), "--quick", "--set=placement.address=127.0.0.1:9"]).start()
-    finished = done.finish()
-    assert finished.returncode == 2
-    shown = " ".join(finished.stdout.split())
-    assert "fail cluster no Ray cluster at placement.address '127.0.0.1:9'" in shown
-    assert "fix: start one with ray start --head" in shown
-    assert "packages" in shown
 
 
 def test_a_node_that_is_lost_is_a_finding_beside_the_others() -> None:

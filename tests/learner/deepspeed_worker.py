@@ -1,10 +1,6 @@
-"""One DeepSpeed rank: runs every scene of `worlds` and saves what it saw.
-
-python -m tests.learner.deepspeed_worker RANK WORLD_SIZE PORT OUT_FILE
-"""
+"""One DeepSpeed rank: runs every scene of `worlds` and saves what it saw."""
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -83,12 +79,7 @@ def replay(stage: int, **options: Any) -> dict[str, Any]:
     return {"is_back": back, "replays": outcomes, "keys": list(state), "state": state}
 
 
-def scene_folder(name: str) -> Path:
-    """The same folder on all ranks of a world, beside its results."""
-    return Path(f"{sys.argv[4]}-{name}")
-
-
-def save_and_load(stage: int) -> dict[str, Any]:
+def save_and_load(stage: int, folder: Path) -> dict[str, Any]:
     """Save on all ranks, load into a fresh learner, go on equally."""
     learner = learner_at(stage)
     size = learner.engine.world_size
@@ -96,7 +87,7 @@ def save_and_load(stage: int) -> dict[str, Any]:
     fresh = learner_at(stage)
     assert fresh.adapter is not None
     fresh.adapter.load_flat(torch.zeros(fresh.adapter.numel()))
-    engine_scenes.hand_over(learner, fresh, scene_folder(f"save-{stage}"))
+    engine_scenes.hand_over(learner, fresh, folder)
     for other in (learner, fresh):
         other.step(1, one_step(build_batch(1, size)), MIXED)
     return {
@@ -184,15 +175,15 @@ def score(stage: int) -> list[list[float]]:
     return learner_at(stage).score([((3, 4), (5, 6, 7)), ((8,), (9,))])
 
 
-def operations() -> dict[str, Callable[[], Any]]:
-    """Those of `engine_scenes`, by name."""
+def operations(out: Path) -> dict[str, Callable[[], Any]]:
+    """Those of `engine_scenes`, by name; their folders lie beside `out`, the same on all ranks."""
     plan: dict[str, Callable[[], Any]] = {}
     for stage in (0, 1, 2, 3):
         build = partial(build_at, stage)
         for name, scene in engine_scenes.PLAIN.items():
             plan[f"{name}-{stage}"] = partial(scene, build)
         for name, filed in engine_scenes.FILED.items():
-            folder = scene_folder(f"{name}-{stage}")
+            folder = Path(f"{out}-{name}-{stage}")
             plan[f"{name}-{stage}"] = partial(filed, build, folder)
     for stage in (0, 2, 3):
         build = partial(build_at, stage, is_bfloat16=True)
@@ -205,7 +196,7 @@ def operations() -> dict[str, Callable[[], Any]]:
     return plan
 
 
-def scenes_for(world_size: int) -> dict[str, Callable[[], Any]]:
+def all_scenes(out: Path) -> dict[str, Callable[[], Any]]:
     """The scenes by name."""
     plan: dict[str, Callable[[], Any]] = {}
     for stage in (0, 1, 2, 3):
@@ -223,40 +214,30 @@ def scenes_for(world_size: int) -> dict[str, Callable[[], Any]]:
         plan[f"untied-checkpointed-{stage}"] = partial(
             steps, stage, is_tied=False, is_checkpointed=True
         )
-        plan[f"save-{stage}"] = partial(save_and_load, stage)
+        plan[f"save-{stage}"] = partial(save_and_load, stage, Path(f"{out}-save-{stage}"))
     for stage in (0, 2, 3):
         plan[f"bfloat16-{stage}"] = partial(bfloat16, stage)
-    plan |= operations()
+    plan |= operations(out)
     plan["replay-persistent-3"] = partial(replay, 3, persistence_threshold=300)
     plan["score-3"] = partial(score, 3)
     return plan
 
 
-def main() -> None:
-    rank, world_size, port = (int(value) for value in sys.argv[1:4])
+def run_rank(rank: int, world_size: int, out: Path) -> None:
+    """Run them all; the last rank saves what it saw to `out`."""
+    with Path(f"{out}-rank-{rank}.log").open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
+    written = Path(f"{out}.port")
     store = None
     if rank == 0:
         store, port = open_store(HOST, TIMEOUT_S)
-        Path(sys.argv[4] + ".port").write_text(f"{port}\n")
-    else:
-        while (
-            not (written := Path(sys.argv[4] + ".port")).exists() or "\n" not in written.read_text()
-        ):
-            time.sleep(0.05)
-        port = int(written.read_text())
-    init_world(HOST, port, rank, world_size, TIMEOUT_S, store=store)
-    results, seconds = {}, {}
-    only = os.environ.get("SCENES", "")
-    for name, scene in scenes_for(world_size).items():
-        if only in name:
-            began = time.perf_counter()
-            results[name] = scene()
-            seconds[name] = time.perf_counter() - began
+        written.write_text(f"{port}\n")
+    while not written.exists() or "\n" not in written.read_text():
+        time.sleep(0.05)
+    init_world(HOST, int(written.read_text()), rank, world_size, TIMEOUT_S, store=store)
+    results = {name: scene() for name, scene in all_scenes(out).items()}
     if rank == world_size - 1:
-        torch.save({"results": results, "seconds": seconds}, sys.argv[4])
+        torch.save(results, out)
     leave_world()
-
-
-if __name__ == "__main__":
-    main()

@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,8 +13,8 @@ import torch
 from coop_rl.errors import ActorLostError
 from coop_rl.learner.world import init_world
 from coop_rl.weights.process_group import open_store
+from tests.support.fresh import FRESH
 
-ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 TIMEOUT_S = 6.0
 
@@ -63,24 +61,17 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_silent_rank_is_noticed_and_only_loopback_listens(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.learner.test_world"]
     out = tmp_path / "out.json"
-    with (tmp_path / "log").open("wb") as log:
-        ranks = [
-            subprocess.Popen(
-                [*command, str(rank), str(tmp_path / "port"), str(out)],
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-            for rank in range(2)
-        ]
-        try:
-            assert ranks[0].wait(120) == 0, (tmp_path / "log").read_text()[-2000:]
-        finally:
-            for process in ranks:
-                process.kill()
-                process.wait()
+    ranks = [FRESH.Process(target=rank_main, args=(n, tmp_path / "port", out)) for n in range(2)]
+    for process in ranks:
+        process.start()
+    try:
+        ranks[0].join(120)
+        assert ranks[0].exitcode == 0
+    finally:
+        for process in ranks:
+            process.kill()
+            process.join()
     got = json.loads(out.read_text())
     assert got["error"], "the step ended although a rank took no part"
     assert TIMEOUT_S * 0.5 < got["waited_s"] < TIMEOUT_S * 3
@@ -99,7 +90,3 @@ def test_a_store_that_is_not_there_names_the_address() -> None:
         port = unused.getsockname()[1]
     with pytest.raises(ActorLostError, match=f"{HOST}:{port}"):
         init_world(HOST, port, 1, 2, 1.0, name="learner shadow")
-
-
-if __name__ == "__main__":
-    rank_main(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,18 +1,37 @@
-"""One uninterrupted run that several tests compare with."""
+"""The uninterrupted run that several tests look at."""
 
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.main_job.harness import train
+from tests.main_job.harness import Job, train
 
 WHOLE_STEPS = 8
+PROFILED = (2, 3)
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """The demo, small, `WHOLE_STEPS` steps, one rank, ZeRO-2, two of its steps profiled."""
+
+    run_dir: Path
+    job: Job
+    done: "subprocess.CompletedProcess[str]"
 
 
 @pytest.fixture(scope="session")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run directory of the demo, small, `WHOLE_STEPS` steps, one rank, ZeRO-2."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
-    done = train(run_dir, f"run.num_steps={WHOLE_STEPS}").start().finish()
+    job = train(run_dir, f"run.num_steps={WHOLE_STEPS}", "checkpoint.every=4")
+    job.arguments += ["--profile", *map(str, PROFILED)]
+    done = job.start().finish()
     assert done.returncode == 0, done.stderr[-2000:]
-    return run_dir
+    return WholeRun(run_dir, job, done)
+
+
+@pytest.fixture
+def whole_run(whole: WholeRun) -> Path:
+    """Its run directory."""
+    return whole.run_dir

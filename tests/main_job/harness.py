@@ -64,6 +64,14 @@ class Job:
         """Return the living processes that carry this job's tag."""
         return tagged(self.tag)
 
+    def process_of(self, title: str) -> psutil.Process:
+        """Return a process that has `title` in its command line, such as an actor's class."""
+        titles = {" ".join(process.cmdline()): process for process in self.processes()}
+        for line, process in titles.items():
+            if title in line:
+                return process
+        raise LookupError(f"{title} not among {sorted(titles)}")
+
     def left_over(self, within_s: float = 15) -> list[str]:
         """Return what is still alive after a moment of grace; empty is good."""
         deadline = time.monotonic() + within_s

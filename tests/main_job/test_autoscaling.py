@@ -11,7 +11,7 @@ import pytest
 from tests.main_job.harness import metrics, train
 from tests.main_job.ray_head import Head, ray_head
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.prove, pytest.mark.timeout(600)]
 ROLLOUT = {"resources": {"CPU": 1}, "labels": {"role": "rollout"}, "max_workers": 3}
 GONE_WITHIN_S = 90
 

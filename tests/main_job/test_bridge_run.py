@@ -9,40 +9,29 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.main_job.harness import metrics, train
-
-NUM_STEPS = 7
-
-
-@pytest.fixture(scope="module")
-def bridge(tmp_path_factory: pytest.TempPathFactory):
-    run_dir = tmp_path_factory.mktemp("runs") / "bridge"
-    job = train(run_dir, f"run.num_steps={NUM_STEPS}", "checkpoint.every=4")
-    job.arguments += ["--profile", "2", "3"]
-    done = job.start().finish()
-    assert done.returncode == 0, done.stderr[-2000:]
-    return run_dir, done, job
+from tests.main_job.conftest import PROFILED, WHOLE_STEPS, WholeRun
+from tests.main_job.harness import metrics
 
 
 def step_rows(run_dir: Path) -> list[dict]:
     return [row for row in metrics(run_dir) if "reward/mean" in row]
 
 
-def test_run_directory_holds_what_the_docs_say(bridge) -> None:
-    run_dir, _, _ = bridge
+def test_run_directory_holds_what_the_docs_say(whole_run: Path) -> None:
+    run_dir = whole_run
     for name in ("config.json", "run.json", "metrics.jsonl", "samples.jsonl", "events", "logs"):
         assert (run_dir / name).exists(), name
     assert json.loads((run_dir / "run.json").read_text())["status"] == "finished"
     assert [p.name for p in sorted((run_dir / "checkpoints").iterdir())] == [
         "step-000004",
-        "step-000007",
+        "step-000008",
     ]
 
 
-def test_every_step_is_recorded_with_sane_values(bridge) -> None:
-    run_dir, _, _ = bridge
+def test_every_step_is_recorded_with_sane_values(whole_run: Path) -> None:
+    run_dir = whole_run
     rows = step_rows(run_dir)
-    assert [row["step"] for row in rows] == list(range(NUM_STEPS))
+    assert [row["step"] for row in rows] == list(range(WHOLE_STEPS))
     for row in rows:
         assert 0 <= row["reward/mean"] <= 1
         assert row["tokens/generated"] > 0
@@ -54,8 +43,8 @@ def test_every_step_is_recorded_with_sane_values(bridge) -> None:
         assert row["grad/sft_norm"] > 0
 
 
-def test_w_moves_and_the_shadow_differs(bridge) -> None:
-    run_dir, _, _ = bridge
+def test_w_moves_and_the_shadow_differs(whole_run: Path) -> None:
+    run_dir = whole_run
     rows = step_rows(run_dir)
     assert rows[0]["gain/value"] == 0.0
     assert rows[0]["guidance/bracket_norm"] == 0.0
@@ -67,10 +56,10 @@ def test_w_moves_and_the_shadow_differs(bridge) -> None:
     assert all(math.isfinite(row["gain/stderr"]) for row in rows)
 
 
-def test_accuracy_is_reported_before_and_after(bridge) -> None:
-    run_dir, done, _ = bridge
+def test_accuracy_is_reported_before_and_after(whole: WholeRun) -> None:
+    run_dir, done = whole.run_dir, whole.done
     evaluated = [row for row in metrics(run_dir) if "eval/sums/pass@1" in row]
-    assert [row["step"] for row in evaluated] == [0, NUM_STEPS]
+    assert [row["step"] for row in evaluated] == [0, WHOLE_STEPS]
     for row in evaluated:
         assert (
             row["eval/sums/pass@1_low"] <= row["eval/sums/pass@1"] <= row["eval/sums/pass@1_high"]
@@ -79,8 +68,8 @@ def test_accuracy_is_reported_before_and_after(bridge) -> None:
     assert str(run_dir) in done.stdout.replace("\n", "")
 
 
-def test_terminal_is_not_drowned_and_logs_are_per_actor(bridge) -> None:
-    run_dir, done, _ = bridge
+def test_terminal_is_not_drowned_and_logs_are_per_actor(whole: WholeRun) -> None:
+    run_dir, done = whole.run_dir, whole.done
     logs = {path.stem for path in (run_dir / "logs").iterdir()}
     assert {
         "rollout-0",
@@ -97,9 +86,9 @@ def test_terminal_is_not_drowned_and_logs_are_per_actor(bridge) -> None:
     assert noise == []
 
 
-def test_checkpoint_holds_both_branches_and_w(bridge) -> None:
-    run_dir, _, _ = bridge
-    folder = run_dir / "checkpoints/step-000007"
+def test_checkpoint_holds_both_branches_and_w(whole_run: Path) -> None:
+    run_dir = whole_run
+    folder = run_dir / "checkpoints/step-000008"
     tensors: dict[str, torch.Tensor] = {}
     for path in folder.rglob("*.safetensors"):
         tensors |= {f"{path.parent.name}/{key}": value for key, value in load_file(path).items()}
@@ -110,8 +99,8 @@ def test_checkpoint_holds_both_branches_and_w(bridge) -> None:
     assert any("lora_A" in k for k in tensors)
 
 
-def test_profile_names_every_actor_and_explains_its_seconds(bridge) -> None:
-    run_dir, done, _ = bridge
+def test_profile_names_every_actor_and_explains_its_seconds(whole: WholeRun) -> None:
+    run_dir, done = whole.run_dir, whole.done
     events = json.loads((run_dir / "profile/trace.json").read_text())["traceEvents"]
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     assert set(names.values()) == {
@@ -124,7 +113,7 @@ def test_profile_names_every_actor_and_explains_its_seconds(bridge) -> None:
     assert found["learner-joint-0", "SFT passes"] == found["learner-joint-0", "publish"] == 2
     assert found["meta-controller", "push w"] == found["rollout-0", "receive weights"] == 2
     assert found["driver", "pack"] == found["driver", "generate"] == found["driver", "train"] == 2
-    steps = [row["time/step_s"] for row in step_rows(run_dir) if row["step"] in (2, 3)]
+    steps = [row["time/step_s"] for row in step_rows(run_dir) if row["step"] in PROFILED]
     lines = (run_dir / "profile/seconds.md").read_text().splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     driver = sum(float(seconds) for actor, _, seconds, _ in cells if actor == "driver")
@@ -132,6 +121,5 @@ def test_profile_names_every_actor_and_explains_its_seconds(bridge) -> None:
     assert "where the seconds went, steps 2 to 3" in done.stdout
 
 
-def test_no_process_is_left(bridge) -> None:
-    _, _, job = bridge
-    assert job.left_over() == []
+def test_no_process_is_left(whole: WholeRun) -> None:
+    assert whole.job.left_over() == []

@@ -15,7 +15,7 @@ NUM_STEPS = 3
     ("kind", "mix", "fields"),
     [
         ("rl", 1, ("reward/mean", "loss/rl", "grad/norm", "policy/entropy", "tokens/generated")),
-        ("sft", 0, ("loss/sft", "grad/norm")),
+        pytest.param("sft", 0, ("loss/sft", "grad/norm"), marks=pytest.mark.prove),
     ],
 )
 def test_the_ends_of_mix(tmp_path: Path, kind: str, mix: int, fields: tuple[str, ...]) -> None:

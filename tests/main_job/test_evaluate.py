@@ -37,13 +37,3 @@ def test_a_model_and_the_run_that_trained_it(whole_run: Path, tmp_path: Path) ->
     first, second = summary["models"]
     assert (first["step"], second["step"]) == (0, 8)
     assert set(second["differences"]["sums"]) == {"pass@1", "avg@2", "pass@2", "maj@2"}
-
-
-def test_bad_input_starts_nothing(tmp_path: Path) -> None:
-    job = Job(["evaluate", str(MODEL), "--benchmark", "gsm9k", "--out", str(tmp_path / "o")])
-    done = job.start().finish(90)
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
-    assert "unknown benchmark 'gsm9k'; allowed: math500" in line
-    assert not (tmp_path / "o").exists()
-    assert job.left_over(within_s=1) == []

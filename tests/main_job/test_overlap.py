@@ -1,4 +1,4 @@
-"""Generation while learners train, on the real stack: ages, versions, nothing lost on a kill."""
+"""Generation while learners train, on the real stack: ages, versions, no prompt lost."""
 
 import json
 from collections import Counter
@@ -42,21 +42,24 @@ def theta(version: str) -> int:
 
 
 @pytest.mark.timeout(900)
-def test_killed_run_with_a_lag_loses_and_repeats_no_prompt(tmp_path: Path) -> None:
-    """Bridge, lag 1, weights changed between groups."""
+def test_a_run_with_a_lag_that_lost_its_engine_skips_and_repeats_no_prompt(tmp_path: Path) -> None:
+    """Bridge, lag 1, weights changed between groups; the engine dies with groups under way."""
     num_steps = 7
     overrides = (
         f"run.num_steps={num_steps}",
         "checkpoint.every=3",
         "rollout.max_policy_lag=1",
+        "sync.timeout_s=20",
         ALL_SAMPLES,
     )
     job = train(tmp_path / "run", *overrides).start()
-    wait_for_step(tmp_path / "run", 4)
-    assert job.process is not None
-    job.process.kill()
-    job.process.wait()
-    assert job.left_over(within_s=90) == []
+    wait_for_step(tmp_path / "run", 3, process=job.process)
+    job.process_of("EngineCore").kill()
+    done = job.finish(90)
+    assert done.returncode == 1
+    assert "rollout-0" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert job.left_over() == []
     (kept,) = (tmp_path / "run/checkpoints").glob("step-*")
     begun = json.loads((kept / "progress.json").read_text())["rollouts"]
     assert len(begun["slots"]) == PER_STEP  # a step's prompts were under way

@@ -1,5 +1,6 @@
 """A run that was killed goes on from its last checkpoint, bit for bit as if nothing had been."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tests.main_job.harness import metrics, train, wait_for_step
 CHECKPOINT_EVERY = 3
 LOST_STEP = 4
 """Recorded, but after the last checkpoint: it is trained again."""
+OURS = re.compile("ray::|VLLM|coop_rl")
+"""Actors, engines and what they started."""
 
 
 def figures(run_dir: Path) -> list[dict]:
@@ -44,9 +47,11 @@ def test_killed_run_goes_on_bit_for_bit(tmp_path: Path, whole_run: Path) -> None
     assert job.process is not None
     job.process.kill()
     job.process.wait()
+    left = job.left_over(within_s=30)
+    assert not [line for line in left if OURS.search(line)]
     # Ray's own agents try to report to a control store that died with the driver
     # for gcs_rpc_server_reconnect_timeout_s = 60 s before they leave.
-    assert job.left_over(within_s=90) == []
+    assert job.left_over(within_s=60) == []
     kept = sorted(p.name for p in (run_dir / "checkpoints").glob("step-*"))
     assert kept == ["step-000003"]
 

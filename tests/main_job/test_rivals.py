@@ -1,4 +1,9 @@
-"""Every rival runs on the real stack, on the same loop."""
+"""Every rival runs on the real stack, on the same loop.
+
+ReLIFT and cold start in `make check`: a second optimiser and demonstrations of the prompt at hand,
+and a switch that validation decides. What the others ask of the stack is in those two and bridge;
+their rules are in tests/whole_loop.
+"""
 
 import math
 from pathlib import Path
@@ -34,6 +39,7 @@ def ten_steps(run_dir: Path, kind: str, *overrides: str) -> list[dict[str, Any]]
     return rows
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", PLAIN)
 def test_both_losses_are_weighed_as_the_method_says(tmp_path: Path, kind: str) -> None:
@@ -46,6 +52,7 @@ def test_both_losses_are_weighed_as_the_method_says(tmp_path: Path, kind: str) -
         assert (row["tokens/trained_sft"] > 0) == (share < 1)
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(300)
 def test_hpt_trains_each_prompt_on_one_of_the_two(tmp_path: Path) -> None:
     rows = ten_steps(tmp_path / "run", "hpt", PAIRED)
@@ -56,6 +63,7 @@ def test_hpt_trains_each_prompt_on_one_of_the_two(tmp_path: Path) -> None:
     assert {row["groups/all_wrong"] > 0 for row in rows} == {True}
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["luffy", "srft"])
 def test_every_prompt_brings_its_expert(tmp_path: Path, kind: str) -> None:

@@ -85,15 +85,17 @@ def stale_adapter() -> type:
 @pytest.mark.parametrize(
     ("faulty", "message", "num_steps_done"),
     [
-        (
+        pytest.param(
             lambda: fault_in_sending("damage"),
             r"theta2\.adapter2: .*tensor model\.layers\.\S+\.weight in bucket 1 is damaged",
             1,
+            marks=pytest.mark.prove,  # As in tests/weights, but in a whole run.
         ),
-        (
+        pytest.param(
             lambda: fault_in_sending("skip"),
             r"theta2\.adapter2: .*bucket 1 \(first tensor model\.layers\.\S+\) was skipped",
             1,
+            marks=pytest.mark.prove,  # As in tests/weights, but in a whole run.
         ),
         (
             lambda: fault_in_sending("stale"),

@@ -145,7 +145,8 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(
     assert f"job {name} goes on" in errors
     assert jobs(head)[name]["status"] == "RUNNING"
     assert ask(head, "stop", name)
-    wait_for_end(head, name)
+    assert "nothing was trained yet" in wait_for_end(head, name)["logs"]
+    assert list((tmp_path / "run").glob("checkpoints/*")) == []
 
 
 def wait_for_end(head: Head, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from tests.main_job.harness import Job, metrics, train, wait_for_step
 from tests.main_job.hosts import PORT, Host, two_hosts
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.prove, pytest.mark.timeout(600)]
 SETS = (
     "placement.rollout={cpus: 1, labels: {role: rollout}}",
     "placement.learner={cpus: 0.5, labels: {role: learner}}",

@@ -1,12 +1,7 @@
-"""Tensor bytes of a learner rank by torch's profiler, in a process of its own.
-
-python -m tests.planning.measured CONFIG_JSON RANK HOST PORT   (RANK 0: prints HOST PORT first)
-"""
+"""Tensor bytes of a learner rank by torch's profiler, each rank in a fresh process."""
 
 import gc
-import json
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -16,9 +11,10 @@ from coop_rl.algorithm.packing import PackShape, pack
 from coop_rl.config import RunConfig
 from coop_rl.learner.build import LearnerRank
 from coop_rl.types import BranchBatch, Objective, TokenSample
-from tests.main_job.harness import ROOT
+from tests.support.fresh import FRESH
 
 NUM_STEPS = 2
+LIMIT_S = 240
 
 
 def learner_bytes(config: RunConfig, num_samples: int, length: int) -> dict[str, float]:
@@ -29,22 +25,22 @@ def learner_bytes(config: RunConfig, num_samples: int, length: int) -> dict[str,
         num_samples: Responses of a step, all ranks together, each of other tokens.
         length: Tokens of each, prompt included.
     """
-    given = json.dumps(config.model_dump(mode="json"))
-
-    def start(*arguments: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "tests.planning.measured", given, *arguments]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-
-    sizes = (str(num_samples), str(length))
-    first = start("0", *sizes)
-    assert first.stdout is not None
-    line = first.stdout.readline().split()
-    others = [start(str(n), *sizes, *line) for n in range(1, config.learner.num_ranks)]
-    out, _ = first.communicate(timeout=300)
-    for other in others:
-        other.communicate(timeout=60)
-    assert first.returncode == 0
-    found: dict[str, float] = json.loads(out.splitlines()[-1])
+    ours, its = FRESH.Pipe()
+    sizes = (num_samples, length)
+    first = FRESH.Process(target=rank_main, args=(config, 0, *sizes, its, None))
+    first.start()
+    ranks, address = [first], ours.recv()
+    for number in range(1, config.learner.num_ranks):
+        ranks.append(FRESH.Process(target=rank_main, args=(config, number, *sizes, None, address)))
+        ranks[-1].start()
+    try:
+        assert ours.poll(LIMIT_S), f"nothing measured within {LIMIT_S} s"
+        found: dict[str, float] = ours.recv()
+        for rank in ranks:
+            rank.join(LIMIT_S)
+    finally:
+        for rank in ranks:
+            rank.kill()
     return found
 
 
@@ -77,29 +73,29 @@ def _peak(recorded: Any) -> float:
     return float(most)
 
 
-def main() -> None:
-    """Build, step, print."""
-    config = RunConfig.model_validate(json.loads(sys.argv[1]))
-    number, num_samples, length = (int(value) for value in sys.argv[2:5])
+def rank_main(
+    config: RunConfig,
+    number: int,
+    num_samples: int,
+    length: int,
+    pipe: Connection | None,
+    address: tuple[str, int] | None,
+) -> None:
+    """Build, step, measure; rank 0 sends its address and then what it measured."""
+    torch.set_num_threads(1)
     rank = LearnerRank(config, "joint", number)
-    if number == 0:
-        host, port = rank.open_world("127.0.0.1")
-        print(host, port, flush=True)
-    else:
-        host, port = sys.argv[5], int(sys.argv[6])
+    if pipe:
+        address = rank.open_world("127.0.0.1")
+        pipe.send(address)
+    assert address
     shape = PackShape.from_config(config, hidden_size=config.learner.micro_batch_tokens)
     batch = pack(_samples(num_samples, length), [], shape)
-    learner = rank.start(host, port)
+    learner = rank.start(*address)
     learner.step(0, BranchBatch((batch,)), Objective(1.0, 0.0))
     resting = _resting()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         for step in range(1, NUM_STEPS):
             learner.step(step, BranchBatch((batch,)), Objective(1.0, 0.0))
     tokens = sum(micro.num_tokens for micro in batch.rl[number])
-    result = {"resting": resting, "peak": resting + _peak(recorded), "tokens": tokens}
-    if number == 0:
-        print(json.dumps(result), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    if pipe:
+        pipe.send({"resting": resting, "peak": resting + _peak(recorded), "tokens": tokens})

@@ -1,9 +1,6 @@
 """`coop-rl plan` as a user sees it."""
 
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +8,7 @@ from rich.console import Console
 
 from coop_rl.commands.plan import plan_run
 from coop_rl.config import load_config
-from tests.main_job.harness import ROOT
+from tests.support.in_process import ROOT, Ended, coop_rl
 
 GOLDEN = ROOT / "tests/planning/golden"
 
@@ -21,13 +18,11 @@ def golden(config: str) -> Path:
     return GOLDEN / config.removeprefix("configs/").replace("/", "-").replace(".yaml", ".txt")
 
 
-def plan(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "coop_rl", "plan", *arguments]
+def plan(*arguments: str) -> Ended:
     # As wide as a pipe, whatever terminal the tests run in.
-    environment = os.environ | {"COLUMNS": "80"}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        return coop_rl("plan", *arguments)
 
 
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.yaml"))

@@ -28,12 +28,19 @@ PROMPTS = [
 SHORT = SamplingSettings(num_samples=4, temperature=TEMPERATURE, top_p=1.0, max_tokens=40, seed=7)
 LONG = SamplingSettings(num_samples=4, temperature=TEMPERATURE, top_p=1.0, max_tokens=200, seed=7)
 
-CASES = [(a, t) for a in ("qwen3", "llama") for t in (True, False)]
+CASES = [
+    ("qwen3", True),
+    ("llama", False),
+    pytest.param(("qwen3", False), marks=pytest.mark.prove),
+    pytest.param(("llama", True), marks=pytest.mark.prove),
+]
 one_case = pytest.mark.parametrize("rig", CASES[:1], indirect=True, ids=["qwen3-tied"])
 
 
 @pytest.fixture(
-    scope="module", params=CASES, ids=[f"{a}-{'tied' if t else 'untied'}" for a, t in CASES]
+    scope="module",
+    params=CASES,
+    ids=["qwen3-tied", "llama-untied", "qwen3-untied", "llama-tied"],
 )
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     rig = Rig(tmp_path_factory.mktemp("model"), *request.param)
@@ -171,6 +178,12 @@ class Damaging(BucketSender):
         super()._send_payload(bucket, buffer)
 
 
+class Skipping(BucketSender):
+    def _transmit(self, bucket, buffer):
+        if bucket.index != 1:
+            super()._transmit(bucket, buffer)
+
+
 class Dying(BucketSender):
     def _send_payload(self, bucket, buffer):
         if bucket.index == 1:
@@ -184,6 +197,7 @@ class Dying(BucketSender):
     ("sender_class", "message"),
     [
         (Damaging, r"theta7.adapter7: .*tensor model.layers.* in bucket 1 is damaged"),
+        (Skipping, r"theta7.adapter7: .*bucket 1 \(first tensor model.layers.*\) was skipped"),
         (Dying, r"theta7.adapter7: .*receiving bucket 1 .*: a member was lost"),
     ],
 )
