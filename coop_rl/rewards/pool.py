@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from coop_rl.config.reward import RewardSection
 from coop_rl.errors import RunError
 from coop_rl.rewards.process import WorkerProcess
-from coop_rl.rewards.registry import VERIFIERS, judge_settings
+from coop_rl.rewards.registry import VERIFIERS, settings_of
 from coop_rl.rewards.user import functions_of
 from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
 from coop_rl.rewards.worker import WorkerSettings
@@ -54,8 +54,8 @@ class RewardPool:
         self._section = section
         verifiers = VERIFIERS | {"": verifier or VERIFIERS[section.kind]}
         used = [verifiers[kind] for kind in ("", *kinds)]
-        judge = judge_settings(section)
-        canaries = [_canary(verifiers[kind], kind, judge.verifier) for kind in ("", *kinds)]
+        judge = settings_of(section)
+        canaries = [_canary(verifiers[kind], kind, judge) for kind in ("", *kinds)]
         settings = WorkerSettings(
             parent_pid=os.getpid(),
             memory_bytes=section.memory_limit_mib << 20,

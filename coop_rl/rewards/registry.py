@@ -9,7 +9,7 @@ from coop_rl.rewards.math_answer import MATH_VERIFIER
 from coop_rl.rewards.number import NUMBER_VERIFIER
 from coop_rl.rewards.task_score import REASONING_GYM_VERIFIER
 from coop_rl.rewards.user import PYTHON_VERIFIER
-from coop_rl.rewards.verdict import JudgeSettings, TermSettings, Verifier, VerifierSettings
+from coop_rl.rewards.verdict import TermSettings, Verifier, VerifierSettings
 
 if TYPE_CHECKING:
     from coop_rl.config.reward import RewardSection
@@ -26,14 +26,11 @@ VERIFIERS: dict[str, Verifier] = {
 
 
 def settings_of(section: "RewardSection") -> VerifierSettings:
-    """Return what verifiers need of the section."""
-    return VerifierSettings(marker=section.marker, function=section.function or "")
-
-
-def judge_settings(section: "RewardSection") -> JudgeSettings:
     """Return what workers need of the section."""
     terms = tuple(
         TermSettings(name=name, **term.model_dump(exclude_none=True))
         for name, term in section.parts.items()
     )
-    return JudgeSettings(section.kind, settings_of(section), section.weight, terms)
+    return VerifierSettings(
+        section.marker, section.function or "", section.kind, section.weight, terms
+    )

@@ -26,12 +26,31 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class TermSettings:
+    """One weighted term besides the verifier's; fields of other kinds stay empty."""
+
+    name: str
+    weight: float
+    kind: Literal["format", "length", "python"]
+    style: str = ""
+    pattern: str = ""
+    function: str = ""
+    free_tokens: int = 0
+    max_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class VerifierSettings:
-    """The part of config section `reward` that verifiers read, without the config's imports."""
+    """Config section `reward` as workers need it, without the config's imports."""
 
     marker: str
     function: str = ""
     """`module:function`; verifier `python` only."""
+    kind: str = ""
+    """Name of the verifier of answers that name none."""
+    weight: float = 1.0
+    """Weight of the verifier's value in the reward."""
+    terms: tuple[TermSettings, ...] = ()
 
 
 TIMEOUT = Reward(0.0, False, "timeout", has_format=False)
@@ -54,27 +73,3 @@ class Verifier:
     """A gold answer of its kind."""
     canary_details: str = ""
     """What else it needs with that one."""
-
-
-@dataclass(frozen=True, slots=True)
-class TermSettings:
-    """One weighted term besides the verifier's; fields of other kinds stay empty."""
-
-    name: str
-    weight: float
-    kind: Literal["format", "length", "python"]
-    style: str = ""
-    pattern: str = ""
-    function: str = ""
-    free_tokens: int = 0
-    max_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeSettings:
-    """Everything a worker needs to turn an answer into a verdict."""
-
-    kind: str
-    verifier: VerifierSettings
-    weight: float = 1.0
-    terms: tuple[TermSettings, ...] = ()

@@ -17,7 +17,7 @@ from pathlib import Path
 from coop_rl.errors import ConfigError, RunError
 from coop_rl.rewards.terms import evaluate_term
 from coop_rl.rewards.user import load_function
-from coop_rl.rewards.verdict import CRASHED, Answer, JudgeSettings, Verifier
+from coop_rl.rewards.verdict import CRASHED, Answer, Verifier, VerifierSettings
 from coop_rl.types import Reward
 
 ORPHAN_CHECK_S = 1.0
@@ -41,7 +41,7 @@ class WorkerSettings:
     """The user's functions, loaded at the start for the same reason."""
     verifiers: Mapping[str, Verifier]
     """Verifiers by the name an answer gives; the empty name stands for that of `reward.kind`."""
-    judge: JudgeSettings
+    judge: VerifierSettings
     canaries: tuple[Answer, ...]
     """Right answers, which each process judges at its start."""
 
@@ -83,7 +83,7 @@ def _check_verifiers(settings: WorkerSettings) -> None:
     Raises:
         RunError: With what was expected.
     """
-    plain = JudgeSettings(settings.judge.kind, settings.judge.verifier)
+    plain = replace(settings.judge, weight=1.0, terms=())
     for canary in settings.canaries:
         for answer, is_right in ((canary, True), (replace(canary, text=""), False)):
             verdict = judge(settings.verifiers[answer.verifier], plain, answer)
@@ -102,10 +102,10 @@ def _die_with(parent_pid: int) -> None:
     os._exit(1)
 
 
-def judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Reward:
+def judge(verifier: Verifier, settings: VerifierSettings, answer: Answer) -> Reward:
     """Return the verdict on one answer; whatever fails makes it `crashed`."""
     try:
-        verdict = verifier.verify(answer, settings.verifier)
+        verdict = verifier.verify(answer, settings)
         if settings.terms or settings.weight != 1.0:
             verdict = _weigh(verdict, settings, answer)
     except BaseException as error:  # hostile text: even SystemExit costs this answer only
@@ -117,7 +117,7 @@ def judge(verifier: Verifier, settings: JudgeSettings, answer: Answer) -> Reward
     return CRASHED
 
 
-def _weigh(verdict: Reward, settings: JudgeSettings, answer: Answer) -> Reward:
+def _weigh(verdict: Reward, settings: VerifierSettings, answer: Answer) -> Reward:
     """Add the weighted terms."""
     value = settings.weight * verdict.value
     parts = [("correct", verdict.value)]
