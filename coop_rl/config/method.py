@@ -13,7 +13,7 @@ prompts that the step samples, where the data has them."""
 
 
 class MethodSection(Section):
-    """What the rest of the program asks of a method; each says what is not so by default."""
+    """What the rest of the program asks of a method; a section states only what differs."""
 
     samples: ClassVar[bool] = True
     """Whether it learns from rollouts."""
@@ -43,7 +43,7 @@ class MethodSection(Section):
 class EstimatorMethod(MethodSection):
     """A method whose RL loss is an estimator's, which its field `rl` chooses."""
 
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # a field of every subclass, each with a place and a default of its own
         rl: AnyRl
 
     @property
