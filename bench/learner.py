@@ -24,13 +24,12 @@ from report import Detail, Measure, of_ratios, save
 from coop_rl.algorithm.packing import PackShape, pack, useful_share
 from coop_rl.config import RunConfig, load_config
 from coop_rl.learner.build import LearnerRank
-from coop_rl.models import load_causal_lm
+from coop_rl.models import DTYPES, load_causal_lm
 from coop_rl.models.policy import visible
 from coop_rl.types import BranchBatch, Objective, PackedBatch, TokenSample
 
 CONFIG = Path("configs/local/smollm2-chain-sum.yaml")
 NUM_PROMPTS, NUM_SAMPLES, MAX_TOKENS, PROMPT_TOKENS, NUM_THREADS = 4, 8, 64, 40, 2
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def samples(seed: int) -> list[TokenSample]:
@@ -108,7 +107,7 @@ def our_steps(config: RunConfig) -> Callable[[PackedBatch], None]:
 
     def step(batch: PackedBatch) -> None:
         result, _ = learner.step(next(numbers), BranchBatch((batch,)), Objective(1.0, 0.0))
-        assert result.is_step_applied
+        assert result.updates.is_applied
 
     return step
 

@@ -25,14 +25,15 @@ from typing import Any
 
 import psutil
 import torch
+from peak_memory import measure_extra_memory
 from report import Measure, of_ratios, save
 
 from coop_rl.config import RunConfig, load_config
-from coop_rl.learner.build import DTYPES, GatheredTheta, build_policy
+from coop_rl.learner.build import GatheredTheta, build_policy
 from coop_rl.learner.engine import EngineSettings
+from coop_rl.models import DTYPES
 from coop_rl.rollout.vllm_engine import VllmEngine
 from coop_rl.types import PolicyVersion
-from coop_rl.weights.peak_memory import measure_extra_memory
 from coop_rl.weights.process_group import PeerGroup, open_store
 from coop_rl.weights.publisher import WeightPublisher
 from coop_rl.weights.receipt import receipt_of
@@ -167,15 +168,14 @@ async def measure(
     receipt_of(theta)
     raw, found = RawBroadcast(sum(sizes)), []
     for number in range(rounds + 1):
-        extra, ours_cpu_s = measure_extra_memory(worker), cpu_seconds(worker)
+        at_worker, at_sender = measure_extra_memory(worker), measure_extra_memory()
+        ours_cpu_s = cpu_seconds(worker)
         version = PolicyVersion(number, number)
         report = await asyncio.to_thread(publisher.publish, version)
-        worker_bytes, ours = extra(), ours_cpu_s()
+        sender_bytes, worker_bytes, ours = at_sender(), at_worker(), ours_cpu_s()
         raw_cpu_s = cpu_seconds(raw.pid)
         raw_s = raw.seconds()
-        found.append(
-            Round(report.seconds, raw_s, ours, raw_cpu_s(), report.extra_bytes, worker_bytes)
-        )
+        found.append(Round(report.seconds, raw_s, ours, raw_cpu_s(), sender_bytes, worker_bytes))
     raw.close()
     publisher.close()
     await engine.shutdown()

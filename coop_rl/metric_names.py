@@ -107,7 +107,6 @@ METRICS: dict[str, Metric] = {
     "shadow/kl": Metric("nats", "mean over responses of log pi_joint - log pi_shadow"),
     "sync/bytes": Metric("bytes", "sent to the rollout actors"),
     "sync/seconds": Metric("s", "of it, as the sender measured"),
-    "sync/extra_bytes": Metric("bytes", "memory a learner rank took for it at the peak"),
     "sync/canary_mean": Metric(
         "nats", "mean |log pi_engine - log pi_learner| of the worst engine; when checked"
     ),

@@ -23,7 +23,16 @@ from coop_rl.config import RunConfig, load_config
 from coop_rl.data.load import load_run_data
 from coop_rl.driver.demonstrations import Demonstrations
 from coop_rl.observability.observer import RunObserver
-from coop_rl.types import AdapterGradients, TokenGrid
+from coop_rl.types import (
+    AdapterGradients,
+    GradientParts,
+    LookaheadProducts,
+    SampleSums,
+    StepMeans,
+    TokenGrid,
+    Updates,
+    Work,
+)
 
 OVERRIDES = (
     "run.num_steps=2",
@@ -37,6 +46,8 @@ OVERRIDES = (
 SHOWN_STEP = 1
 SHOWN_VALUES = 6
 WIDTH = 118
+PARTS_OF_A_REPORT = (StepMeans, SampleSums, GradientParts, Updates, Work, LookaheadProducts)
+"""Types that are shown in the row of the report that holds them."""
 HEADER = """# The data's way, with real values
 
 Written by `make docs` from two steps of the demo (Ray, vLLM, DeepSpeed; step {step} is shown); do
@@ -92,6 +103,9 @@ def show(value: Any) -> str:
             return f"{len(value)} × {inner}" if inner != "tuple" else nested(value)
         parts = ", ".join(show(v) for v in value[:SHOWN_VALUES])
         return f"({parts}{f', … {len(value)} values' if len(value) > SHOWN_VALUES else ''})"
+    if isinstance(value, PARTS_OF_A_REPORT):
+        fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return "; ".join(f"`{name}` {show(part)}" for name, part in fields)
     if dataclasses.is_dataclass(value):
         return str(value) if "__str__" in vars(type(value)) else type(value).__name__
     return repr(value).replace("|", "\\|")

@@ -27,7 +27,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
      ("response/truncated", "groups/all_right", "groups/all_wrong")),
     ("Seconds a step", "s",
      ("time/step_s", "time/generate_s", "time/train_s", "time/publish_s", "time/update_s")),
-    ("Weight sync", "bytes", ("sync/bytes", "sync/extra_bytes")),
+    ("Weight sync", "bytes", ("sync/bytes",)),
     ("Engine and learner apart (canary)", "short", ("sync/canary_mean", "sync/canary_max")),
     ("Policy lag", "short", ("policy/lag", "policy/lag_mean")),
     ("Tokens a step", "short", ("tokens/generated", "tokens/trained_rl", "tokens/trained_sft")),

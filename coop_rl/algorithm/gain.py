@@ -99,21 +99,22 @@ def estimate_gain(
         settings: How to estimate, and when the estimate counts.
     """
     shape = (len(groups), len(groups[0].rewards))
-    joint_PG = np.array(joint.log_ratio_N).reshape(shape)
-    shadow_PG = np.array(shadow.log_ratio_N).reshape(shape)
+    joint_PG = np.array(joint.samples.log_ratio_N).reshape(shape)
+    shadow_PG = np.array(shadow.samples.log_ratio_N).reshape(shape)
     ess = effective_sample_size(shadow_PG.ravel())
     ess_joint = effective_sample_size(joint_PG.ravel())
     is_healthy = bool(fresh) or min(ess, ess_joint) >= settings.min_ess
     reward_P, kl_P = None, None
     if fresh:
         reward_P = _mean_rewards(groups) - _mean_rewards(fresh)
-        if joint.kl_N:
-            kl_P = np.reshape(joint.kl_N, shape).mean(1) - np.reshape(shadow.kl_N, shape).mean(1)
+        if joint.samples.kl_N:
+            joint_kl_PG, shadow_kl_PG = (np.reshape(r.samples.kl_N, shape) for r in (joint, shadow))
+            kl_P = joint_kl_PG.mean(1) - shadow_kl_PG.mean(1)
     elif is_healthy:
         reward_PG = np.array([[r.value for r in group.rewards] for group in groups])
         reward_P = gain_per_prompt(reward_PG, joint_PG, shadow_PG)
-        if joint.kl_N:
-            joint_kl_PG, shadow_kl_PG = (np.reshape(r.kl_N, shape) for r in (joint, shadow))
+        if joint.samples.kl_N:
+            joint_kl_PG, shadow_kl_PG = (np.reshape(r.samples.kl_N, shape) for r in (joint, shadow))
             kl_P = (np.exp(joint_PG) * joint_kl_PG - np.exp(shadow_PG) * shadow_kl_PG).mean(1)
     value_P = None
     if reward_P is not None:

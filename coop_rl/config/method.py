@@ -6,6 +6,7 @@ from pydantic import Field
 
 from coop_rl.config.base import Section
 from coop_rl.config.estimators import AnyRl, DrGrpoRl, ReweightedRl, RlSettings
+from coop_rl.config.optimizer import OptimizerSection
 
 WhichDemonstrations = Literal["none", "next", "matching"]
 """Which demonstrations a method learns from: none; the step's own, in seeded order; or those of the
@@ -243,10 +244,7 @@ Method = Annotated[
 ]
 
 
-Schedule = Literal["constant", "linear", "cosine"]
-
-
-class AdapterSection(Section):
+class AdapterSection(OptimizerSection):
     """The adapter w: LoRA factors A, B on the linear layers, scaled by alpha / rank."""
 
     rank: int = Field(16, ge=1)
@@ -255,20 +253,8 @@ class AdapterSection(Section):
     """LoRA alpha (paper: 16)."""
     lr: float = Field(1e-5, ge=0)
     """w's own rate; the paper does not state one, 10-20x theta's is the default here."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW betas of w's optimiser."""
-    weight_decay: float = Field(0.0, ge=0)
-    """AdamW weight decay of w."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps over which w's rate rises linearly to `lr`."""
-    lr_schedule: Schedule = "constant"
-    """How w's rate goes on to `lr_final * lr` at the run's end."""
-    lr_final: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of `lr` at the end; `linear` and `cosine` only."""
     max_update_norm: float | None = Field(None, gt=0)
     """A longer change of w is scaled down to this norm; null: no limit."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """w's gradient is scaled down to this norm when longer."""
     targets: tuple[str, ...] = (
         "q_proj",
         "k_proj",

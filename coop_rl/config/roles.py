@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from coop_rl.config.base import Section
+from coop_rl.config.optimizer import OptimizerSection
 
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
 """Names of environment variables that hold secrets."""
@@ -46,7 +47,7 @@ class RolloutSection(Section):
     """Share the prompt's key-value cache between the samples of a group."""
 
 
-class LearnerSection(Section):
+class LearnerSection(OptimizerSection):
     """The learner groups: joint's and the shadow's are built from the same settings."""
 
     num_ranks: int = Field(1, ge=1)
@@ -55,23 +56,10 @@ class LearnerSection(Section):
     """DeepSpeed ZeRO stage; a single rank has nothing to split and takes 0."""
     lr: float = Field(1e-6, ge=0)
     """Learning rate of theta and theta-hat."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW betas."""
-    weight_decay: float = Field(0.0, ge=0)
-    """AdamW weight decay."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps over which the learning rate rises linearly to `lr`."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate then falls to `lr_final * lr` at the run's end; `constant`: not at
-    all."""
-    lr_final: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of `lr` that is left at the run's end; `linear` and `cosine` only."""
     num_minibatches: int = Field(1, ge=1)
     """Optimiser steps that a meta-step's data is cut into; a prompt's responses stay together."""
     num_epochs: int = Field(1, ge=1)
     """Passes over a meta-step's data."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """A fused theta-gradient with a larger norm is scaled down to this one."""
     micro_batch_tokens: int = Field(16384, ge=1)
     """Upper limit of a micro-batch's tokens, padding included; a longer sequence is a micro-batch
     of its own."""

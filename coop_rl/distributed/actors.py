@@ -212,7 +212,7 @@ class MetaControllerActor(PeerShell):
     @span("push w")
     def push_w(self) -> Receipt:
         """Broadcast w to the learners; return its checksums."""
-        return self._meta.push()
+        return self._meta.push_w()
 
     @span("save")
     def save(self, folder: str) -> None:

@@ -66,10 +66,14 @@ class LearnerActor(PeerShell):
         return adapter.shapes if adapter else None
 
     def connect_rollouts(self, engines: list[Member[RolloutActor]]) -> None:
-        """Join the weight transfer group; rank 0 drives the rollout actors."""
+        """Build the publisher of this rank's weights; rank 0 drives the rollout actors."""
+        from coop_rl.learner.build import build_publisher
+
         tensor_parallel = self._config.rollout.tensor_parallel_size
         timeout_s = self._config.sync.timeout_s
-        self._learner.connect_rollouts(
+        self._publisher = build_publisher(
+            self._config,
+            self._learner,
             RayWeightSyncClient(engines, tensor_parallel, timeout_s, self._leave_memory),
             backend=self._backend,
             host=address_for_peers(self._config),
@@ -86,7 +90,7 @@ class LearnerActor(PeerShell):
     @span("receive w")
     def receive_w(self) -> Receipt:
         """Receive w from the meta-controller; return the checksums of what is held then."""
-        return self._learner.receive_guidance()
+        return self._learner.receive_w()
 
     def score(self, rows: list[TokenRow]) -> list[list[float]]:
         """Return log-probs of the rows' responses; all ranks are called alike."""
@@ -100,12 +104,13 @@ class LearnerActor(PeerShell):
 
     def receipt(self) -> Receipt:
         """Return the checksums of what `publish` sends; all ranks are called alike."""
-        return self._learner.receipt()
+        return self._publisher.receipt()
 
     def publish(self, version: PolicyVersion) -> "SyncReport":
         """Send merged weights to the rollout actors."""
         with self._turn("publish"):
-            return self._learner.publish(version)
+            self._learner.check_version(version)
+            return self._publisher.publish(version)
 
     def save(self, folder: str) -> None:
         """Write this branch's state."""

@@ -2,7 +2,7 @@
 
 `distributed.build` creates a team, a command starts it, and `driver/` calls its members.
 
-meta --- "guidance" group --- joint ranks, shadow ranks         (push of w)
+meta --- "w" group --- joint ranks, shadow ranks                (push of w)
 joint rank r --- "resync" group --- shadow rank r               (their parts of theta's state)
 joint rank 0 --- weight transfer (vLLM) --- engine workers      (merged weights)
 shadow rank 0 --- weight transfer --- its own engine workers    (only where the shadow samples)
@@ -23,7 +23,7 @@ from coop_rl.distributed.actors import (
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member, argument
-from coop_rl.learner.groups import GUIDANCE_GROUP, RESYNC_GROUP
+from coop_rl.learner.groups import RESYNC_GROUP, W_GROUP
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Team:
         """
         groups: list[tuple[str, Sequence[Member[PeerShell]]]] = []
         if self.meta:
-            groups.append((GUIDANCE_GROUP, (self.meta, *self.learners)))
+            groups.append((W_GROUP, (self.meta, *self.learners)))
         for pair in zip(self.joint, self.shadow, strict=False):  # a run may have no shadow
             groups.append((RESYNC_GROUP, pair))
         opening = [members[0].call(PeerShell.open_group, name) for name, members in groups]

@@ -173,5 +173,4 @@ class TeamWeights:
             reports = gather(calls, self._timeout_s)
         self._stages.count("sync/bytes", reports[0].num_bytes)
         self._stages.count("sync/seconds", reports[0].seconds)
-        self._stages.count("sync/extra_bytes", max(report.extra_bytes for report in reports))
         self._canary.check_when_due(version)

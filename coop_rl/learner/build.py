@@ -15,17 +15,15 @@ from coop_rl.learner.meta_controller import build_adapter
 from coop_rl.learner.packing_check import check_packing, check_window
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
-from coop_rl.models import Adapter, PolicyModel, adapter_shapes, load_causal_lm
+from coop_rl.models import DTYPES, Adapter, PolicyModel, adapter_shapes, load_causal_lm
 from coop_rl.models.head import chunk_for
-from coop_rl.types import Branch, PolicyVersion
+from coop_rl.types import Branch
 from coop_rl.weights.gloo_sender import WeightSyncClient
 from coop_rl.weights.process_group import open_store
-from coop_rl.weights.publisher import SyncBackend, SyncReport, WeightPublisher
-from coop_rl.weights.receipt import Receipt, receipt_of
+from coop_rl.weights.publisher import SyncBackend, WeightPublisher
 from coop_rl.weights.source import MergedWeightSource
 
 GIB = 2**30
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class GatheredTheta:
@@ -44,53 +42,35 @@ class GatheredTheta:
         return self._engine.full_parameters()
 
 
-class PublishingLearner(Learner):
-    """A learner that can also send merged weights to the rollout actors of its branch."""
+def build_publisher(
+    config: RunConfig,
+    learner: Learner,
+    client: WeightSyncClient,
+    *,
+    backend: SyncBackend,
+    host: str,
+    num_engine_workers: int,
+) -> WeightPublisher:
+    """Build what sends merged theta + s*B*A of `learner`; it connects at the first publish.
 
-    publisher: WeightPublisher
-    source: MergedWeightSource
-    wire_dtype: torch.dtype
-    sync_timeout_s: float
-
-    def connect_rollouts(
-        self,
-        client: WeightSyncClient,
-        *,
-        backend: SyncBackend,
-        host: str,
-        num_engine_workers: int,
-    ) -> None:
-        """Prepare the weight sync; it connects at the first publish.
-
-        Args:
-            client: Drives the rollout actors; used by rank 0.
-            backend: How the weights travel.
-            host: This machine's address for the rollout actors.
-            num_engine_workers: Worker processes of all rollout actors together.
-        """
-        self.source = MergedWeightSource(GatheredTheta(self.engine), self.adapter, self.wire_dtype)
-        self.publisher = WeightPublisher(
-            backend=backend,
-            rank=self.engine.rank,
-            num_engine_workers=num_engine_workers,
-            host=host,
-            client=client,
-            source=self.source,
-            timeout_s=self.sync_timeout_s,
-        )
-
-    def receipt(self) -> Receipt:
-        """Return the checksums of what `publish` would send now; every rank gathers."""
-        return receipt_of(self.source)
-
-    def publish(self, version: PolicyVersion) -> SyncReport:
-        """Send merged weights; when this returns, every rollout actor samples with `version`.
-
-        Raises:
-            VersionError: This learner is at another version.
-        """
-        self.check_version(version)
-        return self.publisher.publish(version)
+    Args:
+        config: The run.
+        learner: Its version is what `publish` is asked for.
+        client: Drives the rollout actors; used by rank 0.
+        backend: How the weights travel.
+        host: This machine's address for the rollout actors.
+        num_engine_workers: Worker processes of all rollout actors together.
+    """
+    theta, dtype = GatheredTheta(learner.engine), DTYPES[config.rollout.dtype]
+    return WeightPublisher(
+        backend=backend,
+        rank=learner.engine.rank,
+        num_engine_workers=num_engine_workers,
+        host=host,
+        client=client,
+        source=MergedWeightSource(theta, learner.adapter, dtype),
+        timeout_s=config.sync.timeout_s,
+    )
 
 
 class LearnerRank:
@@ -109,7 +89,7 @@ class LearnerRank:
         self._store, port = open_store(host, self._config.placement.startup_timeout_s)
         return host, port
 
-    def start(self, host: str, port: int) -> PublishingLearner:
+    def start(self, host: str, port: int) -> Learner:
         """Join the world and build the learner; all ranks at the same time.
 
         The model is loaded before the world is joined. Joining waits for the slowest rank to load,
@@ -132,12 +112,8 @@ class LearnerRank:
         )
         engine = DeepSpeedEngine(policy, EngineSettings.from_config(config), timeout_s)
         check_packing(engine, layout_of(config), DTYPES[config.model.dtype])
-        learner = PublishingLearner(
-            LearnerSettings.from_config(config), self._branch, engine, adapter, reference
-        )
-        learner.wire_dtype = DTYPES[config.rollout.dtype]
-        learner.sync_timeout_s = timeout_s
-        return learner
+        settings = LearnerSettings.from_config(config)
+        return Learner(settings, self._branch, engine, adapter, reference)
 
 
 def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:

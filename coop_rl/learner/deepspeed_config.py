@@ -4,14 +4,15 @@ from typing import Any
 
 from coop_rl.learner.engine import EngineSettings
 
-NEVER = 10**9
-REDUCE_BUCKET = 50_000_000
-"""At most; DeepSpeed's default of ten times as many is a buffer of 1 GB."""
+NEVER_STEPS = 10**9
+REDUCE_BUCKET_VALUES = 50_000_000
+"""Most gradient values reduced at once; DeepSpeed's default, ten times as many, is a buffer of
+1 GB."""
 
 
 def reduce_bucket(num_params: int) -> int:
-    """Return the gradient values reduced at once: a buffer of its own, at stage 3 for good."""
-    return min(REDUCE_BUCKET, num_params)
+    """Return the gradient values reduced at once, through a buffer that stage 3 never frees."""
+    return min(REDUCE_BUCKET_VALUES, num_params)
 
 
 def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any]:
@@ -19,8 +20,8 @@ def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any
     is_bfloat16 = settings.is_bfloat16 and settings.zero_stage > 0
     optimizer = {
         "lr": 0.0,  # set at every step
-        "betas": list(settings.betas),
-        "weight_decay": settings.weight_decay,
+        "betas": list(settings.optimizer.betas),
+        "weight_decay": settings.optimizer.weight_decay,
         "torch_adam": True,
         "fused": True,  # one pass over the state: an eighth of the time on a CPU core
     }
@@ -29,17 +30,17 @@ def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         # At stage 0 the engine clips, and has the masters and the optimiser.
-        "gradient_clipping": settings.max_grad_norm if settings.zero_stage else 0.0,
+        "gradient_clipping": settings.optimizer.max_grad_norm if settings.zero_stage else 0.0,
         "zero_allow_untested_optimizer": True,
         "optimizer": {"type": "AdamW", "params": optimizer},
         "zero_optimization": {
             "stage": settings.zero_stage,
             "reduce_bucket_size": reduce_bucket(num_params),
             "overlap_comm": False,  # stages 0, 1, 3 refuse it with unmanaged accumulation
-            "stage3_param_persistence_threshold": settings.persistence_threshold,
+            "stage3_param_persistence_threshold": settings.persistence_threshold_values,
         },
         "bf16": {"enabled": is_bfloat16},
-        "steps_per_print": NEVER,
+        "steps_per_print": NEVER_STEPS,
     }
     if is_bfloat16:
         config["data_types"] = {"grad_accum_dtype": "fp32"}

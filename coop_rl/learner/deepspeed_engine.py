@@ -1,18 +1,12 @@
 """theta on DeepSpeed ZeRO 0-3; the only module that imports deepspeed.
 
 Gradients accumulate over any number of `backward` calls (`managed_gradient_accumulation: false`)
-and one `step` ends them. Where they lie in between differs by stage, and reading or scaling them
-touches DeepSpeed's internals, all of it in this file:
-
-| stage | accumulated gradient | reduced |
-|---|---|---|
-| 0 | `grad` of the masters (`whole_masters`) | in `step`, by us |
-| 1 | `param.grad` | in `step`, by DeepSpeed |
-| 2 | own slices of `all_grad_tensors` (bf16: one flat buffer) | in every `backward` |
-| 3 | partitions in `averaged_gradients` | in every `backward` |
+and one `step` ends them. Where they and the optimiser's state lie in between differs by stage:
+at stage 0 masters, reduction, clipping and the guard against non-finite gradients are ours
+(`whole_masters`), at stages 1 to 3 they are DeepSpeed's (`zero_storage`).
 
 DeepSpeed averages over ranks; our losses carry global denominators, so they are multiplied by the
-number of ranks. Of stage 0 masters, clipping and the guard against non-finite gradients are ours.
+number of ranks.
 """
 
 import logging
@@ -36,13 +30,13 @@ from coop_rl.learner.engine import (
     OptimizerMoments,
     State,
     StepStats,
-    fill_state,
     live_state,
     swap_states,
     take,
 )
-from coop_rl.learner.whole_masters import WholeMasters, gradients_of
+from coop_rl.learner.whole_masters import WholeMasters
 from coop_rl.learner.world import limit_all_groups
+from coop_rl.learner.zero_storage import ZeroStorage
 from coop_rl.models import TokenScores, checkpoint_name
 from coop_rl.types import TokenGrid
 
@@ -63,30 +57,36 @@ class DeepSpeedEngine:
         self._stage = settings.zero_stage
         self._stash: list[State] = []
         self._settings = settings
-        self._is_bfloat16 = settings.is_bfloat16
         deepspeed = _import_deepspeed()
         self._params = [(checkpoint_name(n), p) for n, p in module.named_parameters()]
         # Taken now: ZeRO-3 empties the parameters it partitions.
         self._metadata = [(name, tuple(p.shape)) for name, p in self._params]
+        weights = [p for _, p in self._params]
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=self._build_optimizer if self._stage == 0 else None,
-            model_parameters=[p for _, p in self._params],
-            config=deepspeed_config(settings, sum(p.numel() for _, p in self._params)),
+            model_parameters=weights,
+            config=deepspeed_config(settings, sum(p.numel() for p in weights)),
             dist_init_required=False,
         )
-        if self._stage == 0:
-            self._engine.enable_backward_allreduce = False
         limit_all_groups(timeout_s)
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.device = torch.device(self._engine.device)
         self.loss_factor = float(self.world_size)
+        self._storage: WholeMasters | ZeroStorage
+        if self._stage == 0:
+            self._engine.enable_backward_allreduce = False
+            self._storage = self._whole_masters
+        else:
+            self._storage = ZeroStorage(
+                self._engine.optimizer, deepspeed.utils, self._stage, weights, self.rank
+            )
 
-    def _build_optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    def _build_optimizer(self, weights: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         """Stage 0: take masters of the weights, which are on the device by now."""
-        self._replica = WholeMasters(parameters, self._settings)
-        return self._replica.optimizer
+        self._whole_masters = WholeMasters(weights, self._settings)
+        return self._whole_masters.optimizer
 
     def __call__(self, grid: TokenGrid) -> TokenScores:
         """Score tokens."""
@@ -102,21 +102,21 @@ class DeepSpeedEngine:
         for tensor in self.gradient_tensors():
             tensor.mul_(factor)
 
+    def gradient_tensors(self) -> list[torch.Tensor]:
+        """Return the tensors that hold the accumulated gradient."""
+        return self._storage.gradients()
+
     def gradient_parts(self) -> list[torch.Tensor]:
-        """Return copies of own parts of the accumulated gradient, one for every own master."""
-        if self._stage == 0:
+        """Return copies of this rank's parts of the accumulated gradient, one for each master."""
+        if isinstance(self._storage, WholeMasters):
             return [whole for owner, whole in self._reduced() if owner == self.rank]
         if self._stage == 1:
-            return [self._own_partition()]
-        if self._stage == 3:
-            groups = self._engine.optimizer.averaged_gradients
-            grouped = [groups[group] for group in sorted(groups)]
-        else:
-            grouped = [self.gradient_tensors()]
-        flat = [torch.cat([t.detach().float().reshape(-1) for t in parts]) for parts in grouped]
+            return [self._partition()]
+        groups = self._storage.gradient_groups()
+        flat = [torch.cat([t.detach().float().reshape(-1) for t in parts]) for parts in groups]
         return [
             nn.functional.pad(part, (0, master.numel() - part.numel()))
-            for part, master in zip(flat, self._masters(), strict=True)
+            for part, master in zip(flat, self._storage.masters, strict=True)
         ]
 
     def _reduced(self) -> Iterator[tuple[int, torch.Tensor]]:
@@ -126,34 +126,34 @@ class DeepSpeedEngine:
             self.all_reduce_sum(whole)
             yield index % self.world_size, whole.div_(self.world_size)
 
-    def _own_partition(self) -> torch.Tensor:
+    def _partition(self) -> torch.Tensor:
         """Return this rank's slice of the flat gradient, where stage 1 keeps its masters."""
-        own = torch.zeros_like(self._masters()[0])
-        start = self.rank * own.numel()
+        part = torch.zeros_like(self._storage.masters[0])
+        start = self.rank * part.numel()
         offset = 0
         for _, whole in self._reduced():
-            low, high = max(start, offset), min(start + own.numel(), offset + whole.numel())
+            low, high = max(start, offset), min(start + part.numel(), offset + whole.numel())
             if low < high:
-                own[low - start : high - start] = whole.reshape(-1)[low - offset : high - offset]
+                part[low - start : high - start] = whole.reshape(-1)[low - offset : high - offset]
             offset += whole.numel()
-        return own
+        return part
 
     def moment_parts(self) -> list[OptimizerMoments]:
-        """Return the moments of own masters."""
-        masters = self._masters()
+        """Return the moments of this rank's masters; at stage 0 all ranks share them out."""
+        masters = self._storage.masters
         if self._stage == 0:
             masters = masters[self.rank :: self.world_size]
-        states = [self._inner_optimizer().state[master] for master in masters]
+        states = [self._storage.optimizer.state[master] for master in masters]
         return [OptimizerMoments(state["exp_avg"], state["exp_avg_sq"]) for state in states]
 
     def num_updates(self) -> int:
         """Return AdamW's step count."""
-        return int(self._inner_optimizer().state[self._masters()[0]]["step"])
+        return int(self._storage.optimizer.state[self._storage.masters[0]]["step"])
 
     @contextmanager
     def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> Iterator[None]:
         """Compute with other masters meanwhile."""
-        masters = self._masters()
+        masters = self._storage.masters
         kept = [master.detach().clone() for master in masters]
         with torch.no_grad():
             for master, part in zip(masters, self._whole(parts), strict=True):
@@ -167,10 +167,10 @@ class DeepSpeedEngine:
 
     def _whole(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield `parts` cut like the masters, which stage 0 holds whole on every rank."""
-        own = iter(parts)
-        for index, master in enumerate(self._masters()):
+        remaining = iter(parts)
+        for index, master in enumerate(self._storage.masters):
             if self._stage > 0 or index % self.world_size == self.rank:
-                part = next(own)
+                part = next(remaining)
             else:
                 part = torch.zeros_like(master)
             if self._stage == 0 and self.world_size > 1:
@@ -181,7 +181,7 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def swap_optimizer_state(self) -> None:
         """Exchange AdamW's state with the second one, part by part on every rank."""
-        swap_states(self._states(), self._stash)
+        swap_states(self._storage.states(), self._stash)
 
     def offload_moments(self, device: torch.device) -> None:
         """Move the moments."""
@@ -190,44 +190,35 @@ class DeepSpeedEngine:
                 f"shadow.offload needs learner.zero_stage 0 or 3, got {self._stage}: DeepSpeed "
                 "keeps views of the optimiser state at stages 1 and 2"
             )
-        for state in self._states():
+        for state in self._storage.states():
             for moment in MOMENTS:
                 state[moment].data = state[moment].data.to(device)
 
     def zero_grad(self) -> None:
         """Forget the accumulated gradient."""
-        if self._stage == 0:
-            self._replica.zero_grad()
-            return
-        zero = self._engine.optimizer
-        zero.zero_grad()
-        if self._stage < 3:
-            # zero_grad leaves the reduced sums.
-            for group in list(zero.averaged_gradients):
-                zero.averaged_gradients[group] = None
-            for group in list(zero.all_grad_tensors):
-                zero.all_grad_tensors[group] = None
+        self._storage.zero_grad()
 
     def step(self, lr: float) -> StepStats:
         """Clip and update on all ranks, or skip on all."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        if self._stage == 0:
-            return self._step_replicated()
+        if isinstance(self._storage, WholeMasters):
+            return self._step_whole(self._storage)
         self._engine.step()
         return StepStats(
             float(self._engine.get_global_grad_norm()), bool(self._engine.was_step_applied())
         )
 
-    def _step_replicated(self) -> StepStats:
+    def _step_whole(self, storage: WholeMasters) -> StepStats:
         if self.world_size > 1:
-            self._engine.buffered_allreduce_fallback(self._replica.gradients())
+            self._engine.buffered_allreduce_fallback(storage.gradients())
         # The reduced gradients are the same on all ranks, hence so is the verdict.
-        norm = nn.utils.clip_grad_norm_(self._replica.masters, self._settings.max_grad_norm)
+        limit = self._settings.optimizer.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(storage.masters, limit)
         is_applied = bool(torch.isfinite(norm))
         if is_applied:
             self._engine.step()
-            self._replica.refresh()
+            storage.refresh()
         self.zero_grad()
         return StepStats(float(norm), is_applied)
 
@@ -238,145 +229,44 @@ class DeepSpeedEngine:
     def full_parameters(self) -> NamedTensors:
         """Yield the full fp32 parameters, gathering one at a time."""
         for name, parameter in self._params:
-            if 0 < self._stage < 3 and not self._is_bfloat16:
+            if 0 < self._stage < 3 and not self._settings.is_bfloat16:
                 yield name, parameter.detach()
             else:
-                yield name, self._full(parameter)
+                yield name, self._storage.full(parameter)
 
     def export_state(self) -> NamedTensors:
         """Yield step count, masters and moments, gathering one at a time."""
-        step = self._states()[0]["step"]
+        step = self._storage.states()[0]["step"]
         yield NUM_STEPS, step.to("cpu", torch.int64).view(1)
         for (_, parameter), (name, shape) in zip(self._params, self._metadata, strict=True):
-            yield MASTER + name, self._full(parameter).view(shape)
+            yield MASTER + name, self._storage.full(parameter).view(shape)
             for moment in MOMENTS:
-                yield f"{moment}/{name}", self._full(parameter, moment).view(shape)
+                yield f"{moment}/{name}", self._storage.full(parameter, moment).view(shape)
 
     @torch.no_grad()
     def import_state(self, tensors: NamedTensors) -> None:
         """Overwrite step count, masters and moments; each rank keeps its part."""
         num_steps = int(take(tensors, NUM_STEPS, (1,)))
-        for state in self._states():
+        for state in self._storage.states():
             state["step"].fill_(num_steps)
         for (_, parameter), (name, shape) in zip(self._params, self._metadata, strict=True):
-            self._overwrite(parameter, take(tensors, MASTER + name, shape), None)
+            self._storage.overwrite(parameter, take(tensors, MASTER + name, shape), None)
             for moment in MOMENTS:
-                self._overwrite(parameter, take(tensors, f"{moment}/{name}", shape), moment)
+                self._storage.overwrite(parameter, take(tensors, f"{moment}/{name}", shape), moment)
         self.refresh_weights()
 
     def state_tensors(self) -> list[torch.Tensor]:
-        """Return own masters with their AdamW state."""
-        return live_state(self._masters(), self._states())
+        """Return this rank's masters with their AdamW state."""
+        return live_state(self._storage.masters, self._storage.states())
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> None:
         """Sum over the ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(tensor)
 
-    def gradient_tensors(self) -> list[torch.Tensor]:
-        """Return the tensors that hold the accumulated gradient (see the table above)."""
-        if self._stage == 0:
-            return self._replica.gradients()
-        if self._stage == 1:
-            return gradients_of(p for _, p in self._params)
-        zero = self._engine.optimizer
-        if self._stage == 3:
-            return [
-                part
-                for group in sorted(zero.averaged_gradients)
-                for part in zero.averaged_gradients[group]
-            ]
-        parts: list[torch.Tensor] = []
-        for i in range(len(zero.bit16_groups)):
-            if zero._use_compact_grad_partition_buffer(i):
-                parts.append(zero._get_compact_grad_partition_buffer(i).flat_partition)
-            else:
-                # Views of the valid slices; nothing is copied.
-                parts += zero.get_flat_partition(
-                    zero.params_in_partition[i],
-                    zero.first_offset[i],
-                    zero.partition_size[i],
-                    dtype=zero.gradient_accumulation_dtype,
-                    device=self.device,
-                    param_group_idx=i,
-                    return_tensor_list=True,
-                )
-        return parts
-
-    def _inner_optimizer(self) -> torch.optim.Optimizer:
-        optimizer = self._engine.optimizer
-        inner: torch.optim.Optimizer = optimizer if self._stage == 0 else optimizer.optimizer
-        return inner
-
-    def _masters(self) -> list[torch.Tensor]:
-        """Return the fp32 tensors the inner optimiser updates."""
-        if self._stage == 0:
-            return self._replica.masters
-        zero = self._engine.optimizer
-        return list(
-            zero.fp32_partitioned_groups_flat
-            if self._stage == 3
-            else zero.single_partition_of_fp32_groups
-        )
-
-    def _states(self) -> list[State]:
-        """Return AdamW's state of every master, made as its first step would make it."""
-        inner = self._inner_optimizer()
-        for master in self._masters():
-            fill_state(inner.state[master], master)
-        if self._stage in (1, 2):
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
-        return [inner.state[master] for master in self._masters()]
-
-    def _full(self, parameter: nn.Parameter, moment: str | None = None) -> torch.Tensor:
-        import deepspeed.utils as access
-
-        full: torch.Tensor
-        if self._stage == 0:
-            full = self._replica.value(parameter, moment)
-        elif moment is None:
-            full = access.safe_get_full_fp32_param(parameter)
-        else:
-            full = access.safe_get_full_optimizer_state(parameter, moment)
-        return full.detach()
-
-    def _overwrite(self, parameter: nn.Parameter, value: torch.Tensor, moment: str | None) -> None:
-        import deepspeed.utils as access
-
-        value = value.to(self.device)
-        if self._stage == 0:
-            self._full(parameter, moment).copy_(value)
-        elif self._stage < 3:
-            if moment is None:
-                access.safe_set_full_fp32_param(parameter, value)
-            else:
-                access.safe_set_full_optimizer_state(parameter, value, moment)
-        else:
-            # The full-tensor setter refuses parameters that do not divide evenly over the ranks.
-            share = parameter.ds_tensor.numel()  # type: ignore[attr-defined] # set by ZeRO-3
-            padded = torch.zeros(share * self.world_size, device=self.device)
-            padded[: value.numel()] = value.reshape(-1)
-            own = padded.narrow(0, share * self.rank, share)
-            if moment is None:
-                access.safe_set_local_fp32_param(parameter, own)
-            else:
-                access.safe_set_local_optimizer_state(parameter, own, moment)
-
     def refresh_weights(self) -> None:
         """Carry changed masters over to the weights the module computes with."""
-        if self._stage == 0:
-            self._replica.refresh()
-        zero = self._engine.optimizer
-        if self._stage in (1, 2):
-            zero.update_lp_params()
-        if self._stage == 3:
-            # Passes without a backward leave weights gathered, which would go on being used.
-            zero._partition_all_parameters()
-            for i, master in enumerate(zero.fp32_partitioned_groups_flat):
-                zero.fp16_partitioned_groups_flat[i].data.copy_(master.data)
-                zero._unflatten_partitioned_parameters(i)
-            if persistent := zero.persistent_parameters:
-                persistent[0].all_gather(persistent)
+        self._storage.refresh()
 
 
 def _import_deepspeed() -> Any:

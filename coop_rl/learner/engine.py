@@ -13,12 +13,14 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 
 from coop_rl.config import RunConfig
+from coop_rl.config.optimizer import OptimizerSection
 from coop_rl.config.sizes import zero_stage
 from coop_rl.errors import RunError
 from coop_rl.models import TokenScores
 from coop_rl.types import TokenGrid
 
 NamedTensors = Iterator[tuple[str, torch.Tensor]]
+PERSISTENCE_THRESHOLD_VALUES = 100_000
 NUM_STEPS = "num_steps"
 MASTER = "master/"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -28,26 +30,18 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class EngineSettings:
     """The optimiser of theta and how its state is split."""
 
+    optimizer: OptimizerSection
+    """AdamW's betas and decay, and clipping; the rate comes with every step."""
     zero_stage: int = 0
     is_bfloat16: bool = False
     """Weights and activations in bf16; masters, moments and accumulated gradients stay fp32."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    persistence_threshold: int = 100_000
-    """ZeRO-3 keeps smaller parameters whole on every rank."""
+    persistence_threshold_values: int = PERSISTENCE_THRESHOLD_VALUES
+    """ZeRO-3 keeps parameters of fewer values whole on every rank."""
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
         """Take the sections `learner` and `model`."""
-        section = config.learner
-        return cls(
-            zero_stage=zero_stage(config),
-            is_bfloat16=config.model.dtype == "bfloat16",
-            betas=section.betas,
-            weight_decay=section.weight_decay,
-            max_grad_norm=section.max_grad_norm,
-        )
+        return cls(config.learner, zero_stage(config), config.model.dtype == "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +95,8 @@ class TrainingEngine(Protocol):
     def gradient_parts(self) -> list[torch.Tensor]:
         """Return copies of this rank's parts of theta's accumulated gradient, fp32.
 
-        Over all ranks every value occurs exactly once, always at the same place, so dot products
-        are local sums plus one `all_reduce_sum`. The parts are cut like `moment_parts`.
+        Over all ranks every value occurs exactly once, always on the same rank at the same index:
+        dot products are local sums plus one `all_reduce_sum`. Cut like `moment_parts`.
         """
         ...
 

@@ -18,12 +18,12 @@ from coop_rl.data.model_folder import local_folder
 from coop_rl.errors import RunDirectoryError
 from coop_rl.files import rewriting
 from coop_rl.learner.engine import MASTER
-from coop_rl.learner.learner import ADAPTER_KEY
+from coop_rl.learner.state import ADAPTER_KEY
 from coop_rl.learner.state_io import StateReader
-from coop_rl.models import Adapter, adapter_shapes, load_skeleton
+from coop_rl.models import DTYPES, Adapter, adapter_shapes, load_skeleton
 
 JOINT = "joint"
-WEIGHTS = (
+WEIGHT_FILES = (
     "*.safetensors",
     "*.safetensors.index.json",
     "*.bin",
@@ -31,20 +31,19 @@ WEIGHTS = (
     "*.pt",
     "*.gguf",
 )
-WIRE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def export_policy(config: RunConfig, checkpoint: Path, digest: str, exports: Path) -> Path:
-    """Write the merged policy of `checkpoint` into a folder of `exports`, unless it is there.
+    """Write the merged policy of `checkpoint` into a folder of `exports`, if it is not there yet.
 
     Args:
         config: The run that wrote the checkpoint.
         checkpoint: A committed step-* folder.
         digest: Of its content; the name of the model folder ends in the start of it.
-        exports: Made when missing.
+        exports: The folder of all exported models; made when missing.
 
     Returns:
-        The model folder, whole.
+        The model folder; it is put in place once it is complete.
 
     Raises:
         RunDirectoryError: The checkpoint holds no policy, or the folder cannot be written.
@@ -58,7 +57,9 @@ def export_policy(config: RunConfig, checkpoint: Path, digest: str, exports: Pat
         exports.mkdir(exist_ok=True)
         with rewriting(folder) as side:
             shutil.copytree(
-                _base_folder(config.model.path), side, ignore=shutil.ignore_patterns(*WEIGHTS, ".*")
+                _base_folder(config.model.path),
+                side,
+                ignore=shutil.ignore_patterns(*WEIGHT_FILES, ".*"),
             )
             path = side / "model.safetensors"
             save_file(_merged(config, reader), path, metadata={"format": "pt"})
@@ -83,7 +84,7 @@ def _merged(config: RunConfig, reader: StateReader) -> dict[str, torch.Tensor]:
     ):
         name = key.removeprefix(MASTER)
         policy = adapter.merge(name, theta) if adapter else theta
-        merged[name] = policy.to(WIRE[config.rollout.dtype]).contiguous()
+        merged[name] = policy.to(DTYPES[config.rollout.dtype]).contiguous()
     return merged
 
 
@@ -93,4 +94,4 @@ def _base_folder(model: str) -> Path:
         return folder
     from huggingface_hub import snapshot_download  # only hub ids need it
 
-    return Path(snapshot_download(model, ignore_patterns=list(WEIGHTS)))
+    return Path(snapshot_download(model, ignore_patterns=list(WEIGHT_FILES)))

@@ -21,21 +21,21 @@ from coop_rl.algorithm.lookahead import RL, AdamWRule, clip_differential, clip_f
 from coop_rl.learner.engine import StepStats, TrainingEngine
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.learner.statistics import pieces
-from coop_rl.types import MicroBatch, Objective, SourceBatch, TokenGrid
+from coop_rl.types import LookaheadProducts, MicroBatch, Objective, SourceBatch, TokenGrid
 
-SHIFT = 1e-2
+SHIFT_NORM = 1e-2
 """Norm of the shift of theta in the central differences."""
 Parts = list[torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What single demonstrations need of an update, besides the batch: this rank's shards."""
+    """What the products of single demonstrations need of an update: this rank's shards of it."""
 
     slope: Parts
-    """D."""
+    """D, the derivative of AdamW's update with respect to the gradient, value by value."""
     fused: Parts
-    """h."""
+    """h, the fused gradient."""
     norm: float
     """|h| over all ranks."""
 
@@ -59,7 +59,7 @@ class Lookahead:
         max_grad_norm: float,
         has_examples: bool,
     ) -> None:
-        """Read gradients and moments of `engine`; `has_examples`: of single demonstrations too."""
+        """Read gradients and moments of `engine`; `has_examples`: single demonstrations as well."""
         self._engine = engine
         self._betas = betas
         self._max_norm = max_grad_norm
@@ -70,19 +70,21 @@ class Lookahead:
         self._kept: dict[str, Parts] = {}
         self._kept_update: Kept | None = None
         self._kept_shown: list[Shown] = []
-        self._products: tuple[tuple[str, float], ...] = ()
-        self._examples: tuple[tuple[str, float], ...] = ()
+        self.products = LookaheadProducts()
+        """Of the last `measure`; empty until an update is known."""
 
     def measure(self, rl_parts: Parts | None) -> None:
-        """Take the products with the gradient of L_RL at theta_{k+1}, this step's own."""
-        self._products, self._examples = (), ()
+        """Take the kept update's products with this step's gradient of L_RL, at theta_{k+1}."""
+        self.products = LookaheadProducts()
         if not self._kept or rl_parts is None:
             return
         names = list(self._kept)
         dots = [-_dot(rl_parts, self._kept[name]) for name in names]
-        self._products = tuple(zip(names, self._reduced(dots), strict=True))
+        components = tuple(zip(names, self._reduced(dots), strict=True))
+        examples: tuple[tuple[str, float], ...] = ()
         if self._kept_update:
-            self._examples = self._measure_examples(rl_parts, self._kept_update)
+            examples = self._measure_examples(rl_parts, self._kept_update)
+        self.products = LookaheadProducts(components, examples)
 
     def begin(self, rl_parts: Parts, rl_weight: float) -> None:
         """Start to take an update's gradient apart."""
@@ -128,14 +130,6 @@ class Lookahead:
             self._kept_shown = self._shown
         self._components = {}
 
-    def take_products(self) -> tuple[tuple[str, float], ...]:
-        """Return (component, z_c) of the last `measure`; empty after the first step."""
-        return self._products
-
-    def take_examples(self) -> tuple[tuple[str, float], ...]:
-        """Return (demonstration id, y_e)."""
-        return self._examples
-
     def _measure_examples(self, rl_parts: Parts, kept: Kept) -> tuple[tuple[str, float], ...]:
         sloped = [-d * part for d, part in zip(kept.slope, rl_parts, strict=True)]
         (product,) = self._reduced([_dot(kept.fused, sloped)])
@@ -146,7 +140,7 @@ class Lookahead:
         (square,) = self._reduced([_dot(direction, direction)])
         if square == 0.0:
             return ()
-        step = SHIFT / square**0.5
+        step = SHIFT_NORM / square**0.5
         with self._engine.shifted(direction, step):
             above = [self._row_losses(shown) for shown in self._kept_shown]
         with self._engine.shifted(direction, -step):
@@ -233,9 +227,9 @@ class Lookahead:
         for number, names in enumerate(facts["micros"]):
             pairs = reader.read([f"shown/{index}/{number}/{name}" for name in names])
             micros.append(_micro_batch(dict(zip(names, (t for _, t in pairs), strict=True))))
-        own: list[tuple[MicroBatch, ...]] = [()] * self._engine.world_size
-        own[self._engine.rank] = tuple(micros)
-        batch = SourceBatch(facts["source"], tuple(own), facts["num_tokens"], tuple(facts["ids"]))
+        ranks: list[tuple[MicroBatch, ...]] = [()] * self._engine.world_size
+        ranks[self._engine.rank] = tuple(micros)
+        batch = SourceBatch(facts["source"], tuple(ranks), facts["num_tokens"], tuple(facts["ids"]))
         return Shown(batch, facts["factor"])
 
 

@@ -3,8 +3,8 @@ r"""The keeper of guidance: turns the branches' gradients into the next w and pu
     w  <-  w - AdamW( (1 - lambda_w) h_w^SFT + lambda_w (h_w^RL - h-hat_w^RL) )
 
 with h the gradients of the losses (docs/algorithm.md section 3, step 6); lambda and the
-demonstrations' weights are in `scalar_guidance`. A plain class; `distributed` wraps it in an actor.
-Every update advances the adapter's version and is pushed, also when w stands still.
+demonstrations' weights are in `scalar_guidance`. `distributed` wraps it in an actor. Every update
+advances the adapter's version and is pushed, also when w does not move.
 """
 
 import math
@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from coop_rl.algorithm.bracket import BracketStats, adapter_gradient
-from coop_rl.algorithm.schedules import rate_factor
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import mix_and_penalty
 from coop_rl.errors import VersionError
-from coop_rl.learner.groups import GUIDANCE_GROUP
-from coop_rl.learner.peers import BroadcastGroup, send_adapter
+from coop_rl.learner.groups import W_GROUP
+from coop_rl.learner.peers import BroadcastGroup, send_w
 from coop_rl.learner.scalar_guidance import ScalarGuidance
+from coop_rl.learner.settings import rate_at
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.models.adapter import Adapter, Shapes
 from coop_rl.types import (
@@ -35,9 +35,11 @@ from coop_rl.types import (
 from coop_rl.weights.receipt import Receipt, receipt_of
 
 FOLDER = "meta"
+"""Its name inside a checkpoint."""
 BRACKET_OBJECTIVES = ("cooperative", "random")
+"""Objectives of w that use the bracket, so that a step whose bracket does not count is skipped."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
-NOTHING = BracketStats(math.nan, math.nan, math.nan)
+NOT_MEASURED = BracketStats(math.nan, math.nan, math.nan)
 
 
 def build_adapter(config: RunConfig, shapes: Shapes, device: str) -> Adapter:
@@ -54,7 +56,7 @@ class MetaController:
     def __init__(
         self, config: RunConfig, adapter: Adapter | None, sources: Sequence[str] = ()
     ) -> None:
-        """Own `adapter`, which starts equal to the learners' replicas; None: there is no w."""
+        """Keep `adapter`, which starts equal to the learners' replicas; None: there is no w."""
         self.adapter = adapter
         self.version = 0
         self._section = config.adapter
@@ -62,7 +64,7 @@ class MetaController:
         self._w_objective = config.meta.w_objective
         _, self._penalty = mix_and_penalty(config)
         self._scalars = ScalarGuidance(config, sources)
-        # Direction of the control `random`; apart from w's start, which uses the seed itself.
+        # For the control `random`; another seed than that of w's start.
         self._generator = torch.Generator().manual_seed(config.run.seed + 1)
         self._optimizer: torch.optim.AdamW | None = None
         if adapter:
@@ -94,14 +96,14 @@ class MetaController:
 
         Args:
             report: The joint branch's step.
-            joint: Its gradients of w; None without an adapter.
-            shadow: The shadow's; None without one.
-            gain: Whether the bracket counts.
+            joint: Gradients of w from `joint`; None without an adapter.
+            shadow: Those from the shadow; None without a shadow.
+            gain: Says whether the bracket may move w; None where there is no gain.
 
         Raises:
             VersionError: The gradients stem from different versions, or not from the current w.
         """
-        skipped, update_norm, adapter_norm, stats = SkipReason.NONE, 0.0, math.nan, NOTHING
+        skipped, update_norm, adapter_norm, stats = SkipReason.NONE, 0.0, math.nan, NOT_MEASURED
         if joint is not None and self.adapter is not None:
             self._check_versions(joint, shadow)
             before = self.adapter.flatten()
@@ -136,10 +138,10 @@ class MetaController:
             self._step(gradient, norm, joint.version.theta)
         return skipped, stats
 
-    def push(self, group: BroadcastGroup | None = None) -> Receipt:
+    def push_w(self) -> Receipt:
         """Broadcast w and its version to every learner; returns w's checksums."""
         assert self.adapter is not None, "there is no w to push"
-        send_adapter(group or self._groups[GUIDANCE_GROUP], self.version, self.adapter.flatten())
+        send_w(self._groups[W_GROUP], self.version, self.adapter.flatten())
         return receipt_of(self.adapter.tensors.items())
 
     def save_state(self, folder: Path) -> None:
@@ -208,11 +210,8 @@ class MetaController:
         scale = min(1.0, section.max_grad_norm / (norm + 1e-6))
         for name, tensor in self.adapter.tensors.items():
             tensor.grad = gradient[name].to(tensor.device) * scale
-        factor = rate_factor(
-            step, self._num_steps, section.warmup_steps, section.lr_schedule, section.lr_final
-        )
         for group in self._optimizer.param_groups:
-            group["lr"] = section.lr * factor
+            group["lr"] = rate_at(section, step, self._num_steps)
         before = self.adapter.flatten()
         self._optimizer.step()
         self.adapter.zero_grad()

@@ -1,8 +1,8 @@
-"""Proof at the start that packing changes no log-prob of this model.
+"""Check at a learner's start that packing changes no log-prob of this model.
 
 Sequences in one lane must not see each other. Whether they do depends on the model's attention and
 on what else carries state along a lane (sliding windows, recurrent layers), which no config key
-tells for all models: so a few tokens are scored both ways.
+tells for all models: so a few sequences are scored both ways, in one lane and alone.
 """
 
 import torch
@@ -14,9 +14,9 @@ from coop_rl.learner.engine import TrainingEngine
 
 PROMPTS = ((1, 2, 3, 4, 5, 6), (7, 8, 9))
 RESPONSES = ((10, 11, 12), (13, 14), (15, 16, 17, 18))
-"""Any small token ids; every prompt gets every response."""
-FP32_TOLERANCE, BF16_TOLERANCE = 1e-3, 0.1
-"""Nats, mean difference; rounding is below, seeing a neighbour above."""
+"""Token ids that every vocabulary has; every response is scored after every prompt."""
+FP32_TOLERANCE_NATS, BF16_TOLERANCE_NATS = 1e-3, 0.1
+"""Largest mean difference: what rounding makes is below, what seeing a neighbour makes above."""
 
 
 def check_window(causal_lm: PreTrainedModel, layout: Layout, micro_batch_tokens: int) -> None:
@@ -56,8 +56,9 @@ def check_packing(engine: TrainingEngine, layout: Layout, dtype: torch.dtype) ->
     order = [row for tree in packed for row in tree.rows]
     alone = engine(lay_out([[Tree((row,))] for row in order]).grid).log_prob_T
     difference = float((together - alone).abs().mean())
+    tolerance = FP32_TOLERANCE_NATS if dtype == torch.float32 else BF16_TOLERANCE_NATS
     # Negated, so that NaN fails too.
-    if not difference <= (FP32_TOLERANCE if dtype == torch.float32 else BF16_TOLERANCE):
+    if not difference <= tolerance:
         raise ModelError(
             f"packing changes this model's log-probs by {difference:.2g} nats: its layers carry "
             "something from one sequence to the next; set learner.packing padded"

@@ -1,8 +1,8 @@
-"""Forward and backward passes over packed data: what happens inside one phase of a step.
+"""Forward and backward passes over packed data: what happens inside a phase of `gradient_step`.
 
     MicroBatch --engine--> log-probs --estimator, KL, entropy--> loss --backward--> gradients
 
-Called by `learner`, which reads and weighs the gradients between phases.
+`gradient_step` reads and weighs the gradients between its phases.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ from coop_rl.algorithm.estimators.base import (
 from coop_rl.algorithm.kl import kl_loss, kl_per_token
 from coop_rl.algorithm.lanes import BatchRow, Tree, lay_out
 from coop_rl.algorithm.losses import demonstration_loss, sequence_log_ratio, sft_loss
-from coop_rl.config.estimators import KlSettings, ReweightedRl
+from coop_rl.config.estimators import ReweightedRl, RlSettings
 from coop_rl.learner.engine import TrainingEngine
 from coop_rl.learner.statistics import StepSums
 from coop_rl.models import TokenScores
@@ -44,16 +44,15 @@ class LossSettings:
     """What turns log-probs into a loss."""
 
     estimator: RlEstimator
-    ratio_cap: float
-    mismatch_cap: float | None
-    kl: KlSettings
-    entropy_weight: float
+    rl: RlSettings
+    """Caps of the weights, KL penalty and entropy bonus."""
     max_tokens: int
+    """Longest response, which some losses divide by."""
 
 
 @dataclass(slots=True)
 class TokenCounter:
-    """Tokens that this rank computed, prompts included, padding not."""
+    """Tokens that this rank has computed since the step began, prompts included, padding not."""
 
     forward: int = 0
     backward: int = 0
@@ -70,7 +69,7 @@ class Passes:
         self._engine = engine
         self._reference = reference
         self._bracket = build_estimator(
-            ReweightedRl(ratio_cap=settings.ratio_cap), settings.max_tokens
+            ReweightedRl(ratio_cap=settings.rl.ratio_cap), settings.max_tokens
         )
         self._old: dict[int, torch.Tensor] = {}
         self.counter = TokenCounter()
@@ -82,7 +81,7 @@ class Passes:
 
     @span("RL passes")
     def rollouts(self, batch: PackedBatch, sums: StepSums | None, *, is_bracket: bool) -> None:
-        """Add the gradients of L_RL: of the bracket's loss, or of the estimator's."""
+        """Add the gradient of L_RL: the bracket's loss, or the loss of the run's estimator."""
         estimator = self._bracket if is_bracket else self._settings.estimator
         micros = batch.rl[self._engine.rank]
         counts = RolloutCounts(batch.num_rl_tokens, batch.num_samples)
@@ -100,7 +99,7 @@ class Passes:
         counts: RolloutCounts,
         sums: StepSums | None,
     ) -> torch.Tensor:
-        settings = self._settings
+        rl = self._settings.rl
         scores = self._engine(micro.grid)
         tokens = self._tokens(micro, scores)
         num_rows = len(tokens.advantage_B)
@@ -110,16 +109,16 @@ class Passes:
         )
         if sums is not None:
             sums.add_rl(micro, loss, log_ratio_B, scores.entropy_T, num_clipped)
-        if settings.kl.weight > 0:
+        if rl.kl.weight > 0:
             weight_T = (
                 tokens.mismatch_T * (tokens.log_prob_T.detach() - tokens.old_log_prob_T).exp()
             )
             if estimator.is_bracket_loss:
-                weight_B = log_ratio_B.exp().clamp(max=settings.ratio_cap)
+                weight_B = log_ratio_B.exp().clamp(max=rl.ratio_cap)
                 weight_T = weight_B.to(weight_T.dtype)[tokens.row_T]
-            loss = loss + settings.kl.weight * self._kl(micro, tokens, weight_T, counts, sums)
-        if settings.entropy_weight > 0:
-            loss = loss - settings.entropy_weight * scores.entropy_T.sum() / counts.tokens
+            loss = loss + rl.kl.weight * self._kl(micro, tokens, weight_T, counts, sums)
+        if rl.entropy_weight > 0:
+            loss = loss - rl.entropy_weight * scores.entropy_T.sum() / counts.tokens
         return loss
 
     def _kl(
@@ -130,12 +129,12 @@ class Passes:
         counts: RolloutCounts,
         sums: StepSums | None,
     ) -> torch.Tensor:
-        """Return the micro-batch's share of KL(pi || pi_ref), for its gradient; note its value."""
+        """Return the micro-batch's share of KL(pi || pi_ref), differentiable; sum up its value."""
         assert self._reference is not None, "a KL needs the reference model"
         with torch.no_grad():
             reference_T = self._reference(*micro.grid.to(self._engine.device)).log_prob_T
         self._count_forward(micro)
-        estimator, num_rows = self._settings.kl.estimator, len(tokens.advantage_B)
+        estimator, num_rows = self._settings.rl.kl.estimator, len(tokens.advantage_B)
         if sums is not None:
             log_prob_T = tokens.log_prob_T.detach()
             value_T = kl_per_token(estimator, log_prob_T, reference_T)
@@ -153,7 +152,7 @@ class Passes:
         )
 
     def _tokens(self, micro: MicroBatch, scores: TokenScores) -> RolloutTokens:
-        device, cap = self._engine.device, self._settings.mismatch_cap
+        device, cap = self._engine.device, self._settings.rl.mismatch_cap
         log_prob_T = scores.log_prob_T
         old_T = self._old.get(id(micro), log_prob_T.detach())
         behaviour_T, row_T = micro.behaviour_log_prob_T.to(device), micro.row_T.to(device)
@@ -218,7 +217,7 @@ class Passes:
     @span("old log-probs")
     @torch.no_grad()
     def remember_old_log_probs(self, minibatches: Sequence[PackedBatch]) -> None:
-        """Score the rollouts before the first update, where there will be several."""
+        """Score the rollouts before the first optimiser step, if others follow it."""
         self._old.clear()
         if len(minibatches) == 1:
             return
@@ -236,7 +235,7 @@ class Passes:
 
 
 def _share(terms: Sequence[DemonstrationTerm]) -> float:
-    """Return what a source's NLL counts in the reported mean: its weight among the sources."""
+    """Return the weight of a source's NLL in the reported mean."""
     return terms[0].share if terms and terms[0].source else 1.0
 
 
@@ -247,7 +246,7 @@ def score_rows(engine: TrainingEngine, rows: Iterable[TokenRow]) -> Iterator[Tok
 
 
 def demonstration_fit(rows: Iterable[TokenScores]) -> DemonstrationFit:
-    """Return means over all tokens of rows that were scored without gradient."""
+    """Return the fit of rows that were scored without gradient, averaged over all their tokens."""
     log_probs: list[float] = []
     hits: list[bool] = []
     for scores in rows:

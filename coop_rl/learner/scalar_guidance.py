@@ -2,7 +2,7 @@ r"""Guidance besides w: lambda, and the weights of demonstrations, moved by the 
 
     lambda  <- clip( lambda + Adam( dG/dlambda ), mix_min, mix_max )
     phi     <- phi + Adam( dG/dphi )                 v = floor + (1 - S floor) softmax(phi)
-    psi_e   <- psi_e + rate * dG/dpsi_e / rms        the examples of the step alone
+    psi_e   <- psi_e + rate * dG/dpsi_e / rms        for the examples of the step
 
 docs/algorithm.md section 5; the derivatives are in `algorithm.lookahead`. Products that arrive with
 step k are about the update of step k - 1, hence about the guidance that was in force then. Adam,
@@ -75,7 +75,7 @@ class ScalarAdam:
 
 
 class ScalarGuidance:
-    """lambda and the demonstrations' weights; what the config does not name stands still."""
+    """lambda and the demonstrations' weights; those not in `meta.guidance` keep their start."""
 
     def __init__(self, config: RunConfig, sources: Sequence[str]) -> None:
         """Start at method.mix and at equal weights of `sources`."""
@@ -105,7 +105,7 @@ class ScalarGuidance:
 
     def update(self, report: StepResult) -> None:
         """Follow the products of one step, which are about the update before it."""
-        products, before = dict(report.lookahead), self._before
+        products, before = dict(report.lookahead.components), self._before
         if products and "mix" in self._kinds:
             weights = source_weights(before["logits"], self._floor) if self._is_split else {"": 1.0}
             self._mix.ascend({MIX: mix_derivative(products, weights)})
@@ -114,8 +114,8 @@ class ScalarGuidance:
         if products and "demonstrations" in self._kinds:
             derivatives = source_derivatives(products, before["logits"], before["mix"], self._floor)
             self._logits.ascend(derivatives)
-        if report.example_lookahead:
-            self._follow_examples(dict(report.example_lookahead))
+        if report.lookahead.examples:
+            self._follow_examples(dict(report.lookahead.examples))
         self._before, self._now = self._now, self._snapshot()
 
     @property

@@ -1,4 +1,4 @@
-"""State as safetensors plus JSON: written to one side, synced, then renamed into place."""
+"""A role's state as a folder of safetensors and JSON: written aside, synced, then renamed."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from coop_rl.files import aside, put_in_place, remove
 
 META = "state.json"
 MAX_FILE_BYTES = 2 << 30
-"""About the size of one file, so that a full model never sits in host memory."""
+"""About the size of one file: the writer holds no more than this in host memory."""
 
 
 class StateWriter:

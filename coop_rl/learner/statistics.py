@@ -2,21 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from itertools import zip_longest
 from typing import Protocol
 
 import torch
 
-from coop_rl.types import MicroBatch
+from coop_rl.types import GradientParts, MicroBatch, SampleSums, StepMeans
 
-DOT_CHUNK = 1 << 22
-"""Values taken to fp64 at once: a flat gradient of a whole model would need several times its own
-size."""
+VALUES_PER_PIECE = 1 << 22
+"""Values taken to fp64 at once: a copy of a whole model's gradient in fp64 would be twice its size
+in fp32."""
 
 
 class Reducer(Protocol):
-    """Who sums over ranks."""
+    """Whatever sums over the ranks of a learner group: the training engine."""
 
     device: torch.device
 
@@ -25,22 +25,8 @@ class Reducer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """One optimiser step's figures over all ranks."""
-
-    rl_loss: float
-    sft_loss: float
-    entropy: float
-    mismatch_kl: float
-    kl_ref: float
-    clip_fraction: float
-    log_ratio_N: tuple[float, ...]
-    kl_N: tuple[float, ...]
-
-
 class StepSums:
-    """Collects in fp64; one all-reduce at the end."""
+    """Sums of one optimiser step, collected in fp64; one all-reduce over the ranks at its end."""
 
     def __init__(self, num_samples: int, device: torch.device) -> None:
         """Start at zero for `num_samples` rollouts over all ranks."""
@@ -81,47 +67,43 @@ class StepSums:
 
     def reduce(
         self, reducer: Reducer, num_rl_tokens: int, *, has_rl: bool, has_sft: bool
-    ) -> Totals:
+    ) -> tuple[StepMeans, SampleSums]:
         """Sum over the ranks and take the means."""
         packed = torch.cat([self._sums_5, self._log_ratio_N, self._kl_N])
         reducer.all_reduce_sum(packed)
         values: list[float] = packed.tolist()
         rl_loss, sft_loss, entropy, kl, num_clipped = values[:5]
         log_ratio_N = tuple(values[5 : 5 + self._num_samples])
+        kl_N = tuple(values[5 + self._num_samples :])
 
         def mean(total: float, is_measured: bool) -> float:
             return total / num_rl_tokens if is_measured else math.nan
 
-        return Totals(
+        has_kl = has_rl and self._has_kl
+        means = StepMeans(
             rl_loss=rl_loss if has_rl else math.nan,
             sft_loss=sft_loss if has_sft else math.nan,
             entropy=mean(entropy, has_rl),
             mismatch_kl=mean(-math.fsum(log_ratio_N), has_rl),
-            kl_ref=mean(kl, has_rl and self._has_kl),
+            kl_ref=mean(kl, has_kl),
             clip_fraction=mean(num_clipped, has_rl),
-            log_ratio_N=log_ratio_N if has_rl else (),
-            kl_N=tuple(values[5 + self._num_samples :]) if has_rl and self._has_kl else (),
         )
+        return means, SampleSums(log_ratio_N if has_rl else (), kl_N if has_kl else ())
 
 
-def mean_over(totals: Sequence[Totals], name: str) -> float:
-    """Return the mean of a figure over the optimiser steps that measured it; nan where none did."""
-    values = [v for v in (asdict(t)[name] for t in totals) if not math.isnan(v)]
-    return sum(values) / len(values) if values else math.nan
+def mean_of(steps: Sequence[StepMeans]) -> StepMeans:
+    """Return each figure's mean over the optimiser steps that computed it; nan where none did."""
 
+    def mean(name: str) -> float:
+        values = [v for v in (asdict(step)[name] for step in steps) if not math.isnan(v)]
+        return sum(values) / len(values) if values else math.nan
 
-@dataclass(frozen=True, slots=True)
-class GradientParts:
-    """Norms of the unweighted RL and SFT parts of theta's gradient, and their cosine."""
-
-    rl_norm: float = math.nan
-    sft_norm: float = math.nan
-    cosine: float = math.nan
+    return StepMeans(**{field.name: mean(field.name) for field in fields(StepMeans)})
 
 
 def pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     """Return the tensor, flat, in parts that may be taken to fp64 one by one."""
-    return torch.split(tensor.reshape(-1), DOT_CHUNK)
+    return torch.split(tensor.reshape(-1), VALUES_PER_PIECE)
 
 
 def compare_parts(

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from coop_rl.learner.engine import EngineSettings
+from coop_rl.learner.engine import EngineSettings, State, fill_state
 
 
 class WholeMasters:
-    """Those of a module's weights, in their order."""
+    """The masters of a module's weights, in the weights' order."""
 
     def __init__(self, weights: Sequence[nn.Parameter], settings: EngineSettings) -> None:
         """Take the weights' values; from now on their gradients go to the masters."""
@@ -23,8 +23,8 @@ class WholeMasters:
         self.optimizer = torch.optim.AdamW(
             self.masters,
             lr=0.0,  # set at every step
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
+            betas=settings.optimizer.betas,
+            weight_decay=settings.optimizer.weight_decay,
             fused=True,  # one pass over the state: an eighth of the time on a CPU core
         )
         self._copied = [(w, master) for w, master in self._of.items() if w is not master]
@@ -32,11 +32,21 @@ class WholeMasters:
             hook = partial(_hand_over, master)
             weight.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
-    def value(self, weight: nn.Parameter, moment: str | None) -> torch.Tensor:
+    def states(self) -> list[State]:
+        """Return AdamW's state of every master, made as its first step would make it."""
+        for master in self.masters:
+            fill_state(self.optimizer.state[master], master)
+        return [self.optimizer.state[master] for master in self.masters]
+
+    def full(self, weight: nn.Parameter, moment: str | None = None) -> torch.Tensor:
         """Return the master of a weight, or one of its moments."""
         master = self._of[weight]
-        value: torch.Tensor = master if moment is None else self.optimizer.state[master][moment]
-        return value
+        full: torch.Tensor = master if moment is None else self.optimizer.state[master][moment]
+        return full.detach()
+
+    def overwrite(self, weight: nn.Parameter, value: torch.Tensor, moment: str | None) -> None:
+        """Overwrite the master of a weight, or one of its moments."""
+        self.full(weight, moment).copy_(value)
 
     def gradients(self) -> list[torch.Tensor]:
         """Return the accumulated gradients themselves."""

@@ -32,10 +32,10 @@ def init_world(
     Args:
         host: Where the store listens.
         port: Its port.
-        rank: Own rank.
+        rank: Of this process.
         world_size: Ranks of the group.
         timeout_s: Limit of the joining and of every later collective.
-        store: The open store, given by the rank that opened it.
+        store: The open store, on the rank that opened it.
         name: What errors call the group.
 
     Raises:
@@ -66,17 +66,11 @@ def init_world(
 def limit_all_groups(timeout_s: float) -> None:
     """Give every torch group of this process the limit.
 
-    DeepSpeed makes groups of its own with torch's default, 30 minutes for gloo.
+    DeepSpeed makes further groups with torch's default limit, 30 minutes for gloo.
     """
     world = dist.distributed_c10d
     for group in list(world._world.pg_map):
         world._set_pg_timeout(timedelta(seconds=timeout_s), group)
-
-
-def leave_world() -> None:
-    """Close the default process group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def _connect_store(host: str, port: int, limit: timedelta) -> Store:

@@ -2,8 +2,8 @@ r"""The guidance parameters w: LoRA factors on linear layers.
 
     o = W x + s * B (A x) = W' x,     s = alpha / rank,     merged weight  W' = W + s * B A
 
-Layers of w's own type (fp32) compute with W' (`merged_linear`), bf16 layers with the sum: on W's
-coarse grid a small s * B A would round to nothing.
+fp32 layers, which have w's type, compute with W' (`merged_linear`), bf16 layers with the sum: on
+W's coarse grid a small s * B A would round to nothing.
 
 w is leaf tensors outside the module's parameters, so that ZeRO neither partitions nor sees them:
 their gradient is an ordinary `.grad`, and any ZeRO stage works. The meta-controller owns the
@@ -73,8 +73,8 @@ class Adapter:
             rank: R.
             alpha: Scale s is alpha / rank.
             seed: Seed of A.
-            device: Where w lives; drawn on the CPU, so the values do not depend on it.
-            dtype: fp32, but for gradient checks.
+            device: Where w lives; it is drawn on the CPU, so that its values do not depend on it.
+            dtype: fp32, except in gradient checks.
         """
         self.rank = rank
         self.alpha = alpha
@@ -102,7 +102,7 @@ class Adapter:
     def attach(self, model: nn.Module) -> None:
         """Let the layers of `model` (the causal LM) compute with w.
 
-        Attach before a ZeRO engine wraps the model: its own hooks must see the changed layers.
+        Attach before a ZeRO engine wraps the model: the engine's hooks must see the changed layers.
         """
         modules = dict(model.named_modules())
         for name in self.shapes:

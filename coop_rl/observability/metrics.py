@@ -43,7 +43,7 @@ def step_metrics(record: StepRecord, timings: Mapping[str, float]) -> Metrics:
         **_gain_metrics(record.gain),
         **_guidance_metrics(record.update),
         **{f"guidance/weight/{t.source}": t.share for t in objective.terms if t.source},
-        **{f"guidance/product/{c or 'sft'}": z for c, z in record.joint.lookahead},
+        **{f"guidance/product/{c or 'sft'}": z for c, z in record.joint.lookahead.components},
         **timings,
     }
     return {name: finite(value) for name, value in metrics.items()}
@@ -98,20 +98,20 @@ def _part_means(rewards: Sequence[Reward]) -> Metrics:
 
 def _learner_metrics(joint: StepResult, shadow: StepResult | None) -> Metrics:
     return {
-        "policy/entropy": joint.entropy,
-        "policy/mismatch_kl": joint.mismatch_kl,
-        "policy/kl_ref": joint.kl_ref,
-        "policy/clip_fraction": joint.clip_fraction,
-        "loss/rl": joint.rl_loss,
-        "loss/sft": joint.sft_loss,
-        "loss/shadow_rl": shadow.rl_loss if shadow else None,
-        "grad/norm": joint.grad_norm,
-        "grad/rl_norm": joint.rl_grad_norm,
-        "grad/sft_norm": joint.sft_grad_norm,
-        "grad/cosine": joint.grad_cosine,
-        "grad/shadow_norm": shadow.grad_norm if shadow else None,
+        "policy/entropy": joint.means.entropy,
+        "policy/mismatch_kl": joint.means.mismatch_kl,
+        "policy/kl_ref": joint.means.kl_ref,
+        "policy/clip_fraction": joint.means.clip_fraction,
+        "loss/rl": joint.means.rl_loss,
+        "loss/sft": joint.means.sft_loss,
+        "loss/shadow_rl": shadow.means.rl_loss if shadow else None,
+        "grad/norm": joint.updates.grad_norm,
+        "grad/rl_norm": joint.parts.rl_norm,
+        "grad/sft_norm": joint.parts.sft_norm,
+        "grad/cosine": joint.parts.cosine,
+        "grad/shadow_norm": shadow.updates.grad_norm if shadow else None,
         "grad/skipped": int(
-            not (joint.is_step_applied and (shadow is None or shadow.is_step_applied))
+            not (joint.updates.is_applied and (shadow is None or shadow.updates.is_applied))
         ),
     }
 

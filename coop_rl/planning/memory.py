@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import has_adapter, learns_by_lookahead, zero_stage
 from coop_rl.learner.deepspeed_config import reduce_bucket
-from coop_rl.learner.engine import EngineSettings
+from coop_rl.learner.engine import PERSISTENCE_THRESHOLD_VALUES
 from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import BYTES
 
@@ -76,9 +76,7 @@ def learner_memory(
     if stage == 3 and ranks > 1:
         parts["gathered"] = compute * (shape.layer_params + shape.embedding_params)
     if stage == 3:
-        parts["kept whole"] = compute * shape.small_params(
-            EngineSettings.from_config(config).persistence_threshold
-        )
+        parts["kept whole"] = compute * shape.small_params(PERSISTENCE_THRESHOLD_VALUES)
     if has_adapter(config):
         rank, targets = config.adapter.rank, tuple(config.adapter.targets)
         parts["guidance w"] = 2 * FP32_BYTES * shape.adapter_params(rank, targets)

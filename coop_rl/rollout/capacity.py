@@ -9,14 +9,15 @@ import psutil
 from coop_rl.config import RunConfig
 from coop_rl.config.schema import ServingConfig
 
-MOST_ON_CPU, MOST_ON_GPU = 256, 512
+MOST_SEQUENCES_CPU, MOST_SEQUENCES_GPU = 256, 512
 """More sequences at once make no more tokens a second, but longer steps."""
 BLOCK_TOKENS = 128
 """vLLM's unit of the key-value cache on CPUs."""
 MEMORY_SHARE = 0.25
-"""Of the memory that is free when an engine starts, for the caches of all engines together."""
+"""Share of the memory that is free when an engine starts, for all engines' caches together."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 BYTES = {"float32": 4, "bfloat16": 2}
+"""Bytes of a value, by the type's name in the config."""
 
 
 def sequences_at_once(config: ServingConfig) -> int:
@@ -24,7 +25,7 @@ def sequences_at_once(config: ServingConfig) -> int:
     section = config.rollout
     if section.max_num_seqs is not None:
         return section.max_num_seqs
-    most = MOST_ON_GPU if config.placement.rollout.gpus else MOST_ON_CPU
+    most = MOST_SEQUENCES_GPU if config.placement.rollout.gpus else MOST_SEQUENCES_CPU
     if not isinstance(config, RunConfig):
         return most
     groups = -(-config.prompts.per_step * (1 + section.max_policy_lag) // section.num_actors)
@@ -48,7 +49,14 @@ def kv_cache_bytes(config: ServingConfig, model: Any, free_bytes: int) -> int:
 
 
 def cpu_cache_bytes(config: ServingConfig, values: int, context: int, free_bytes: int) -> int:
-    """Return the same from the cached values of a token and the model's context."""
+    """Return the size of a CPU engine's key-value cache.
+
+    Args:
+        config: As for `kv_cache_bytes`.
+        values: Cached values of a token.
+        context: The model's longest sequence, in tokens.
+        free_bytes: Memory of the machine that nobody uses yet.
+    """
     if config.rollout.kv_cache_gib is not None:
         return int(config.rollout.kv_cache_gib * 2**30)
     length = config.model.max_length or context

@@ -1,4 +1,4 @@
-"""What a rollout worker asks of its engine; vLLM implements it, tests script it."""
+"""What a rollout worker asks of its engine: `VllmEngine`, or a scripted one in tests."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -60,14 +60,6 @@ class GenerationEngine(Protocol):
 
     async def receipt(self) -> Mapping[str, int]:
         """Return {tensor: checksum} of what the last weight update brought."""
-        ...
-
-    async def check_health(self) -> None:
-        """Return if the engine works.
-
-        Raises:
-            ActorLostError: The engine is dead.
-        """
         ...
 
     async def shutdown(self) -> None:

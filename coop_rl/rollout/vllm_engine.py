@@ -227,11 +227,6 @@ class VllmEngine:
             receipts: list[Receipt] = await self._started().collective_rpc(RECEIPT_METHOD)
         return receipts[0]
 
-    async def check_health(self) -> None:
-        """Return if the engine's processes live."""
-        with _dead_engine_is_lost_actor():
-            await self._started().check_health()
-
     async def shutdown(self) -> None:
         """End the engine's processes; nothing may be called afterwards."""
         if self._engine is not None:

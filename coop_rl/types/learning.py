@@ -6,6 +6,7 @@ meta-controller makes GuidanceUpdate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -63,7 +64,7 @@ class Objective:
     """Whether theta-hat restarts from theta after this step's gradients."""
     lr_scale: float = 1.0
     """Factor on the learner's rate at this step."""
-    has_own_optimizer: bool = False
+    has_second_optimizer: bool = False
     """Whether the step uses theta's second optimiser state (ReLIFT's SFT steps)."""
 
     @property
@@ -107,53 +108,97 @@ class AdapterGradients:
 
 
 @dataclass(frozen=True, slots=True)
-class StepResult:
-    """What one branch reports of one step; scalars and per-sample arrays, summed over its ranks."""
+class StepMeans:
+    """Losses and means over tokens of one meta-step; nan where a quantity was not computed.
 
-    branch: Branch
-    version: PolicyVersion
-    """Version the gradients were taken at (before the update)."""
+    Of several optimiser steps, the mean over those that computed it.
+    """
+
     rl_loss: float
     sft_loss: float
-    """Mean negative log-likelihood of demonstration tokens, nats; nan when not computed. Losses,
-    entropy and mismatch are means over minibatches."""
+    """Mean negative log-likelihood of demonstration tokens, nats."""
     entropy: float
     """Mean entropy of the policy at the sampled tokens, nats."""
     mismatch_kl: float
     """Mean of log pi_b - log pi over sampled tokens (k1 estimate of KL(pi_b || pi)), nats."""
-    log_ratio_N: tuple[float, ...]
-    """Per sample of the first minibatch: sum over tokens of log pi_branch - log pi_b; nats;
-    uncapped."""
-    kl_N: tuple[float, ...]
-    """Per sample that the bracket is measured on: sum over tokens of log pi_branch - log pi_ref;
-    nats; empty without a reference."""
     kl_ref: float
     """Mean over sampled tokens of the KL estimate named by the config, nats; nan without one."""
     clip_fraction: float
-    """Share of tokens (GSPO: responses) whose ratio was clipped, over all minibatches."""
+    """Share of tokens (GSPO: responses) whose ratio was clipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSums:
+    """Sums over the tokens of each of the N samples, as the first optimiser step finds them."""
+
+    log_ratio_N: tuple[float, ...]
+    """Sum of log pi_branch - log pi_b of each sample, nats; uncapped; empty without rollouts."""
+    kl_N: tuple[float, ...]
+    """Sum of log pi_branch - log pi_ref of each sample that the bracket is measured on, nats; empty
+    without a reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradientParts:
+    """The unweighted RL and SFT parts of theta's gradient; nan where they were not measured."""
+
+    rl_norm: float = math.nan
+    sft_norm: float = math.nan
+    cosine: float = math.nan
+    """Cosine of the angle between the two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """The optimiser steps of one meta-step."""
+
+    num_taken: int
+    """How many, those included that were skipped."""
     grad_norm: float
-    """Norm of the fused theta-gradient before clipping; of several minibatches the mean."""
-    rl_grad_norm: float
-    """Norm of the unweighted RL part; nan when not measured at this step."""
-    sft_grad_norm: float
-    grad_cosine: float
-    """Cosine between the RL and the SFT part; nan when not measured."""
-    is_step_applied: bool
-    """False when a non-finite gradient made every rank skip an update."""
+    """Norm of the fused theta-gradient before clipping; of several steps the mean."""
+    is_applied: bool
+    """False when a non-finite gradient made every rank skip one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a meta-step computed, all ranks together; prompts are included, padding is not."""
+
     num_parameters: int
     """Values of theta."""
-    num_updates: int
-    """Optimiser steps taken, skipped ones included."""
     forward_tokens: int
-    """Tokens, prompts included, in forward passes without a backward pass; all ranks."""
+    """Tokens in forward passes without a backward pass."""
     backward_tokens: int
-    """Tokens, prompts included, in forward-and-backward passes; all ranks."""
-    lookahead: tuple[tuple[str, float], ...]
-    """(component of the previous update's gradient, d J_RL(theta_k) / d its weight): `rl`, or a
-    demonstration source; empty without such guidance (`algorithm.lookahead`)."""
-    example_lookahead: tuple[tuple[str, float], ...]
-    """The same for single demonstrations of the previous update, by id."""
-    duration_s: float
+    """Tokens in forward-and-backward passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookaheadProducts:
+    """What the previous update did for this batch's return (`algorithm.lookahead`).
+
+    Empty where guidance does not follow it, and at the first step.
+    """
+
+    components: tuple[tuple[str, float], ...] = ()
+    """(component of that update's gradient, d J_RL(theta_k) / d its weight); a component is `rl` or
+    a source of demonstrations."""
+    examples: tuple[tuple[str, float], ...] = ()
+    """The same for that update's single demonstrations, by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one branch reports of one meta-step, over all its ranks."""
+
+    branch: Branch
+    version: PolicyVersion
+    """Version the gradients were taken at, before the update."""
+    means: StepMeans
+    samples: SampleSums
+    parts: GradientParts
+    updates: Updates
+    work: Work
+    lookahead: LookaheadProducts = LookaheadProducts()
     adapter_gradients: AdapterGradients | None = field(default=None, compare=False)
     """None without an adapter. Between actors it may be a reference that stands for them, which
     the actor it is given to opens."""

@@ -5,7 +5,7 @@ checksums and one flat buffer:
 
     header     kind | bucket index | bytes        (int64 each)
     checksums  of each tensor                     (int64 each)
-    buffer     the bucket's tensors one after the other, each at its own aligned offset
+    buffer     the bucket's tensors one after the other, each at an aligned offset
 
 Either side works on two buckets at a time: while one travels the sender gathers and merges the
 next, and the receiver loads the one before.
@@ -31,10 +31,11 @@ T = TypeVar("T")
 DEFAULT_BUCKET_BYTES = 8 * 2**20
 """Large enough that latency does not count; small enough that caches hold it while it is merged,
 checked and loaded, and that the allocator keeps its memory for the next one."""
-ALIGNMENT = 16
-"""Bytes; a view as a wider type needs an offset divisible by its size."""
+ALIGNMENT_BYTES = 16
+"""A view as a wider type needs an offset divisible by the type's size."""
 DATA, END, ABORT = 1, 2, 3
-HEADER_LENGTH = 3
+"""Kinds of header."""
+NUM_HEADER_FIELDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Bucket:
         return f"bucket {self.index} (first tensor {self.specs[0].name})"
 
     def views(self, buffer: torch.Tensor) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
-        """Return each tensor's place in `buffer`, typed and shaped."""
+        """Yield each tensor as a view of `buffer`, typed and shaped."""
         for spec, offset in zip(self.specs, self.offsets, strict=True):
             part = buffer[offset : offset + spec.num_bytes]
             yield spec, part.view(spec.dtype).view(spec.shape)
@@ -75,7 +76,7 @@ class Bucket:
 
 
 def plan_buckets(specs: Sequence[TensorSpec], bucket_bytes: int) -> list[Bucket]:
-    """Cut `specs` in order into buckets of at most `bucket_bytes`; a larger tensor has its own."""
+    """Cut `specs` in order into buckets of at most `bucket_bytes`; a larger tensor is alone."""
     buckets: list[Bucket] = []
     members: list[TensorSpec] = []
     offsets: list[int] = []
@@ -85,7 +86,7 @@ def plan_buckets(specs: Sequence[TensorSpec], bucket_bytes: int) -> list[Bucket]
         buckets.append(Bucket(len(buckets), tuple(members), tuple(offsets), end))
 
     for spec in specs:
-        start = -(-end // ALIGNMENT) * ALIGNMENT
+        start = -(-end // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         if members and start + spec.num_bytes > bucket_bytes:
             close()
             members, offsets, start = [], [], 0
@@ -138,7 +139,7 @@ class BucketSender:
             raise
 
     def _fill(self, bucket: Bucket, iterator: Iterator[tuple[str, torch.Tensor]]) -> torch.Tensor:
-        """Copy the next tensors of `iterator` into one buffer; a single one is its own buffer."""
+        """Copy the next tensors of `iterator` into one buffer; one alone is its buffer itself."""
         if len(bucket.specs) == 1:
             return flat_bytes(_next(iterator, bucket.specs[0]).cpu().contiguous())
         buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
@@ -147,7 +148,7 @@ class BucketSender:
         return buffer
 
     def _transmit(self, bucket: Bucket, buffer: torch.Tensor) -> None:
-        """Send one bucket; the place for tests to damage or drop it."""
+        """Send one bucket; tests override this to damage or drop it."""
         self._send_header(DATA, bucket.index, bucket.num_bytes)
         checksums = torch.tensor(list(bucket.receipt(buffer).values()), dtype=torch.int64)
         self._group.broadcast(checksums, what=f"the checksums of {bucket}")
@@ -171,28 +172,28 @@ def receive(
     group: PeerGroup,
     buckets: Sequence[Bucket],
     receipt: Receipt,
-    place: Callable[[TensorSpec], torch.Tensor | None] = lambda _: None,
+    memory_for: Callable[[TensorSpec], torch.Tensor | None] = lambda _: None,
 ) -> Generator[list[tuple[str, torch.Tensor]], None, None]:
     """Yield the tensors of each bucket once their checksums have been verified.
 
-    Every bucket has memory of its own: the consumer may keep views of it (vLLM does, until the
-    layer is complete).
+    No two buckets share memory: the consumer may keep views of one (vLLM does, until the layer is
+    complete).
 
     Args:
         group: The group whose root sends.
         buckets: What is expected.
         receipt: Gets the checksum of every tensor that arrived unharmed.
-        place: Where a tensor that travels by itself is to arrive, if the consumer has a place for
-            it; it is overwritten before its checksum is known.
+        memory_for: Returns the consumer's memory for a tensor that travels by itself, or None;
+            what it returns is overwritten before the tensor's checksum is known.
 
     Raises:
         ActorLostError: The sender was lost, or did not send within the limit.
         WeightSyncError: A tensor is damaged, or a bucket is missing or not the expected one.
     """
     try:
-        places = {b.index: place(b.specs[0]) for b in buckets if len(b.specs) == 1}
-        arrivals = _arrivals(group, buckets, receipt, places)
-        new = [b for b in buckets if places.get(b.index) is None]
+        given = {b.index: memory_for(b.specs[0]) for b in buckets if len(b.specs) == 1}
+        arrivals = _arrivals(group, buckets, receipt, given)
+        new = [b for b in buckets if given.get(b.index) is None]
         with closing(ahead(arrivals, outsized(new))) as arrived:
             yield from arrived
         kind, index, _ = _receive_header(group, "the end of the weights")
@@ -258,15 +259,15 @@ def _arrivals(
     group: PeerGroup,
     buckets: Sequence[Bucket],
     receipt: Receipt,
-    places: Mapping[int, torch.Tensor | None],
+    given: Mapping[int, torch.Tensor | None],
 ) -> Iterator[tuple[Bucket, list[tuple[str, torch.Tensor]]]]:
     for bucket in buckets:
         _check_header(bucket, *_receive_header(group, str(bucket)))
-        own = places.get(bucket.index)
-        if own is None:
+        memory = given.get(bucket.index)
+        if memory is None:
             buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
         else:
-            buffer = flat_bytes(own)
+            buffer = flat_bytes(memory)
         receipt |= _receive_verified(group, bucket, buffer)
         yield bucket, [(spec.name, tensor) for spec, tensor in bucket.views(buffer)]
 
@@ -286,7 +287,7 @@ def _receive_verified(group: PeerGroup, bucket: Bucket, buffer: torch.Tensor) ->
 
 
 def _receive_header(group: PeerGroup, what: str) -> list[int]:
-    header = torch.zeros(HEADER_LENGTH, dtype=torch.int64)
+    header = torch.zeros(NUM_HEADER_FIELDS, dtype=torch.int64)
     group.broadcast(header, what=f"the header of {what}")
     values: list[int] = header.tolist()
     return values

@@ -73,7 +73,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             raise WeightSyncError("update_weights before init_weight_transfer_engine")
         try:
             buckets = update_info.buckets(self._bucket_bytes)
-            arriving = receive(self._group, buckets, self._arrived, self._reload.place)
+            arriving = receive(self._group, buckets, self._arrived, self._reload.memory_for)
             # Closed at once when loading fails: that tells the sender.
             with closing(arriving):
                 self._reload.load(arriving)

@@ -1,14 +1,14 @@
-"""Small torch process groups of our own, outside `torch.distributed`'s default world.
+"""Small torch process groups outside `torch.distributed`'s default world.
 
 The default world belongs to DeepSpeed; these groups link processes across worlds:
 
-    guidance     meta-controller (root) --> every learner rank          push of w
+    w            meta-controller (root) --> every learner rank          push of w
     resync       joint rank r (root)    --> shadow rank r               theta, moments, gradient
     weights      joint rank 0 (root)    --> every engine worker         weight sync (gloo backend)
 
 The root opens a store and tells the others where it is; then all of them, the root included, join
 at the same time. Every operation has the group's time limit; a group that failed once is closed, so
-that the members still waiting see their connections end instead of waiting out their own limits.
+that the members still waiting see their connections end instead of waiting out their limits.
 """
 
 import socket
@@ -93,7 +93,7 @@ class PeerGroup:
         Args:
             host: Where the store listens.
             port: Its port.
-            rank: Own rank; the root that opened the store may have any.
+            rank: Of this process; the root that opened the store may have any.
             size: Number of members.
             timeout_s: Limit of the joining and of every later operation.
             name: What errors call the group.
@@ -105,7 +105,7 @@ class PeerGroup:
         """
         limit = timedelta(seconds=timeout_s)
         try:
-            # The store's own limit bounds how long a rank looks for members that never come.
+            # The store's limit bounds how long a rank looks for members that never come.
             connected = store or TCPStore(
                 host, port, is_master=False, wait_for_workers=False, timeout=limit
             )
@@ -208,6 +208,6 @@ def _connect(
     gloo: Any = ProcessGroupGloo
     options = gloo._Options()
     options._timeout = limit
-    # Without a device of its own gloo listens on the address of the host name, which may be public.
+    # Without a given device gloo listens on the address of the host name, which may be public.
     options._devices = [gloo.create_device(hostname=own_address)]
     return gloo(store, rank, size, options)

@@ -12,7 +12,7 @@ from coop_rl.errors import WeightSyncError
 from coop_rl.types import PolicyVersion
 from coop_rl.weights.buckets import DEFAULT_BUCKET_BYTES
 from coop_rl.weights.gloo_sender import GlooSender, WeightSyncClient
-from coop_rl.weights.peak_memory import measure_extra_memory
+from coop_rl.weights.receipt import Receipt, receipt_of
 from coop_rl.weights.source import MergedWeightSource
 
 SyncBackend = Literal["gloo", "nccl"]
@@ -38,8 +38,6 @@ class SyncReport:
     """Bytes of the weights, sent once to every engine worker."""
     seconds: float
     """From the pause to the resumption of all rollout actors, the gathering included."""
-    extra_bytes: int
-    """This rank's memory at the peak, above what it held before; see `measure_extra_memory`."""
 
 
 class WeightPublisher:
@@ -95,7 +93,7 @@ class WeightPublisher:
         Raises:
             WeightSyncError: It failed; the rollout actors stay paused until a publish succeeds.
         """
-        began, extra = time.perf_counter(), measure_extra_memory()
+        began = time.perf_counter()
         self._client.version = str(version)
         try:
             if self._sender is None:
@@ -109,7 +107,11 @@ class WeightPublisher:
             self.close()
             raise
         num_bytes = sum(spec.num_bytes for spec in self._source.metadata())
-        return SyncReport(num_bytes, time.perf_counter() - began, extra())
+        return SyncReport(num_bytes, time.perf_counter() - began)
+
+    def receipt(self) -> Receipt:
+        """Return the checksums of what `publish` would send now; every rank gathers."""
+        return receipt_of(self._source)
 
     def close(self) -> None:
         """Leave the transfer group."""

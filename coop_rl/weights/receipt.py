@@ -1,8 +1,8 @@
 """Receipts: the checksum of every tensor a peer holds, so that a difference has a name.
 
 A receipt is {tensor name: XXH3 of its bytes}, a checksum faster than memory (CRC-32 took longer
-than sending the weights). Engine workers keep one of the last completed
-weight sync, learners make one of their replica of w after every push.
+than sending the weights). Engine workers keep one of the last completed weight sync, learners make
+one of their replica of w after every push.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def receipt_of(pairs: Iterable[tuple[str, torch.Tensor]]) -> Receipt:
 
 def describe_difference(theirs: Mapping[str, int], ours: Mapping[str, int]) -> str | None:
     """Name the first tensor of `ours` that `theirs` lacks or has otherwise; None where equal."""
-    differing = [name for name, own in ours.items() if theirs.get(name) != own]
+    differing = [name for name, checksum in ours.items() if theirs.get(name) != checksum]
     if not differing:
         return None
     return f"{differing[0]}" + (f" and {len(differing) - 1} more" if len(differing) > 1 else "")

@@ -1,4 +1,4 @@
-"""How an engine's worker loads arriving weights into its model: vLLM's layerwise reload, and more.
+"""How an engine's worker loads arriving weights: vLLM's layerwise reload; embeddings on their own.
 
 A layerwise reload makes every layer anew, fills it, packs it for the kernels and gives the memory
 back. On CPUs vLLM 0.32 does so with the embeddings as well, whose weights stay as they arrive; and
@@ -32,8 +32,8 @@ class Reload:
         for part in self._parts:
             initialize_layerwise_reload(part)
 
-    def place(self, spec: TensorSpec) -> torch.Tensor | None:
-        """Return the model's own memory for a tensor that it holds whole and as it travels."""
+    def memory_for(self, spec: TensorSpec) -> torch.Tensor | None:
+        """Return the model's memory for a tensor that it holds whole, in the type it travels in."""
         module = self._embeddings.get(spec.name.removesuffix(".weight"))
         if module is None or module.tp_size > 1:
             return None

@@ -11,14 +11,22 @@ from coop_rl.algorithm.gain import (
     estimate_gain,
     gain_per_prompt,
 )
-from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, ScoredGroup, StepResult
+from coop_rl.types import (
+    PolicyVersion,
+    Prompt,
+    Reward,
+    Rollout,
+    SampleSums,
+    ScoredGroup,
+    StepResult,
+)
 from tests.observability.records import result
 
 VERSION = PolicyVersion(0, 0)
 
 
 def step_result(branch, log_ratio_N, kl_N=()) -> StepResult:
-    return replace(result(branch), log_ratio_N=tuple(log_ratio_N), kl_N=tuple(kl_N))
+    return replace(result(branch), samples=SampleSums(tuple(log_ratio_N), tuple(kl_N)))
 
 
 def groups_of(reward_PG) -> list[ScoredGroup]:

@@ -10,12 +10,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 
 from coop_rl.learner.deepspeed_config import deepspeed_config
 from coop_rl.learner.deepspeed_engine import DeepSpeedEngine
 from coop_rl.learner.engine import EngineSettings
+from coop_rl.learner.groups import RESYNC_GROUP
 from coop_rl.learner.learner import Learner
-from coop_rl.learner.world import init_world, leave_world
+from coop_rl.learner.world import init_world
 from coop_rl.weights.process_group import open_store
 from tests.learner import engine_scenes, scenes
 from tests.learner.engine_scenes import Build, Setup, same
@@ -107,7 +109,7 @@ def non_finite(stage: int) -> dict[str, Any]:
     for other in (learner, clean):
         other.step(1, one_step(build_batch(1, size)), MIXED)
     return {
-        "is_applied": result.is_step_applied,
+        "is_applied": result.updates.is_applied,
         "is_unchanged": unchanged,
         "recovers": same(scenes.state_of(learner.engine), scenes.state_of(clean.engine)),
         "theta": learner.version.theta,
@@ -120,8 +122,8 @@ def resync(stage: int) -> dict[str, Any]:
     size = joint.engine.world_size
     # Every rank's own pipe: all ranks of the shadow are members, and export is whole on every rank.
     pipe = Pipe()
-    joint.attach_group("resync", pipe.sender())
-    shadow.attach_group("resync", pipe.receiver())
+    joint.attach_group(RESYNC_GROUP, pipe.sender())
+    shadow.attach_group(RESYNC_GROUP, pipe.receiver())
     for step in (0, 1):
         joint.step(step, one_step(build_batch(step, size)), MIXED)
         shadow.step(step, one_step(build_batch(step, size)), RL_ONLY)
@@ -189,7 +191,7 @@ def operations(out: Path) -> dict[str, Callable[[], Any]]:
         build = partial(build_at, stage, is_bfloat16=True)
         for name in ("alignment", "dropped_gradient", "shifted"):
             plan[f"{name}-{stage}-bfloat16"] = partial(engine_scenes.PLAIN[name], build)
-    keeping = partial(build_at, 3, persistence_threshold=300)
+    keeping = partial(build_at, 3, persistence_threshold_values=300)
     plan["shifted-3-persistent"] = partial(engine_scenes.shifted, keeping)
     for name in ("alignment", "shifted"):
         plan[f"{name}-3-grouped"] = partial(in_groups, engine_scenes.PLAIN[name], 3)
@@ -218,7 +220,7 @@ def all_scenes(out: Path) -> dict[str, Callable[[], Any]]:
     for stage in (0, 2, 3):
         plan[f"bfloat16-{stage}"] = partial(bfloat16, stage)
     plan |= operations(out)
-    plan["replay-persistent-3"] = partial(replay, 3, persistence_threshold=300)
+    plan["replay-persistent-3"] = partial(replay, 3, persistence_threshold_values=300)
     plan["score-3"] = partial(score, 3)
     return plan
 
@@ -240,4 +242,4 @@ def run_rank(rank: int, world_size: int, out: Path) -> None:
     results = {name: scene() for name, scene in all_scenes(out).items()}
     if rank == world_size - 1:
         torch.save(results, out)
-    leave_world()
+    dist.destroy_process_group()

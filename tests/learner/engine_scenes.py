@@ -14,6 +14,7 @@ import torch.distributed as dist
 from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.packing import PackShape, pack, pack_branches
 from coop_rl.config.estimators import GrpoRl, KlSettings, PpoRl
+from coop_rl.config.roles import LearnerSection
 from coop_rl.errors import ConfigError
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
@@ -37,10 +38,12 @@ from tests.learner.scenes import (
     LOSS,
     MIXED,
     RL_ONLY,
+    SECTION,
     build_batch,
     build_demonstrations,
     build_policy,
     build_samples,
+    figures_of,
     one_step,
     parameters_of,
     state_of,
@@ -54,14 +57,10 @@ BY_SOURCE = Objective(
     0.7,
     terms=(DemonstrationTerm(share=0.4, source="a"), DemonstrationTerm(share=0.6, source="b")),
 )
-OWN = Objective(0.0, 1.0, has_own_optimizer=True)
+SECOND = Objective(0.0, 1.0, has_second_optimizer=True)
 GRPO = replace(LOSS, estimator=build_estimator(GrpoRl(clip=0.05), 12))
-PPO = replace(
-    LOSS,
-    estimator=build_estimator(PpoRl(clip=0.05), 12),
-    kl=KlSettings(weight=0.1),
-    entropy_weight=0.05,
-)
+PPO_RL = PpoRl(clip=0.05, kl=KlSettings(weight=0.1), entropy_weight=0.05)
+PPO = replace(LOSS, estimator=build_estimator(PPO_RL, 12), rl=PPO_RL)
 RECORDED = (
     "rl_loss",
     "sft_loss",
@@ -72,13 +71,13 @@ RECORDED = (
     "log_ratio_N",
     "kl_N",
     "grad_norm",
-    "rl_grad_norm",
-    "sft_grad_norm",
-    "grad_cosine",
+    "rl_norm",
+    "sft_norm",
+    "cosine",
     "forward_tokens",
     "backward_tokens",
-    "lookahead",
-    "example_lookahead",
+    "components",
+    "examples",
 )
 
 
@@ -109,6 +108,11 @@ def build_local(setup: Setup) -> Learner:
     return Learner(setup.learner, setup.branch, engine, adapter, build_reference(setup))
 
 
+def with_section(**options: Any) -> LearnerSection:
+    """The learners' section, but for some fields."""
+    return SECTION.model_copy(update=options)
+
+
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
@@ -118,7 +122,7 @@ def recorded(taken: tuple[StepResult, AdapterGradients | None]) -> dict[str, Any
     result, gradients = taken
     assert gradients is not None
     return {
-        **{name: getattr(result, name) for name in RECORDED},
+        **{name: value for name, value in figures_of(result).items() if name in RECORDED},
         "w": {"rl": gradients.rl, "sft": gradients.sft},
     }
 
@@ -172,7 +176,7 @@ def alignment(build: Build) -> dict[str, Any]:
 
 def dropped_gradient(build: Build) -> float:
     """Largest relative difference that gradients dropped before each of two steps make."""
-    setup = Setup(replace(LEARNER, grad_stats_every=0))
+    setup = Setup(replace(LEARNER, section=with_section(grad_stats_every=0)))
     disturbed, clean = build(setup), build(setup)
     size = clean.engine.world_size
     for step in range(2):
@@ -220,14 +224,14 @@ def minibatches(build: Build) -> dict[str, Any]:
 
 def guided(build: Build, max_grad_norm: float, has_examples: bool = True) -> Learner:
     """A learner that differentiates its updates."""
+    section = with_section(max_grad_norm=max_grad_norm)
     learner = replace(
         LEARNER,
         has_lookahead=True,
         has_example_lookahead=has_examples,
-        max_grad_norm=max_grad_norm,
-        betas=ENGINE.betas,
+        section=section,
     )
-    return build(Setup(learner, replace(ENGINE, max_grad_norm=max_grad_norm)))
+    return build(Setup(learner, replace(ENGINE, optimizer=section)))
 
 
 def batches_by_source(num_ranks: int, num_steps: int) -> list[BranchBatch]:
@@ -251,10 +255,7 @@ def lookahead_clipped(build: Build, folder: Path) -> dict[str, Any]:
     return {
         "steps": [*steps, recorded(a)],
         "parameters": parameters_of(learner.engine),
-        "is_resumed": all(
-            getattr(a[0], name) == getattr(b[0], name)
-            for name in ("lookahead", "example_lookahead")
-        ),
+        "is_resumed": a[0].lookahead == b[0].lookahead,
     }
 
 
@@ -301,20 +302,20 @@ def hand_over(learner: Learner, fresh: Learner, folder: Path) -> None:
     fresh.load_state(folder)
 
 
-def own_optimizer(build: Build, folder: Path) -> dict[str, Any]:
+def second_optimizer(build: Build, folder: Path) -> dict[str, Any]:
     """Steps with both optimiser states in turn; saved and loaded in between."""
     learner = build(Setup())
     engine = learner.engine
     batches = [one_step(build_batch(k, engine.world_size)) for k in range(6)]
     steps = [recorded(learner.step(0, batches[0], MIXED))]
     main = state_of(engine)
-    steps.append(recorded(learner.step(1, batches[1], OWN)))
+    steps.append(recorded(learner.step(1, batches[1], SECOND)))
     now = state_of(engine)
     moments = [key for key in main if not key.startswith("master/")]
     is_kept = all(torch.equal(now[key], main[key]) for key in moments)
     has_moved = not same(now, main)
     steps.append(recorded(learner.step(2, batches[2], MIXED)))
-    steps.append(recorded(learner.step(3, batches[3], OWN)))
+    steps.append(recorded(learner.step(3, batches[3], SECOND)))
     second = second_state(engine)
     engine.import_state(iter(state_of(engine).items()))
     is_undisturbed = same(second_state(engine), second)
@@ -322,7 +323,7 @@ def own_optimizer(build: Build, folder: Path) -> dict[str, Any]:
     hand_over(learner, fresh, folder)
     is_loaded = same(second_state(fresh.engine), second)
     for other in (learner, fresh):
-        other.step(4, batches[4], OWN)
+        other.step(4, batches[4], SECOND)
         other.step(5, batches[5], MIXED)
     ends = [(state_of(one.engine), second_state(one.engine)) for one in (learner, fresh)]
     return {
@@ -364,7 +365,7 @@ PLAIN: dict[str, Callable[[Build], Any]] = {
 }
 """Scenes that need only a builder."""
 FILED: dict[str, Callable[[Build, Path], Any]] = {
-    "own_optimizer": own_optimizer,
+    "second_optimizer": second_optimizer,
     "lookahead_clipped": lookahead_clipped,
 }
 """Scenes that write a folder."""

@@ -1,7 +1,7 @@
 """Models, batches and learners that local tests and DeepSpeed worker processes build alike."""
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from torch import nn
 
 from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.packing import PackShape, pack
-from coop_rl.config.estimators import KlSettings, ReweightedRl
+from coop_rl.config.estimators import ReweightedRl, RlSettings
+from coop_rl.config.roles import LearnerSection
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.passes import LossSettings
@@ -22,6 +23,7 @@ from coop_rl.types import (
     Demonstration,
     Objective,
     PackedBatch,
+    StepResult,
     TokenSample,
 )
 from tests.models.tiny import TARGETS, random_rows, tiny_model, to_grid
@@ -29,17 +31,17 @@ from tests.support.local_engine import LocalEngine
 
 LOSS = LossSettings(
     estimator=build_estimator(ReweightedRl(), 12),
-    ratio_cap=5.0,
-    mismatch_cap=2.0,
-    kl=KlSettings(),
-    entropy_weight=0.0,
+    rl=RlSettings(ratio_cap=5.0, mismatch_cap=2.0),
     max_tokens=12,
 )
-LEARNER = LearnerSettings(lr=1e-2, warmup_steps=4, grad_stats_every=1, loss=LOSS, max_grad_norm=0.5)
-EXACT_LEARNER = replace(LEARNER, lr=1e-4)
-EXACT_ENGINE = EngineSettings(betas=(0.0, 0.95), max_grad_norm=1e9, persistence_threshold=0)
+SECTION = LearnerSection(lr=1e-2, warmup_steps=4, max_grad_norm=0.5, weight_decay=0.01)
+LEARNER = LearnerSettings(SECTION, LOSS)
+EXACT_LEARNER = replace(LEARNER, section=SECTION.model_copy(update={"lr": 1e-4}))
+EXACT_ENGINE = EngineSettings(
+    LearnerSection(betas=(0.0, 0.95), max_grad_norm=1e9), persistence_threshold_values=0
+)
 """beta_1 = 0 and no clipping: AdamW's first moment after a step is the step's gradient itself."""
-ENGINE = EngineSettings(weight_decay=0.01, max_grad_norm=0.5, persistence_threshold=0)
+ENGINE = EngineSettings(SECTION, persistence_threshold_values=0)
 MIXED = Objective(0.3, 0.7)
 RL_ONLY = Objective(1.0, 0.0)
 NUM_SAMPLES, NUM_DEMONSTRATIONS = 7, 5
@@ -162,22 +164,26 @@ def record_steps(
         assert gradients is not None
         steps.append(
             {
-                "rl_loss": result.rl_loss,
-                "sft_loss": result.sft_loss,
-                "entropy": result.entropy,
-                "mismatch_kl": result.mismatch_kl,
-                "log_ratio_N": result.log_ratio_N,
-                "grad_norm": result.grad_norm,
-                "rl_grad_norm": result.rl_grad_norm,
-                "sft_grad_norm": result.sft_grad_norm,
-                "grad_cosine": result.grad_cosine,
-                "is_applied": result.is_step_applied,
+                **figures_of(result),
                 "w_rl": gradients.rl,
                 "w_sft": gradients.sft,
                 "theta": moments_of(learner.engine) if has_theta_gradients else {},
             }
         )
     return {"steps": steps, "parameters": parameters_of(learner.engine)}
+
+
+def figures_of(result: StepResult) -> dict[str, Any]:
+    """Every figure of a step by its own name, whichever part of the report it is in."""
+    parts = (
+        result.means,
+        result.samples,
+        result.parts,
+        result.updates,
+        result.work,
+        result.lookahead,
+    )
+    return {name: value for part in parts for name, value in asdict(part).items()}
 
 
 def poison(batch: PackedBatch, rank: int, value: float = float("nan")) -> PackedBatch:

@@ -16,10 +16,11 @@ import torch
 
 from coop_rl.config import load_config
 from coop_rl.learner.engine import NamedTensors, StepStats
+from coop_rl.learner.groups import RESYNC_GROUP
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.models import PolicyModel
-from coop_rl.types import Branch
+from coop_rl.types import Branch, LookaheadProducts
 from tests.learner.engine_scenes import (
     BY_SOURCE,
     FILED,
@@ -44,7 +45,7 @@ from tests.support.local_engine import LocalEngine
 
 pytestmark = pytest.mark.timeout(LIMIT_OF_ALL_S)
 COUNTED = ("forward_tokens", "backward_tokens")
-LOOKAHEAD = ("lookahead", "example_lookahead")
+LOOKAHEAD = ("components", "examples")
 SIXTEEN_BITS = [f"{stage}-bfloat16" for stage in (0, 2, 3)]
 every_world = pytest.mark.parametrize("world_size", WORLDS)
 every_stage = pytest.mark.parametrize("stage", STAGES)
@@ -136,10 +137,10 @@ def test_lookahead_products(recorded, world_size, stage, scene) -> None:
     """Of the updates of steps 1 to 4, by component and by demonstration."""
     got, expected = recorded[world_size][f"{scene}-{stage}"], plain(scene)
     for index, (a, b) in enumerate(zip(got["steps"], expected["steps"], strict=True)):
-        ours, theirs = dict(a["lookahead"]), dict(b["lookahead"])
+        ours, theirs = dict(a["components"]), dict(b["components"])
         assert list(ours) == (["rl", "a", "b"] if index >= 2 else [])
         assert_close(ours, theirs, 1e-4)
-        ours, theirs = dict(a["example_lookahead"]), dict(b["example_lookahead"])
+        ours, theirs = dict(a["examples"]), dict(b["examples"])
         has_examples = index >= 2 and scene == "lookahead_clipped"
         assert sorted(ours) == ([str(i) for i in range(5)] if has_examples else [])
         assert_close(ours, theirs, 1e-2)
@@ -176,11 +177,11 @@ def test_shifted_parameters_come_back_bitwise(recorded, world_size, case) -> Non
 @every_stage
 def test_second_optimizer_state(recorded, world_size, stage) -> None:
     """Steps with it leave the main moments alone, and a checkpoint holds both."""
-    got = recorded[world_size][f"own_optimizer-{stage}"]
+    got = recorded[world_size][f"second_optimizer-{stage}"]
     flags = ("is_kept", "has_moved", "is_undisturbed", "is_loaded", "replays")
     assert {name: got[name] for name in flags} == dict.fromkeys(flags, True)
     assert got["num_updates"] == (1, 2)
-    expected = plain("own_optimizer")
+    expected = plain("second_optimizer")
     assert_same_steps(got["steps"], expected["steps"], 1e-4)
     assert distance(got["parameters"], expected["parameters"]) <= 1e-5
     assert distance(got["second"], expected["second"]) <= 1e-5
@@ -205,8 +206,8 @@ def test_lookahead_of_fewer_ranks_is_passed_over(tmp_path: Path) -> None:
     fresh.engine.rank, fresh.engine.world_size = 1, 2
     fresh.load_state(tmp_path)
     fresh.engine.rank, fresh.engine.world_size = 0, 1
-    assert learner.step(2, last, BY_SOURCE)[0].lookahead != ()
-    assert fresh.step(2, last, BY_SOURCE)[0].lookahead == ()
+    assert learner.step(2, last, BY_SOURCE)[0].lookahead.components != ()
+    assert fresh.step(2, last, BY_SOURCE)[0].lookahead == LookaheadProducts()
 
 
 class AwareEngine(LocalEngine):
@@ -252,11 +253,20 @@ def test_moments_are_away_but_for_updates_and_states(tmp_path: Path, branch: Bra
     first, *_, last = engine.seen
     assert (first, last) == (False, True)  # before the first update there are none
     pipe = Pipe()
+
+    def send() -> None:
+        learner.attach_group(RESYNC_GROUP, pipe.sender())
+        learner.send_state(has_gradient=False)
+
+    def receive() -> None:
+        learner.attach_group(RESYNC_GROUP, pipe.receiver())
+        learner.receive_state()
+
     for action in (
         lambda: learner.save_state(tmp_path),
         lambda: learner.load_state(tmp_path),
-        lambda: learner.send_state(pipe.sender(), has_gradient=False),
-        lambda: learner.receive_state(pipe.receiver()),
+        send,
+        receive,
     ):
         assert engine.are_away
         action()

@@ -7,15 +7,19 @@ import pytest
 import torch
 from ray import cloudpickle
 
+from coop_rl.config.roles import LearnerSection
 from coop_rl.errors import VersionError
 from coop_rl.learner.engine import EngineSettings
+from coop_rl.learner.groups import RESYNC_GROUP, W_GROUP
 from coop_rl.learner.learner import Learner
+from coop_rl.learner.peers import send_w
 from coop_rl.models import Adapter, PolicyModel, adapter_shapes
 from coop_rl.types import Branch, DemonstrationTerm, MicroBatch, Objective, PackedBatch
 from tests.learner.scenes import (
     ENGINE,
     LEARNER,
     RL_ONLY,
+    SECTION,
     Pipe,
     build_batch,
     build_policy,
@@ -54,7 +58,8 @@ def test_bridge_at_the_ends_of_mix_is_rl_and_sft_bitwise(mix: float) -> None:
         batch = build_batch(step, 1)
         a, _ = bridge.step(step, one_step(batch), objective)
         b, _ = alone.step(step, one_step(batch), objective)
-        assert (a.grad_norm, a.log_ratio_N) == (b.grad_norm, b.log_ratio_N)
+        assert a.updates == b.updates
+        assert a.samples == b.samples
     assert same(parameters_of(bridge.engine), parameters_of(alone.engine))
     assert not same(
         parameters_of(alone.engine), parameters_of(fresh_learner(has_adapter=False).engine)
@@ -70,7 +75,7 @@ def test_bracket_is_exactly_zero_at_equal_branches(mix: float) -> None:
     b, shadow_gradients = shadow.step(0, one_step(batch), RL_ONLY)
     assert joint_gradients is not None
     assert shadow_gradients is not None
-    assert a.log_ratio_N == b.log_ratio_N
+    assert a.samples.log_ratio_N == b.samples.log_ratio_N
     assert same(joint_gradients.rl, shadow_gradients.rl)
     assert any(bool(g.any()) for g in joint_gradients.rl.values())
     assert not same(parameters_of(joint.engine), parameters_of(shadow.engine))
@@ -111,11 +116,12 @@ def test_part_norms_and_cosine_are_those_of_separate_runs() -> None:
     both, _ = local_learner().step(0, one_step(batch), Objective(0.3, 0.7))
     rl, _ = local_learner().step(0, one_step(batch), RL_ONLY)
     sft, _ = local_learner().step(0, one_step(batch), SFT_ONLY)
-    assert both.rl_grad_norm == pytest.approx(rl.grad_norm, rel=1e-5)
-    assert both.sft_grad_norm == pytest.approx(sft.grad_norm, rel=1e-5)
-    squared = (0.3 * rl.grad_norm) ** 2 + (0.7 * sft.grad_norm) ** 2
-    cross = 2 * 0.3 * 0.7 * rl.grad_norm * sft.grad_norm * both.grad_cosine
-    assert both.grad_norm**2 == pytest.approx(squared + cross, rel=1e-4)
+    rl_norm, sft_norm = rl.updates.grad_norm, sft.updates.grad_norm
+    assert both.parts.rl_norm == pytest.approx(rl_norm, rel=1e-5)
+    assert both.parts.sft_norm == pytest.approx(sft_norm, rel=1e-5)
+    squared = (0.3 * rl_norm) ** 2 + (0.7 * sft_norm) ** 2
+    cross = 2 * 0.3 * 0.7 * rl_norm * sft_norm * both.parts.cosine
+    assert both.updates.grad_norm**2 == pytest.approx(squared + cross, rel=1e-4)
 
 
 class DoubleNorm(torch.nn.Module):
@@ -148,7 +154,10 @@ class DoubleScene:
         for name, tensor in self.adapter.tensors.items():
             self.adapter.tensors[name] = tensor.detach().double().requires_grad_()
         self.learner = Learner(
-            LEARNER, "joint", LocalEngine(self.policy, EngineSettings()), self.adapter
+            LEARNER,
+            "joint",
+            LocalEngine(self.policy, EngineSettings(LearnerSection())),
+            self.adapter,
         )
         self.batch = build_batch(0, 1, micro_batch_tokens=10_000)
         self.leaves = [*self.policy.parameters(), *self.adapter.tensors.values()]
@@ -177,8 +186,8 @@ class DoubleScene:
 def test_finite_differences_in_theta_and_w(kind: str, objective: Objective) -> None:
     """Item 4: directional derivatives of both losses, fp64, 1e-4 relative."""
     scene = DoubleScene()
-    totals = scene.learner.compute(0, scene.batch, RL_ONLY).totals
-    weight_N = torch.tensor(totals.log_ratio_N, dtype=torch.float64).exp().clamp(max=5.0).tolist()
+    samples = scene.learner.compute(0, scene.batch, RL_ONLY).samples
+    weight_N = torch.tensor(samples.log_ratio_N, dtype=torch.float64).exp().clamp(max=5.0).tolist()
     scene.learner.engine.zero_grad()
     generator = torch.Generator().manual_seed(0)
     direction = [
@@ -210,8 +219,8 @@ def paired(*, is_gradient_shared: bool = True) -> tuple[Learner, Learner]:
         for branch, (policy, adapter) in zip(branches, policies, strict=True)
     )
     pipe = Pipe()
-    joint.attach_group("resync", pipe.sender())
-    shadow.attach_group("resync", pipe.receiver())
+    joint.attach_group(RESYNC_GROUP, pipe.sender())
+    shadow.attach_group(RESYNC_GROUP, pipe.receiver())
     return joint, shadow
 
 
@@ -233,7 +242,9 @@ def test_resync_is_theta_plus_one_rl_step_with_thetas_optimiser_state(
     assert same(state_of(shadow.engine), state_of(twin.engine))
     assert not same(parameters_of(shadow.engine), parameters_of(joint.engine))
     # Rollouts are gone through once, but where the shadow's are not joint's.
-    assert synced.backward_tokens == alone.backward_tokens * (1 if is_gradient_shared else 2)
+    assert synced.work.backward_tokens == alone.work.backward_tokens * (
+        1 if is_gradient_shared else 2
+    )
 
 
 def test_a_resync_without_rollouts_at_joint_takes_the_shadows_own_gradient() -> None:
@@ -263,19 +274,18 @@ def test_resync_every_step_keeps_the_bracket_alive() -> None:
 
 
 def test_a_push_of_another_version_is_refused() -> None:
-    from coop_rl.learner.peers import send_adapter
-
     learner = local_learner()
     assert learner.adapter is not None
     pipe = Pipe()
+    learner.attach_group(W_GROUP, pipe.receiver())
     w = learner.adapter.flatten() + 1.0
-    send_adapter(pipe.sender(), 1, w)
-    learner.receive_guidance(pipe.receiver())
+    send_w(pipe.sender(), 1, w)
+    learner.receive_w()
     assert learner.version.adapter == 1
     assert torch.equal(learner.adapter.flatten(), w)
-    send_adapter(pipe.sender(), 3, w)
+    send_w(pipe.sender(), 3, w)
     with pytest.raises(VersionError):
-        learner.receive_guidance(pipe.receiver())
+        learner.receive_w()
 
 
 def test_non_finite_gradient_skips_the_step() -> None:
@@ -283,7 +293,7 @@ def test_non_finite_gradient_skips_the_step() -> None:
     before = parameters_of(learner.engine)
     batch: PackedBatch = poison(build_batch(0, 1), rank=0)
     result: Any = learner.step(0, one_step(batch), RL_ONLY)[0]
-    assert not result.is_step_applied
+    assert not result.updates.is_applied
     assert same(before, parameters_of(learner.engine))
 
 
@@ -323,16 +333,17 @@ def test_phi_weights_change_the_gradient_and_not_the_reported_loss() -> None:
     batch = build_batch(0, 1)
     phi = Objective(0.0, 1.0, terms=(DemonstrationTerm("phi"),))
     plain, weighted = (local_learner().step(0, one_step(batch), o)[0] for o in (SFT_ONLY, phi))
-    assert weighted.sft_loss == plain.sft_loss
-    assert weighted.grad_norm < 0.3 * plain.grad_norm
+    assert weighted.means.sft_loss == plain.means.sft_loss
+    assert weighted.updates.grad_norm < 0.3 * plain.updates.grad_norm
 
 
 def test_rate_of_a_step_is_scaled_by_its_objective() -> None:
     batch = build_batch(0, 1)
     taken = []
-    for lr, scale in ((LEARNER.lr, 3.0), (3.0 * LEARNER.lr, 1.0)):
+    for lr, scale in ((SECTION.lr, 3.0), (3.0 * SECTION.lr, 1.0)):
         learner = local_learner()
-        learner._settings = dataclasses.replace(LEARNER, lr=lr)
+        section = SECTION.model_copy(update={"lr": lr})
+        learner._settings = dataclasses.replace(LEARNER, section=section)
         learner.step(0, one_step(batch), dataclasses.replace(SFT_ONLY, lr_scale=scale))
         taken.append(parameters_of(learner.engine))
     assert all(torch.allclose(taken[0][name], taken[1][name], rtol=1e-6) for name in taken[0])

@@ -16,6 +16,7 @@ from coop_rl.types import (
     AdapterGradients,
     CooperativeGain,
     GuidanceUpdate,
+    LookaheadProducts,
     PolicyVersion,
     SkipReason,
     StepResult,
@@ -171,7 +172,7 @@ def test_without_w_only_the_scalars_move() -> None:
     config = load_config(Path("configs/local/demo.yaml"), ["meta.guidance=[mix]"])
     meta = MetaController(config, None)
     for products in ((), (("rl", 1.0), ("", 0.0))):
-        step = replace(result("joint"), lookahead=products)
+        step = replace(result("joint"), lookahead=LookaheadProducts(products))
         taken = meta.update(step, None, None, None)
     assert taken.guidance.mix > 0.5
     assert taken.update_norm == 0.0

@@ -21,6 +21,7 @@ from coop_rl.config.estimators import (
     ReinforcePlusPlusRl,
     ReweightedRl,
     RlooRl,
+    RlSettings,
 )
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.passes import LossSettings
@@ -98,14 +99,14 @@ def test_the_batch_is_one_that_clips(kind: str) -> None:
     learner = learner_with(replace(LOSS, estimator=ESTIMATORS[kind]))
     batch = cut(ALTOGETHER)
     learner._passes._old = {id(m): m.behaviour_log_prob_T for m in batch.rl[0]}
-    assert 0.0 < learner.compute(0, batch, RL_ONLY).totals.clip_fraction < 1.0
+    assert 0.0 < learner.compute(0, batch, RL_ONLY).means.clip_fraction < 1.0
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 @pytest.mark.parametrize("kind", ["reweighted", "grpo"])
 def test_kl_and_entropy(kind: str, estimator: KlEstimator) -> None:
     kl = KlSettings(weight=1.0, estimator=estimator)
-    loss = replace(LOSS, estimator=ESTIMATORS[kind], kl=kl, entropy_weight=0.5)
+    loss = replace(LOSS, estimator=ESTIMATORS[kind], rl=RlSettings(kl=kl, entropy_weight=0.5))
     assert_same_for_all_cuts(loss, RL_ONLY, CUTS)
 
 

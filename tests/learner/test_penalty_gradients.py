@@ -8,6 +8,7 @@ import torch
 from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.kl import KlEstimator
 from coop_rl.config.estimators import GrpoRl, KlSettings, ReweightedRl, RlSettings
+from coop_rl.config.roles import LearnerSection
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.passes import LossSettings
@@ -43,7 +44,7 @@ class PenaltyScene:
         self.learner = Learner(
             replace(LEARNER, loss=loss),
             "joint",
-            LocalEngine(self.policy, EngineSettings()),
+            LocalEngine(self.policy, EngineSettings(LearnerSection())),
             self.adapter,
             self.reference,
         )
@@ -92,7 +93,7 @@ def assert_gradient_is(scene: PenaltyScene, loss) -> None:
 
 def test_entropy_bonus() -> None:
     """L = - weight * mean entropy of the sampled tokens."""
-    scene = PenaltyScene(replace(LOSS, entropy_weight=WEIGHT))
+    scene = PenaltyScene(replace(LOSS, rl=RlSettings(entropy_weight=WEIGHT)))
 
     def loss() -> float:
         _, entropy_T = scene.rows(scene.policy)
@@ -102,7 +103,9 @@ def test_entropy_bonus() -> None:
 
 
 def test_entropy_has_no_gradient_unless_the_policy_was_built_for_it() -> None:
-    scene = PenaltyScene(replace(LOSS, entropy_weight=WEIGHT), has_entropy_gradient=False)
+    scene = PenaltyScene(
+        replace(LOSS, rl=RlSettings(entropy_weight=WEIGHT)), has_entropy_gradient=False
+    )
     assert not any(bool(part.any()) for part in scene.gradient())
 
 
@@ -114,12 +117,11 @@ def test_kl_penalty(rl: RlSettings, kind: KlEstimator) -> None:
     m: the response's capped weight for the bracket's loss, the token's for the others. c: the
     log-ratio to the reference, summed from t on for k1.
     """
+    penalty = KlSettings(weight=WEIGHT, estimator=kind)
     settings = replace(
         LOSS,
         estimator=build_estimator(rl, 12),
-        ratio_cap=CAP,
-        mismatch_cap=CAP,
-        kl=KlSettings(weight=WEIGHT, estimator=kind),
+        rl=RlSettings(ratio_cap=CAP, mismatch_cap=CAP, kl=penalty),
     )
     scene = PenaltyScene(settings)
     base, _ = scene.rows(scene.policy)

@@ -9,7 +9,7 @@ import pytest
 from coop_rl.algorithm.lookahead import example_derivatives, source_derivatives
 from coop_rl.config import load_config
 from coop_rl.learner.scalar_guidance import ScalarGuidance
-from coop_rl.types import StepResult
+from coop_rl.types import LookaheadProducts, StepResult
 from tests.observability.records import result
 
 
@@ -18,11 +18,8 @@ def guidance(*overrides: str, sources: tuple[str, ...] = ("a", "b")) -> ScalarGu
 
 
 def report(products: dict[str, float], examples: dict[str, float] | None = None) -> StepResult:
-    return replace(
-        result("joint"),
-        lookahead=tuple(products.items()),
-        example_lookahead=tuple((examples or {}).items()),
-    )
+    measured = LookaheadProducts(tuple(products.items()), tuple((examples or {}).items()))
+    return replace(result("joint"), lookahead=measured)
 
 
 def test_what_is_not_named_stands_still() -> None:

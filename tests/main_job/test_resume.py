@@ -20,11 +20,7 @@ OURS = re.compile("ray::|VLLM|coop_rl")
 def figures(run_dir: Path) -> list[dict]:
     """Return all rows without what the clock measured."""
     return [
-        {
-            k: v
-            for k, v in row.items()
-            if not k.startswith("time/") and k not in ("sync/seconds", "sync/extra_bytes")
-        }
+        {k: v for k, v in row.items() if not k.startswith("time/") and k != "sync/seconds"}
         for row in metrics(run_dir)
     ]
 

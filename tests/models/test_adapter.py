@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from coop_rl.errors import ConfigError, VersionError
-from coop_rl.models import Adapter, adapter_shapes, load_causal_lm, load_skeleton, save_peft
+from coop_rl.models import Adapter, adapter_shapes, load_causal_lm, load_skeleton
 from coop_rl.models.merged_linear import MergedLinear
 from tests.models.tiny import TARGETS, random_rows, save_tiny, tiny_model, to_grid
+from tests.support.peft_export import save_peft
 
 
 def random_adapter(model: torch.nn.Module, targets: tuple[str, ...] = TARGETS) -> Adapter:

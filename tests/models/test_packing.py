@@ -5,6 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from coop_rl.algorithm.lanes import BatchRow, Layout, cut, grow_trees, lay_out
+from coop_rl.config.roles import LearnerSection
 from coop_rl.errors import ModelError
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.packing_check import check_packing, check_window
@@ -86,7 +87,7 @@ def test_flat_lanes_restart_their_positions() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_check_at_the_start_passes_for_models_with_full_attention(layout: Layout) -> None:
     for model in (tiny_model(), LlamaForCausalLM(LlamaConfig(**SMALL))):
-        engine = LocalEngine(PolicyModel(model), EngineSettings())
+        engine = LocalEngine(PolicyModel(model), EngineSettings(LearnerSection()))
         check_packing(engine, layout, torch.float32)
 
 
@@ -95,7 +96,7 @@ def test_the_check_at_the_start_finds_a_neighbour_that_is_seen(monkeypatch) -> N
         length = sequence_KL.size(1)
         return torch.ones(len(response_KL), length, length, dtype=torch.bool).tril()
 
-    engine = LocalEngine(PolicyModel(tiny_model()), EngineSettings())
+    engine = LocalEngine(PolicyModel(tiny_model()), EngineSettings(LearnerSection()))
     monkeypatch.setattr("coop_rl.models.policy.visible", sees_all)
     for layout in ("trees", "lanes", "flat"):
         with pytest.raises(ModelError, match=r"learner\.packing padded"):

@@ -8,6 +8,7 @@ from coop_rl.types import (
     Branch,
     BranchBatch,
     CooperativeGain,
+    GradientParts,
     Guidance,
     GuidanceUpdate,
     Objective,
@@ -17,10 +18,14 @@ from coop_rl.types import (
     Reward,
     Rollout,
     Sampled,
+    SampleSums,
     ScoredGroup,
     SkipReason,
     SourceBatch,
+    StepMeans,
     StepResult,
+    Updates,
+    Work,
 )
 
 MIXED, SFT = Objective(0.5, 0.5), Objective(0.0, 1.0)
@@ -40,26 +45,20 @@ def result(branch: Branch) -> StepResult:
     return StepResult(
         branch=branch,
         version=PolicyVersion(3, 3),
-        rl_loss=-0.1,
-        sft_loss=0.7 if branch == "joint" else math.nan,
-        entropy=0.5,
-        mismatch_kl=1e-6,
-        log_ratio_N=(0.0,) * 6,
-        kl_N=(),
-        kl_ref=math.nan,
-        clip_fraction=0.0,
-        grad_norm=2.0,
-        rl_grad_norm=math.nan,
-        sft_grad_norm=math.nan,
-        grad_cosine=math.nan,
-        is_step_applied=True,
-        num_parameters=1000,
-        num_updates=1,
-        forward_tokens=0,
-        backward_tokens=50 if branch == "joint" else 20,
-        lookahead=(),
-        example_lookahead=(),
-        duration_s=1.0,
+        means=StepMeans(
+            rl_loss=-0.1,
+            sft_loss=0.7 if branch == "joint" else math.nan,
+            entropy=0.5,
+            mismatch_kl=1e-6,
+            kl_ref=math.nan,
+            clip_fraction=0.0,
+        ),
+        samples=SampleSums(log_ratio_N=(0.0,) * 6, kl_N=()),
+        parts=GradientParts(),
+        updates=Updates(num_taken=1, grad_norm=2.0, is_applied=True),
+        work=Work(
+            num_parameters=1000, forward_tokens=0, backward_tokens=50 if branch == "joint" else 20
+        ),
     )
 
 

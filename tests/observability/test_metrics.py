@@ -1,5 +1,6 @@
 """A step's figures, and that the table knows every name."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from coop_rl.metric_names import METRICS, describe
 from coop_rl.observability.metrics import step_metrics
 from coop_rl.tracing.stages import Stages
-from coop_rl.types import SkipReason
+from coop_rl.types import SkipReason, Updates
 from tests.observability.records import GUIDANCE, bridge, sft
 
 TIMINGS = {"time/step_s": 4.0, "time/generate_s": 3.0, "sync/bytes": 10.0, "sync/seconds": 0.5}
@@ -63,7 +64,8 @@ def test_skipped_updates_are_counted() -> None:
     assert step_metrics(record, {})["guidance/skipped"] == 1
     assert step_metrics(record, {})["guidance/skipped_low_ess"] == 1
     assert "guidance/skipped_low_ess" not in step_metrics(bridge(), {})
-    record = replace(bridge(), joint=replace(bridge().joint, is_step_applied=False))
+    skipped = replace(bridge().joint, updates=Updates(1, math.inf, is_applied=False))
+    record = replace(bridge(), joint=skipped)
     assert step_metrics(record, {})["grad/skipped"] == 1
 
 

@@ -40,8 +40,8 @@ class LocalEngine:
         self._stash: list[State] = []
         self._optimizer = torch.optim.AdamW(
             self._params.values(),
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
+            betas=settings.optimizer.betas,
+            weight_decay=settings.optimizer.weight_decay,
             fused=True,
         )
 
@@ -109,7 +109,9 @@ class LocalEngine:
 
     def step(self, lr: float) -> StepStats:
         """Clip and update, unless the gradient is not finite."""
-        norm = torch.nn.utils.clip_grad_norm_(self._params.values(), self._settings.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self._params.values(), self._settings.optimizer.max_grad_norm
+        )
         is_applied = bool(torch.isfinite(norm))
         if is_applied:
             for group in self._optimizer.param_groups:

@@ -107,10 +107,6 @@ class ScriptedEngine:
         self._note("receipt")
         return {}
 
-    async def check_health(self) -> None:
-        """Raise ActorLostError after `kill`."""
-        self._fail_if_dead()
-
     async def shutdown(self) -> None:
         """Note the call."""
         self.calls.append("shutdown")

@@ -59,10 +59,10 @@ def test_broadcast_reaches_every_rank(dtype):
 
 def test_root_may_have_any_rank_and_registry_links_by_name():
     root, other = GroupRegistry(HOST, LIMIT_S), GroupRegistry(HOST, LIMIT_S)
-    address = root.open("guidance")
+    address = root.open("w")
     a, b = in_parallel(
-        lambda: root.join("guidance", *address, 1, 2),
-        lambda: other.join("guidance", *address, 0, 2),
+        lambda: root.join("w", *address, 1, 2),
+        lambda: other.join("w", *address, 0, 2),
     )
     value = torch.ones(3)
     in_parallel(lambda: b.broadcast(torch.zeros(3)), lambda: a.broadcast(value))

@@ -228,7 +228,7 @@ def test_failed_sync_pauses_the_engine_until_one_succeeds(
 @pytest.mark.timeout(240)
 @one_case
 def test_dead_engine_is_a_lost_actor(rig: Rig) -> None:
-    rig.run(rig.engine.check_health())
+    rig.run(sample(rig))
     children = psutil.Process().children(recursive=True)
 
     async def sample_while_it_dies() -> None:
@@ -241,4 +241,4 @@ def test_dead_engine_is_a_lost_actor(rig: Rig) -> None:
     with pytest.raises(ActorLostError, match="engine died"):
         rig.run(sample_while_it_dies())
     with pytest.raises(ActorLostError):
-        rig.run(rig.engine.check_health())
+        rig.run(sample(rig))

@@ -19,25 +19,17 @@ from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Progress, Roles, StepRecord
 from coop_rl.algorithm.train import train
 from coop_rl.config import RunConfig, load_config
-from coop_rl.config.sizes import has_adapter, has_shadow
 from coop_rl.data.collection import Mixture
 from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress
 from coop_rl.driver.demonstrations import Demonstrations
 from coop_rl.driver.generation import OnDone, OnStart
 from coop_rl.driver.learners import SHADOW_OBJECTIVE
 from coop_rl.driver.rollouts import SHADOW_SEED, TeamRollouts, step_sampling
-from coop_rl.learner.engine import EngineSettings
-from coop_rl.learner.groups import RESYNC_GROUP
-from coop_rl.learner.learner import Learner
-from coop_rl.learner.meta_controller import MetaController
-from coop_rl.learner.settings import LearnerSettings
 from coop_rl.metric_names import VALIDATION_NLL
-from coop_rl.models import PolicyModel
 from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import Metrics, step_metrics
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import (
-    Branch,
     BranchBatch,
     CooperativeGain,
     Guidance,
@@ -49,13 +41,10 @@ from coop_rl.types import (
     ScoredGroup,
     StepResult,
 )
-from tests.learner.scenes import Pipe
-from tests.support.local_engine import LocalEngine
+from tests.whole_loop.branches import Branches, build_branches
 from tests.whole_loop.toy import (
     Task,
     expected_reward,
-    make_adapter,
-    make_policy,
     make_task,
     sample_groups,
 )
@@ -87,49 +76,6 @@ def configure(*overrides: str) -> RunConfig:
 
 class Stopped(Exception):  # noqa: N818 - not a failure
     """The run was asked to stop here."""
-
-
-@dataclass
-class Branches:
-    """Learners of both branches, and the meta-controller; each None where the run has none."""
-
-    joint: Learner
-    policy: PolicyModel
-    shadow: Learner | None
-    shadow_policy: PolicyModel | None
-    meta: MetaController | None
-
-    @property
-    def learners(self) -> list[Learner]:
-        return [self.joint, self.shadow] if self.shadow else [self.joint]
-
-    def theta(self) -> dict[str, torch.Tensor]:
-        return {name: p.clone() for name, p in self.joint.engine.full_parameters()}
-
-
-def build_branches(config: RunConfig, task: Task) -> Branches:
-    joint, policy = build_learner(config, "joint")
-    shadow, shadow_policy = build_learner(config, "shadow") if has_shadow(config) else (None, None)
-    if shadow is not None:
-        pipe = Pipe()
-        joint.attach_group(RESYNC_GROUP, pipe.sender())
-        shadow.attach_group(RESYNC_GROUP, pipe.receiver())
-    meta = None
-    if config.method.is_guided:
-        adapter = make_adapter(config, policy.causal_lm) if has_adapter(config) else None
-        meta = MetaController(config, adapter, sorted({d.source for d in task.demonstrations}))
-    return Branches(joint, policy, shadow, shadow_policy, meta)
-
-
-def build_learner(config: RunConfig, branch: Branch) -> tuple[Learner, PolicyModel]:
-    policy, adapter = make_policy(config, has_adapter=has_adapter(config))
-    reference = None
-    if config.method.rl_settings.kl.weight > 0:
-        reference, _ = make_policy(config, has_adapter=False)
-        reference.requires_grad_(False)
-    engine = LocalEngine(policy, EngineSettings.from_config(config))
-    settings = LearnerSettings.from_config(config)
-    return Learner(settings, branch, engine, adapter, reference), policy
 
 
 class LocalGeneration:
@@ -210,10 +156,9 @@ class LocalMetaController:
         ours: Any = joint.adapter_gradients
         theirs: Any = shadow.adapter_gradients if shadow else None
         update = meta.update(replace(joint, adapter_gradients=None), ours, theirs, gain)
-        for learner in self.branches.learners if meta.adapter else ():
-            pipe = Pipe()
-            pushed = meta.push(pipe.sender())
-            assert learner.receive_guidance(pipe.receiver()) == pushed
+        if meta.adapter:
+            pushed = meta.push_w()
+            assert all(learner.receive_w() == pushed for learner in self.branches.learners)
         return update
 
     def guidance(self) -> Guidance | None:

@@ -8,7 +8,8 @@ import torch
 
 from coop_rl.algorithm.methods import METHODS
 from coop_rl.types import AdapterGradients
-from tests.whole_loop.rig import Run, build_branches, configure, start
+from tests.whole_loop.branches import build_branches
+from tests.whole_loop.rig import Run, configure, start
 from tests.whole_loop.toy import make_task
 
 ESTIMATORS = (
@@ -41,9 +42,9 @@ def assert_sound(run: Run) -> None:
             assert batch.num_samples or batch.sft
         has_rl = any(batch.num_samples for batch in record.batch.minibatches)
         has_sft = any(batch.sft for batch in record.batch.minibatches)
-        assert math.isfinite(record.joint.rl_loss) == has_rl
-        assert math.isfinite(record.joint.sft_loss) == has_sft
-        assert 0.0 < record.joint.grad_norm < math.inf
+        assert math.isfinite(record.joint.means.rl_loss) == has_rl
+        assert math.isfinite(record.joint.means.sft_loss) == has_sft
+        assert 0.0 < record.joint.updates.grad_norm < math.inf
     assert set(run.column("grad/skipped")) == {0}
     begun = build_branches(run.config, make_task()).theta()
     assert all(not torch.equal(begun[name], p) for name, p in run.branches.theta().items())
@@ -81,7 +82,7 @@ def test_every_estimator_trains_theta_and_w_in_bridge(
     assert run.column("gain/value")[0] == 0.0
     assert all(value > 0.0 for value in run.column("guidance/update_norm"))
     assert set(run.column("guidance/skipped")) == {0}
-    assert run.records[0].joint.num_updates == (4 if more else 1)
+    assert run.records[0].joint.updates.num_taken == (4 if more else 1)
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
@@ -131,7 +132,7 @@ def test_the_bracket_can_be_measured_on_the_shadows_own_rollouts(
             (run.rows[record.step]["reward/mean"] or 0.0) - sum(rewards) / len(rewards)
         )
     own = which.startswith("shadow")
-    ratios = [record.shadow.log_ratio_N for record in run.records[1:] if record.shadow]
+    ratios = [record.shadow.samples.log_ratio_N for record in run.records[1:] if record.shadow]
     # Its own rollouts are on-policy for it; joint's are not.
     assert all((max(map(abs, ratio)) < 1e-4) == own for ratio in ratios)
 

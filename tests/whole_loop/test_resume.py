@@ -79,10 +79,10 @@ def test_the_lookahead_survives_a_stop_at_any_step(tmp_path: Path, stop_after: i
     """After the first step it has nothing to say yet, after the second one it does."""
     whole, resumed, rows = stop_and_go_on(tmp_path, stop_after, *CASES["per_example_all"])
     assert_same(whole, resumed, rows)
-    products = [record.joint.lookahead for record in whole.records]
+    products = [record.joint.lookahead.components for record in whole.records]
     assert [bool(product) for product in products] == [False, False] + [True] * 6
-    measured = [record.joint.example_lookahead for record in whole.records]
-    assert measured[stop_after:] == [record.joint.example_lookahead for record in resumed.records]
+    measured = [record.joint.lookahead.examples for record in whole.records]
+    assert measured[stop_after:] == [record.joint.lookahead.examples for record in resumed.records]
     assert measured[-1]
 
 
@@ -95,7 +95,7 @@ def test_relift_goes_on_with_its_buffer_and_its_second_optimiser(
         tmp_path, stop_after, *overrides, sources={"good": "right"}
     )
     assert_same(whole, resumed, rows)
-    is_sft = [record.objective.has_own_optimizer for record in whole.records]
+    is_sft = [record.objective.has_second_optimizer for record in whole.records]
     assert any(is_sft[:stop_after])
     assert any(is_sft[stop_after:])
 

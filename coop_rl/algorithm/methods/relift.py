@@ -45,7 +45,7 @@ class Relift(Method[ReliftMethod]):
             sft_weight=1.0,
             sft_entropy_weight=self.section.entropy_weight,
             lr_scale=self.section.sft_lr_scale,
-            has_own_optimizer=True,
+            has_second_optimizer=True,
         )
 
     def needs(self, step: int) -> Needs:

@@ -79,7 +79,8 @@ def passed(table: Table, lesson: Lesson, config: RunConfig, tokens: int) -> np.n
     shape = PackShape(num_ranks=1, micro_batch_tokens=tokens, layout="padded")
     batch = pack(lesson.samples, lesson.demonstrations, shape, objective.sources)
     engine = TableEngine(table)
-    settings = replace(LearnerSettings.from_config(config).loss, mismatch_cap=MISMATCH_CAP)
+    settings = LearnerSettings.from_config(config).loss
+    settings = replace(settings, rl=settings.rl.model_copy(update={"mismatch_cap": MISMATCH_CAP}))
     passes = Passes(settings, engine, None)  # type: ignore[arg-type]
     sums = StepSums(batch.num_samples, engine.device)
     if objective.rl_weight > 0 and lesson.samples:

@@ -124,14 +124,14 @@ def test_a_buffer_filled_twice_over_gives_two_sft_steps_in_a_row() -> None:
 
 def test_sft_steps_have_their_own_optimizer_rate_and_entropy_bonus() -> None:
     method = method_of("relift", "buffer_size=1", "sft_lr_scale=5", "entropy_weight=0.02")
-    assert not method.objective(0).has_own_optimizer
+    assert not method.objective(0).has_second_optimizer
     method.compose(StepData(0, *failing(0)))
     assert method.objective(1) == Objective(
         rl_weight=0.0,
         sft_weight=1.0,
         sft_entropy_weight=0.02,
         lr_scale=5.0,
-        has_own_optimizer=True,
+        has_second_optimizer=True,
     )
 
 

@@ -1,6 +1,11 @@
+import sys
+from pathlib import Path
+
 import pytest
 
-from coop_rl.weights.peak_memory import measure_extra_memory
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
+from peak_memory import measure_extra_memory
 
 MIB = 2**20
 

@@ -1,0 +1,159 @@
+"""The gradient of one optimiser step, made in phases that `learner` calls in this order.
+
+bracket_phase   h_w^RL by separate backward passes, where theta's RL loss is not the bracket's
+rl_phase        unweighted RL backward passes; h_w^RL, unless the bracket phase has it
+weigh_rl        theta's gradient scaled by lambda
+sft_phase       SFT backward passes weighted 1 - lambda: the fused theta-gradient is complete
+finish          norms of the parts, sums over all ranks, w's gradients
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from coop_rl.learner.engine import TrainingEngine
+from coop_rl.learner.lookahead import Lookahead, Parts
+from coop_rl.learner.passes import Passes
+from coop_rl.learner.statistics import StepSums, compare_parts
+from coop_rl.models.adapter import Adapter
+from coop_rl.tracing.trace import span
+from coop_rl.types import (
+    AdapterGradients,
+    Branch,
+    GradientParts,
+    Objective,
+    PackedBatch,
+    PolicyVersion,
+    SampleSums,
+    StepMeans,
+)
+
+NamedGradients = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """What an optimiser step has besides the fused theta-gradient, which lies in the engine."""
+
+    means: StepMeans
+    samples: SampleSums
+    parts: GradientParts
+    adapter: AdapterGradients | None
+    """None without an adapter."""
+
+
+@dataclass
+class GradientStep:
+    """One optimiser step's data and loss, and what its phases have gathered so far."""
+
+    engine: TrainingEngine
+    passes: Passes
+    adapter: Adapter | None
+    lookahead: Lookahead | None
+    batch: PackedBatch
+    objective: Objective
+    is_measured: bool
+    """Whether the RL and the SFT part of theta's gradient are told apart."""
+
+    def __post_init__(self) -> None:
+        batch, objective = self.batch, self.objective
+        self.has_rl = objective.rl_weight > 0 and bool(batch.rl[self.engine.rank])
+        self.has_sft = objective.sft_weight > 0 and bool(batch.sft)
+        assert self.has_rl or self.has_sft, "a step needs rollouts or demonstrations with a weight"
+        self._sums = StepSums(batch.num_samples, self.engine.device)
+        self._kl_N: tuple[float, ...] | None = None
+        self._rl_parts: Parts | None = None
+        self._fused_parts: Parts | None = None
+        self._w_rl: NamedGradients = {}
+        self._w_sft: NamedGradients = {}
+
+    def bracket_phase(self, bracket: PackedBatch | None) -> None:
+        """Measure h_w^RL by the bracket's loss, where the RL phase does not; drop theta's gradient.
+
+        Args:
+            bracket: Rollouts to measure it on; None: those of the batch.
+        """
+        is_in_rl_phase = bracket is None and self.passes.is_bracket_loss
+        if self.adapter is None or not self.has_rl or is_in_rl_phase:
+            return
+        batch = bracket or self.batch
+        sums = StepSums(batch.num_samples, self.engine.device)
+        self.passes.rollouts(batch, sums, is_bracket=True)
+        self._w_rl = self._take_w_gradients(1.0)
+        self.engine.zero_grad()
+        _, samples = sums.reduce(self.engine, batch.num_rl_tokens, has_rl=True, has_sft=False)
+        self._kl_N = samples.kl_N
+
+    def rl_phase(self) -> None:
+        """Add the unweighted RL gradient; with look-ahead, take its products with the last update.
+
+        Unweighted, so that both branches run bit for bit the same arithmetic on h_w^RL: the bracket
+        is exactly zero where theta-hat = theta, whatever lambda is.
+        """
+        if not self.has_rl:
+            return
+        self.passes.rollouts(self.batch, self._sums, is_bracket=False)
+        gradients = self._take_w_gradients(1.0)
+        self._w_rl = self._w_rl or gradients
+        if self.is_measured:
+            self._rl_parts = self.engine.gradient_parts()
+        if self.lookahead:
+            self.lookahead.measure(self._rl_parts)
+
+    def weigh_rl(self) -> None:
+        """Scale theta's RL gradient by its weight in the loss."""
+        if self.has_rl and self.objective.rl_weight != 1.0:
+            self.engine.scale_gradient(self.objective.rl_weight)
+
+    def sft_phase(self) -> None:
+        """Add the SFT gradient, source by source."""
+        if not self.has_sft:
+            return
+        if self.lookahead and self._rl_parts:
+            self.lookahead.begin(self._rl_parts, self.objective.rl_weight)
+        for source in self.batch.sft:
+            self.passes.demonstrations(source, self.objective, self._sums)
+            if not self.is_measured:
+                continue
+            self._fused_parts = self.engine.gradient_parts()
+            if self.lookahead:
+                self.lookahead.add_source(source, self.objective, self._fused_parts)
+        self._w_sft = self._take_w_gradients(self.objective.sft_weight)
+
+    def finish(self, branch: Branch, version: PolicyVersion) -> Gradients:
+        """Sum up over the ranks; the gradients of w are labelled `branch` and `version`."""
+        objective, parts = self.objective, GradientParts()
+        if self.is_measured:
+            parts = compare_parts(
+                self.engine,
+                self._rl_parts,
+                self._fused_parts,
+                objective.rl_weight,
+                objective.sft_weight,
+            )
+        means, samples = self._sums.reduce(
+            self.engine, self.batch.num_rl_tokens, has_rl=self.has_rl, has_sft=self.has_sft
+        )
+        if self._kl_N is not None:
+            samples = replace(samples, kl_N=self._kl_N)
+        adapter = None
+        if self.adapter is not None:
+            adapter = AdapterGradients(branch, version, self._w_rl, self._w_sft)
+        return Gradients(means, samples, parts, adapter)
+
+    @span("gradient of w")
+    def _take_w_gradients(self, weight: float) -> NamedGradients:
+        """Return w's gradient since the last call over `weight`, summed over ranks, on the CPU."""
+        if self.adapter is None:
+            return {}
+        gradients = self.adapter.gradients()
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients.values()])
+        self.engine.all_reduce_sum(flat)
+        flat = (flat / (weight * self.engine.loss_factor)).cpu()
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients.values()])
+        self.adapter.zero_grad()
+        # Cloned: a pickled view would take all of `flat` along, once for every tensor.
+        return {
+            name: part.view_as(gradient).clone()
+            for (name, gradient), part in zip(gradients.items(), parts, strict=True)
+        }
