@@ -88,14 +88,15 @@ class EngineProcess:
         while (message := await receive(reader)) is not None:
             number, has_succeeded, value = message
             answer = self._waiting.pop(number)
-            if answer.cancelled():
+            if answer.done():  # its caller was cancelled
                 continue
             if has_succeeded:
                 answer.set_result(value)
             else:
                 answer.set_exception(value)
         for answer in self._waiting.values():
-            answer.set_exception(ActorLostError("the engine's process ended"))
+            if not answer.done():
+                answer.set_exception(ActorLostError("the engine's process ended"))
 
 
 class EngineServer:
