@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 ALLOWED_SKIPS = ("gpu:", "root:", "shared data")
 """Starts of the reasons of tests that need a GPU, root, or files that never are in the repository.
 """
-BOOTING_PLACES = {"main_job", "gpu", "test_memory.py", "test_world.py"}
+BOOTING_PLACES = {"main_job", "gpu", "test_engine_process.py", "test_memory.py", "test_world.py"}
 BOOTING_FIXTURES = {"local_ray", "cluster", "placement", "rig", "recorded"}
 _unexpected: list[str] = []
 
