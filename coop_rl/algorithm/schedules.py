@@ -11,6 +11,8 @@ share of the rate that is left at the end.
 
 import math
 
+from coop_rl.config.optimizer import OptimizerSection
+
 
 def rate_factor(step: int, num_steps: int, warmup: int, schedule: str, final: float) -> float:
     """Return what the rate is multiplied by at step `step`."""
@@ -22,3 +24,11 @@ def rate_factor(step: int, num_steps: int, warmup: int, schedule: str, final: fl
     if schedule == "cosine":
         return final + (1.0 - final) * (1.0 + math.cos(math.pi * progress)) / 2.0
     return 1.0
+
+
+def rate_at(section: OptimizerSection, step: int, num_steps: int) -> float:
+    """Return an optimiser's rate at meta-step `step` of `num_steps`."""
+    factor = rate_factor(
+        step, num_steps, section.warmup_steps, section.lr_schedule, section.lr_final
+    )
+    return section.lr * factor

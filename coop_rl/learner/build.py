@@ -55,7 +55,7 @@ def build_publisher(
 
     Args:
         config: The run.
-        learner: Its version is what `publish` is asked for.
+        learner: Whose theta and w are merged and sent.
         client: Drives the rollout actors; used by rank 0.
         backend: How the weights travel.
         host: This machine's address for the rollout actors.

@@ -4,7 +4,7 @@
 
 One step (docs/algorithm.md section 3), on every rank at the same time:
     bracket phase: only where theta's RL loss is not the bracket's (another estimator, or `fresh`
-        rollouts), backward passes of its own           -> h_w^RL read, theta's gradient dropped
+        rollouts), separate backward passes             -> h_w^RL read, theta's gradient dropped
     RL phase: backward passes, unweighted                -> h_w^RL read
     re-sync, if due: `joint` sends theta_k and h_theta^RL, which `shadow` becomes
     theta's RL gradient is scaled by lambda
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from coop_rl.algorithm.schedules import rate_at
 from coop_rl.errors import VersionError
 from coop_rl.learner.engine import StepStats, TrainingEngine
 from coop_rl.learner.gradient_step import Gradients, GradientStep
@@ -37,7 +38,7 @@ from coop_rl.learner.peers import (
     receive_w,
     send_state,
 )
-from coop_rl.learner.settings import LearnerSettings, rate_at
+from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.state import read_learner, write_learner
 from coop_rl.learner.statistics import mean_of
 from coop_rl.models.adapter import Adapter

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from coop_rl.algorithm.bracket import BracketStats, adapter_gradient
+from coop_rl.algorithm.schedules import rate_at
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import mix_and_penalty
 from coop_rl.errors import VersionError
 from coop_rl.learner.groups import W_GROUP
 from coop_rl.learner.peers import BroadcastGroup, send_w
 from coop_rl.learner.scalar_guidance import ScalarGuidance
-from coop_rl.learner.settings import rate_at
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.models.adapter import Adapter, Shapes
 from coop_rl.types import (

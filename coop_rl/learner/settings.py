@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 
 from coop_rl.algorithm.methods import build_method
-from coop_rl.algorithm.schedules import rate_factor
 from coop_rl.config import RunConfig
-from coop_rl.config.optimizer import OptimizerSection
 from coop_rl.config.roles import LearnerSection
 from coop_rl.config.sizes import learns_by_lookahead
 from coop_rl.learner.passes import LossSettings
@@ -51,11 +49,3 @@ class LearnerSettings:
             is_gradient_shared=config.shadow.rollouts == "shared",
             offloaded=frozenset(branch for branch, is_away in away.items() if is_away),
         )
-
-
-def rate_at(section: OptimizerSection, step: int, num_steps: int) -> float:
-    """Return an optimiser's rate at meta-step `step` of `num_steps`."""
-    factor = rate_factor(
-        step, num_steps, section.warmup_steps, section.lr_schedule, section.lr_final
-    )
-    return section.lr * factor

@@ -122,7 +122,7 @@ def test_a_buffer_filled_twice_over_gives_two_sft_steps_in_a_row() -> None:
     assert method.needs(3).rollouts
 
 
-def test_sft_steps_have_their_own_optimizer_rate_and_entropy_bonus() -> None:
+def test_sft_steps_have_a_second_optimizer_a_rate_and_entropy_bonus() -> None:
     method = method_of("relift", "buffer_size=1", "sft_lr_scale=5", "entropy_weight=0.02")
     assert not method.objective(0).has_second_optimizer
     method.compose(StepData(0, *failing(0)))
