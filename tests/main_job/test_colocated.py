@@ -16,7 +16,7 @@ def test_turns_change_nothing_and_a_lost_learner_is_named(tmp_path: Path, whole_
     job = train(
         run_dir, "run.num_steps=200", "placement.colocated=true", "sync.timeout_s=20", *every_two
     ).start()
-    wait_for_step(run_dir, 2, process=job.process)
+    wait_for_step(run_dir, 3, process=job.process)
     job.process_of("LearnerActor").kill()
     done = job.finish(90)
     assert done.returncode == 1
