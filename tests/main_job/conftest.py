@@ -1,12 +1,13 @@
 """The uninterrupted run that several tests look at."""
 
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.main_job.harness import Job, train
+from tests.main_job.harness import STARTED, Job, train
 
 WHOLE_STEPS = 8
 PROFILED = (2, 3)
@@ -29,6 +30,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     done = job.start().finish()
     assert done.returncode == 0, done.stderr[-2000:]
     return WholeRun(run_dir, job, done)
+
+
+@pytest.fixture(autouse=True)
+def _no_job_outlives_its_test() -> Iterator[None]:
+    yield
+    while STARTED:
+        STARTED.pop().kill()
 
 
 @pytest.fixture

@@ -25,6 +25,10 @@ SMALL = (
 """Overrides that make the demo a matter of seconds per step."""
 
 
+STARTED: list["Job"] = []
+"""Jobs of the present test; one that fails must not leave its own to run beside the next."""
+
+
 @dataclass
 class Job:
     """One `coop-rl` process and whatever it starts; `tag` travels in the environment."""
@@ -39,6 +43,7 @@ class Job:
 
     def start(self) -> "Job":
         """Start in the background."""
+        STARTED.append(self)
         self.process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "coop_rl", *self.arguments],
             cwd=ROOT,
@@ -55,10 +60,14 @@ class Job:
         try:
             out, err = self.process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            for process in self.processes():
-                process.kill()
+            self.kill()
             raise
         return subprocess.CompletedProcess(self.arguments, self.process.returncode, out, err)
+
+    def kill(self) -> None:
+        """Kill it, and whatever it started."""
+        for process in self.processes():
+            process.kill()
 
     def processes(self) -> list[psutil.Process]:
         """Return the living processes that carry this job's tag."""

@@ -46,7 +46,7 @@ def test_ctrl_c_breaks_off_the_start(tmp_path: Path) -> None:
 
 def test_ctrl_c_breaks_off_generation_at_the_last_boundary(tmp_path: Path) -> None:
     # Evaluations that take far longer than a step, so that the signal comes during one.
-    slow = ("evaluation.every=2", "evaluation.num_items=256", "evaluation.num_samples=32")
+    slow = ("evaluation.every=2", "evaluation.num_items=256", "evaluation.num_samples=8")
     job = train(tmp_path / "run", "run.num_steps=200", "checkpoint.every=0", *slow).start()
     wait_for_step(tmp_path / "run", 1)
     assert job.process is not None
