@@ -93,7 +93,7 @@ def test_a_learner_leaves_its_device_to_engines_after_each_turn(
     events: list[str] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("empty"))
 
-    class Learner:
+    class Noting:
         """Notes what it is asked for."""
 
         def __getattr__(self, name: str) -> Any:
@@ -101,13 +101,14 @@ def test_a_learner_leaves_its_device_to_engines_after_each_turn(
 
     actor: Any = LearnerActor.__new__(LearnerActor)
     actor._config = load_config(DEMO, [f"placement.colocated={str(colocated).lower()}"])
-    actor._learner = Learner()
+    actor._learner = actor._publisher = Noting()
     actor.step(0, None, None)
     actor.score([])
     actor.fit([])
     actor.publish(None)
-    asked = ["step", "score", "fit", "publish"]
-    assert events == [e for name in asked for e in (name, *["empty"] * colocated)]
+    emptied = ["empty"] * colocated
+    turns = (["step"], ["score"], ["fit"], ["check_version", "publish"])
+    assert events == [event for turn in turns for event in (*turn, *emptied)]
     events.clear()
     RayWeightSyncClient([], 1, 1.0, actor._leave_memory).finish_weight_update("1/1")
     assert events == ["empty"] * colocated
