@@ -6,7 +6,6 @@ name an upgrade took away.
 
 import inspect
 import re
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from coop_rl.errors import ConfigError
 from coop_rl.learner import deepspeed_engine, zero_storage
 from coop_rl.learner.deepspeed_engine import _import_deepspeed
 
-SOURCE = "".join(Path(module.__file__).read_text() for module in (deepspeed_engine, zero_storage))
+SOURCE = inspect.getsource(deepspeed_engine) + inspect.getsource(zero_storage)
 
 
 @pytest.fixture(scope="module")
