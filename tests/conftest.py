@@ -18,6 +18,7 @@ ALLOWED_SKIPS = ("gpu:", "root:", "shared data")
 """
 BOOTING_PLACES = {"main_job", "gpu", "test_engine_process.py", "test_memory.py", "test_world.py"}
 BOOTING_FIXTURES = {"local_ray", "cluster", "placement", "rig", "recorded"}
+HAD_RAY = pytest.StashKey[bool]()
 _unexpected: list[str] = []
 
 
@@ -35,12 +36,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
 
 
+def has_ray() -> bool:
+    """Whether this process is connected to a Ray."""
+    ray = sys.modules.get("ray")
+    return bool(ray and ray.is_initialized())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Note whether an earlier test's fixture has started Ray already."""
+    item.stash[HAD_RAY] = has_ray()
+    yield
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """A test that starts Ray is one of those that boot."""
     yield
-    if not item.get_closest_marker("boots") and (ray := sys.modules.get("ray")):
-        assert not ray.is_initialized(), "name what starts Ray here in tests/conftest.py"
+    if not item.get_closest_marker("boots") and not item.stash[HAD_RAY]:
+        assert not has_ray(), "name what starts Ray here in tests/conftest.py"
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
