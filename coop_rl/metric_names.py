@@ -89,6 +89,17 @@ METRICS: dict[str, Metric] = {
     "gain/audit_stderr": Metric("reward", "its standard error over prompts"),
     "gain/ess": Metric("share", "effective sample size of the shadow's sequence weights"),
     "gain/ess_joint": Metric("share", "effective sample size of joint's sequence weights"),
+    "gain/pooled": Metric("reward", "mean of the gain over the last gain.window measurements"),
+    "gain/pooled_stderr": Metric("reward", "its standard error"),
+    "gain/pooled_steps": Metric("steps", "measurements in it"),
+    "gain/pooled_age": Metric("steps", "mean of gain/shadow_age over them"),
+    "gain/shadow_age": Metric("steps", "RL-only steps that the shadow is away from a theta"),
+    "gain/amplification": Metric(
+        "", "times as far from theta as the shadow, where rounding hides the difference; else 1"
+    ),
+    "gain/differing_weights": Metric(
+        "share", "of the weights the shadow has moved, those that differ after rounding"
+    ),
     "gain/capped_share": Metric("share", "shadow's sequence weights above the cap"),
     "guidance/mix": Metric("share", "lambda, the share of RL in theta's step"),
     "guidance/adapter_norm": Metric("", "norm of w after the update"),

@@ -16,6 +16,7 @@ from coop_rl.types import (
     GuidanceUpdate,
     Objective,
     PolicyVersion,
+    PooledGain,
     Sampled,
     ScoredGroup,
     StepResult,
@@ -185,6 +186,8 @@ class StepRecord:
     joint: StepResult
     shadow: StepResult | None
     gain: CooperativeGain | None
+    pooled: PooledGain | None
+    """Over the last steps that measured it."""
     update: GuidanceUpdate | None
 
 

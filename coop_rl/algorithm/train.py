@@ -45,21 +45,32 @@ def train(num_steps: int, method: AnyMethod, shape: PackShape, roles: Roles) -> 
         own = to_token_samples(fresh, method.estimator.advantages(fresh))
         batches = pack_branches(lesson, own, shape, is_own=method.shadow_learns_own)
         joint, shadow = roles.learners.step(step, batches, lesson.objective)
-        gain = _estimate_gain(sampled, fresh, joint, shadow, method, shape)
+        gain = _estimate_gain(step, sampled, fresh, joint, shadow, method, shape)
+        method.observe_gain(gain)
         update = roles.meta_controller.update(joint, shadow, gain)
         guidance = update.guidance if update else None
         seen = StepRecord(
-            step, version, lesson.objective, sampled, fresh, batches[0], joint, shadow, gain, update
+            step=step,
+            version=version,
+            objective=lesson.objective,
+            sampled=sampled,
+            fresh=fresh,
+            batch=batches[0],
+            joint=joint,
+            shadow=shadow,
+            gain=gain,
+            pooled=method.gains.pooled(),
+            update=update,
         )
         version = roles.weights.publish(version.next(), is_read=method.needs(step + 1).rollouts)
         roles.observer.record(seen)
-        method.observe_gain(gain)
         roles.checkpoints.maybe_save(step, version, method.state(), roles.rollouts.state())
         _evaluate(step + 1, version, method, roles)
     return version
 
 
 def _estimate_gain(
+    step: int,
     sampled: Sampled,
     fresh: Sequence[ScoredGroup],
     joint: StepResult,
@@ -67,11 +78,15 @@ def _estimate_gain(
     method: AnyMethod,
     shape: PackShape,
 ) -> CooperativeGain | None:
-    """Estimate G from the rollouts whose gradients of w were taken; None without a shadow."""
-    if shadow is None:
+    """Estimate G from the first minibatch's rollouts; None where no shadow was measured."""
+    samples = shadow.samples if shadow else joint.one_step_shadow
+    if samples is None:
         return None
     first, own = first_minibatch(sampled.groups, shape), first_minibatch(fresh, shape)
-    return estimate_gain(first, own, len(sampled.dropped), joint, shadow, method.gain)
+    num_dropped = len(sampled.dropped) * len(first) / len(sampled.groups)
+    return estimate_gain(
+        first, own, num_dropped, joint.samples, samples, method.gain, method.shadow_age(step)
+    )
 
 
 def _evaluate(step: int, version: PolicyVersion, method: AnyMethod, roles: Roles) -> None:

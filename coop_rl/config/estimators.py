@@ -33,6 +33,11 @@ class RlSettings(Section):
     entropy_weight: float = Field(0.0, ge=0.0)
     """Weight of the policy's mean token entropy, a bonus in what is maximised."""
 
+    @property
+    def selects_groups(self) -> bool:
+        """Whether groups are kept for the rewards that they happened to get."""
+        return False
+
 
 class ReweightedRl(RlSettings):
     """Policy gradient with the whole response's importance weight: the bracket's own loss."""
@@ -72,6 +77,11 @@ class DapoRl(RlSettings):
     overlong_tokens: int | None = Field(None, ge=1)
     """The last tokens before rollout.max_tokens, over which the reward falls linearly by 1 (paper:
     4096 of 20480); null: length costs nothing."""
+
+    @property
+    def selects_groups(self) -> bool:
+        """Whether dynamic sampling is on."""
+        return self.max_refills > 0
 
 
 class RlooRl(RlSettings):

@@ -272,6 +272,9 @@ class ShadowSection(Section):
 
     resync_every: int | None = Field(5, ge=1)
     """theta-hat restarts from theta every so many steps (m); null: never, as in the paper."""
+    optimizer_state: Literal["own", "copy"] = "own"
+    """Which AdamW moments theta-hat goes on with after a re-sync: `own`, those of its RL gradients;
+    or a `copy` of theta's, which hold the momentum of SFT."""
     rollouts: Literal["shared", "own"] = "shared"
     """What theta-hat learns from: joint's rollouts, or its own (needs num_rollout_actors)."""
     num_rollout_actors: int = Field(0, ge=0)
@@ -291,6 +294,11 @@ class GainSection(Section):
     it, until the size recovers."""
     min_ess: float = Field(0.5, ge=0.0, le=1.0)
     """Smallest effective sample size, as a fraction of N, at which the estimate counts."""
+    every: int = Field(5, ge=0)
+    """Steps between two measurements where no branch `shadow` runs beside (docs/algorithm.md
+    section 4); with one every step measures; 0: it is not measured without one."""
+    window: int = Field(20, ge=1)
+    """Measurements that `gain/pooled` is the mean of: one step's gain is mostly noise."""
     audit_every: int = Field(0, ge=0)
     """Steps between two measurements of the gain with fresh rollouts of both branches on held-out
     prompts; 0: it is never measured so; needs shadow.num_rollout_actors."""
@@ -307,6 +315,7 @@ class MetaSection(Section):
     a weight for every source of demonstrations (docs/algorithm.md section 5)."""
     w_objective: Literal["cooperative", "mixture", "sft", "frozen", "random"] = "cooperative"
     """What w follows: the method, or one of its controls (docs/algorithm.md section 5)."""
+
     penalty: float | None = Field(None, ge=0.0, le=1.0)
     """The bracket's share in w's step, lambda_w of docs/algorithm.md section 3, step 6; null: the
     same as method.mix."""
@@ -323,3 +332,8 @@ class MetaSection(Section):
     """Smallest weight of a source: above 0, so that its weight can rise again."""
     per_example: bool = False
     """Whether `demonstrations` guidance also weighs every demonstration by itself."""
+
+    @property
+    def needs_shadow(self) -> bool:
+        """Whether w follows a bracket, so that the run has the branch `shadow`."""
+        return "adapter" in self.guidance and self.w_objective in ("cooperative", "random")

@@ -7,7 +7,7 @@ got and what to change.
 from collections.abc import Sequence
 
 from coop_rl.config.data import PromptsSection, RowSource
-from coop_rl.config.estimators import DapoRl
+from coop_rl.config.estimators import DapoRl, RlSettings
 from coop_rl.config.evaluation import EvaluationSection
 from coop_rl.config.method import (
     BridgeMethod,
@@ -151,13 +151,31 @@ def check_lookahead(
         )
 
 
-def check_shadow(shadow: ShadowSection, gain: GainSection, learner: LearnerSection) -> None:
+def check_shadow(
+    shadow: ShadowSection,
+    gain: GainSection,
+    learner: LearnerSection,
+    meta: MetaSection,
+    rl: RlSettings,
+) -> None:
     """Refuse samples of a shadow that no rollout actor serves, and moments that cannot be moved."""
     wanted = {
         "gain.estimator fresh": gain.estimator == "fresh",
         "gain.audit_every": gain.audit_every > 0,
         "shadow.rollouts own": shadow.rollouts == "own",
     }
+    for name in (name for name, is_wanted in wanted.items() if is_wanted):
+        if not meta.needs_shadow:
+            raise ValueError(
+                f"{name} samples from the branch shadow, which runs only where w follows it; add "
+                "adapter to meta.guidance with meta.w_objective cooperative or random, or drop it"
+            )
+        if rl.selects_groups and name != "gain.audit_every":
+            raise ValueError(
+                f"{name} compares groups that dynamic sampling chose by joint's luck with groups "
+                "that nobody chose; set gain.estimator reweighted and shadow.rollouts shared, or "
+                "method.rl.max_refills 0"
+            )
     if shadow.num_rollout_actors == 0:
         for name, is_wanted in wanted.items():
             if is_wanted:

@@ -50,7 +50,18 @@ def has_adapter(config: RunConfig) -> bool:
 
 def has_shadow(config: RunConfig) -> bool:
     """Whether the run has the branch `shadow`: it does where w follows the bracket."""
-    return has_adapter(config) and config.meta.w_objective in ("cooperative", "random")
+    return config.method.is_guided and config.meta.needs_shadow
+
+
+def has_one_step_shadow(config: RunConfig) -> bool:
+    """Whether `joint` measures the gain by itself, beside its own steps."""
+    return config.method.is_guided and not has_shadow(config) and config.gain.every > 0
+
+
+def amplifies_bracket(config: RunConfig) -> bool:
+    """Whether theta goes to the shadow at every step, where rounding hides their difference."""
+    is_reweighted = config.gain.estimator != "fresh" and config.shadow.rollouts == "shared"
+    return has_shadow(config) and config.model.dtype != "float32" and is_reweighted
 
 
 def learns_by_lookahead(config: RunConfig) -> bool:

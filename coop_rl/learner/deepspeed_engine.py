@@ -138,12 +138,18 @@ class DeepSpeedEngine:
             offset += whole.numel()
         return part
 
-    def moment_parts(self) -> list[OptimizerMoments]:
-        """Return the moments of this rank's masters; at stage 0 all ranks share them out."""
+    def _own_masters(self) -> list[torch.Tensor]:
+        """Return this rank's masters; at stage 0, where all have all, the ranks share them out."""
         masters = self._storage.masters
-        if self._stage == 0:
-            masters = masters[self.rank :: self.world_size]
-        states = [self._storage.optimizer.state[master] for master in masters]
+        return masters[self.rank :: self.world_size] if self._stage == 0 else masters
+
+    def master_parts(self) -> list[torch.Tensor]:
+        """Return this rank's masters."""
+        return [master.detach() for master in self._own_masters()]
+
+    def moment_parts(self) -> list[OptimizerMoments]:
+        """Return their moments."""
+        states = [self._storage.optimizer.state[master] for master in self._own_masters()]
         return [OptimizerMoments(state["exp_avg"], state["exp_avg_sq"]) for state in states]
 
     def num_updates(self) -> int:
@@ -151,19 +157,28 @@ class DeepSpeedEngine:
         return int(self._storage.optimizer.state[self._storage.masters[0]]["step"])
 
     @contextmanager
-    def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> Iterator[None]:
+    def computing_with(self, masters: Sequence[torch.Tensor]) -> Iterator[None]:
         """Compute with other masters meanwhile."""
-        masters = self._storage.masters
-        kept = [master.detach().clone() for master in masters]
-        with torch.no_grad():
-            for master, part in zip(masters, self._whole(parts), strict=True):
-                master.add_(part.view_as(master), alpha=factor)
-            self.refresh_weights()
+        kept = [master.clone() for master in self.master_tensors()]
+        self._overwrite(masters)
         yield
-        with torch.no_grad():
-            for master, value in zip(masters, kept, strict=True):
-                master.copy_(value)
-            self.refresh_weights()
+        self._overwrite(kept)
+
+    @contextmanager
+    def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> Iterator[None]:
+        """Compute with theta + factor * parts meanwhile."""
+        moved = [
+            master.add(part.view_as(master), alpha=factor)
+            for master, part in zip(self.master_tensors(), self._whole(parts), strict=True)
+        ]
+        with self.computing_with(moved):
+            yield
+
+    @torch.no_grad()
+    def _overwrite(self, values: Sequence[torch.Tensor]) -> None:
+        for master, value in zip(self._storage.masters, values, strict=True):
+            master.copy_(value)
+        self.refresh_weights()
 
     def _whole(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield `parts` cut like the masters, which stage 0 holds whole on every rank."""
@@ -254,6 +269,10 @@ class DeepSpeedEngine:
             for moment in MOMENTS:
                 self._storage.overwrite(parameter, take(tensors, f"{moment}/{name}", shape), moment)
         self.refresh_weights()
+
+    def master_tensors(self) -> list[torch.Tensor]:
+        """Return this rank's masters."""
+        return [master.detach() for master in self._storage.masters]
 
     def state_tensors(self) -> list[torch.Tensor]:
         """Return this rank's masters with their AdamW state."""

@@ -104,8 +104,16 @@ class TrainingEngine(Protocol):
         """Return this rank's parts of AdamW's moments, live; valid after the first step."""
         ...
 
+    def master_parts(self) -> list[torch.Tensor]:
+        """Return this rank's parts of theta's fp32 masters, live; cut like `moment_parts`."""
+        ...
+
     def num_updates(self) -> int:
         """Return AdamW's step count t."""
+        ...
+
+    def computing_with(self, masters: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
+        """Compute with other masters meanwhile, which are cut like `master_tensors`."""
         ...
 
     def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> AbstractContextManager[None]:
@@ -151,12 +159,16 @@ class TrainingEngine(Protocol):
         """Become the exporter's exact copy; `tensors` in the order of `state_layout`."""
         ...
 
-    def state_tensors(self) -> list[torch.Tensor]:
-        """Return this rank's masters and AdamW state, themselves; no collective.
+    def master_tensors(self) -> list[torch.Tensor]:
+        """Return this rank's fp32 masters of theta, themselves; no collective.
 
         An engine of the same rank, size and stage has the same ones. Where they are overwritten,
         `refresh_weights` has to follow.
         """
+        ...
+
+    def state_tensors(self) -> list[torch.Tensor]:
+        """Return the masters with their AdamW state, as `master_tensors` does."""
         ...
 
     def refresh_weights(self) -> None:

@@ -1,12 +1,14 @@
 """The gradient of one optimiser step, made in phases that `learner` calls in this order.
 
-bracket_phase   h_w^RL by separate backward passes, where theta's RL loss is not the bracket's
+bracket_phase   h_w^RL by separate backward passes, where the RL phase does not have it: another RL
+                loss, other rollouts, or weights moved further from theta (`resolution`)
 rl_phase        unweighted RL backward passes; h_w^RL, unless the bracket phase has it
 weigh_rl        theta's gradient scaled by lambda
 sft_phase       SFT backward passes weighted 1 - lambda: the fused theta-gradient is complete
 finish          norms of the parts, sums over all ranks, w's gradients
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,11 +26,21 @@ from coop_rl.types import (
     Objective,
     PackedBatch,
     PolicyVersion,
+    Resolution,
     SampleSums,
     StepMeans,
 )
 
 NamedGradients = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Amplified:
+    """theta-hat, moved further from theta."""
+
+    masters: list[torch.Tensor]
+    """theta + c (theta-hat - theta), cut like `TrainingEngine.master_tensors`."""
+    resolution: Resolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,8 @@ class Gradients:
     parts: GradientParts
     adapter: AdapterGradients | None
     """None without an adapter."""
+    rl_parts: Parts | None = None
+    """This rank's parts of theta's unweighted RL gradient, where the parts are told apart."""
 
 
 @dataclass
@@ -54,6 +68,8 @@ class GradientStep:
     objective: Objective
     is_measured: bool
     """Whether the RL and the SFT part of theta's gradient are told apart."""
+    amplified: Amplified | None = None
+    """What h_w^RL is taken at; None: theta-hat as it is."""
 
     def __post_init__(self) -> None:
         batch, objective = self.batch, self.objective
@@ -62,6 +78,8 @@ class GradientStep:
         assert self.has_rl or self.has_sft, "a step needs rollouts or demonstrations with a weight"
         self._sums = StepSums(batch.num_samples, self.engine.device)
         self._kl_N: tuple[float, ...] | None = None
+        self._samples: SampleSums | None = None
+        """Of the bracket phase, where it goes through the batch's own rollouts."""
         self._rl_parts: Parts | None = None
         self._fused_parts: Parts | None = None
         self._w_rl: NamedGradients = {}
@@ -73,16 +91,23 @@ class GradientStep:
         Args:
             bracket: Rollouts to measure it on; None: those of the batch.
         """
-        is_in_rl_phase = bracket is None and self.passes.is_bracket_loss
+        # The shadow's own rollouts are from theta-hat itself, rounded as it serves them.
+        amplified = self.amplified if bracket is None else None
+        is_in_rl_phase = bracket is None and amplified is None and self.passes.is_bracket_loss
         if self.adapter is None or not self.has_rl or is_in_rl_phase:
             return
         batch = bracket or self.batch
         sums = StepSums(batch.num_samples, self.engine.device)
-        self.passes.rollouts(batch, sums, is_bracket=True)
-        self._w_rl = self._take_w_gradients(1.0)
-        self.engine.zero_grad()
+        with self.engine.computing_with(amplified.masters) if amplified else nullcontext():
+            self.passes.rollouts(batch, sums, is_bracket=True)
+            self._w_rl = self._take_w_gradients(1.0)
+            self.engine.zero_grad()
         _, samples = sums.reduce(self.engine, batch.num_rl_tokens, has_rl=True, has_sft=False)
-        self._kl_N = samples.kl_N
+        if bracket is None:
+            resolution = amplified.resolution if amplified else Resolution()
+            self._samples = replace(samples, resolution=resolution)
+        else:
+            self._kl_N = samples.kl_N
 
     def rl_phase(self) -> None:
         """Add the unweighted RL gradient; with look-ahead, take its products with the last update.
@@ -134,12 +159,14 @@ class GradientStep:
         means, samples = self._sums.reduce(
             self.engine, self.batch.num_rl_tokens, has_rl=self.has_rl, has_sft=self.has_sft
         )
+        samples = self._samples or samples
         if self._kl_N is not None:
             samples = replace(samples, kl_N=self._kl_N)
         adapter = None
         if self.adapter is not None:
-            adapter = AdapterGradients(branch, version, self._w_rl, self._w_sft)
-        return Gradients(means, samples, parts, adapter)
+            amplification = samples.resolution.amplification
+            adapter = AdapterGradients(branch, version, self._w_rl, self._w_sft, amplification)
+        return Gradients(means, samples, parts, adapter, self._rl_parts)
 
     @span("gradient of w")
     def _take_w_gradients(self, weight: float) -> NamedGradients:

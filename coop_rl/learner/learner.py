@@ -22,9 +22,10 @@ import torch
 from coop_rl.algorithm.schedules import rate_at
 from coop_rl.errors import VersionError
 from coop_rl.learner.engine import StepStats, TrainingEngine
-from coop_rl.learner.gradient_step import Gradients, GradientStep
+from coop_rl.learner.gradient_step import Amplified, Gradients, GradientStep
 from coop_rl.learner.groups import RESYNC_GROUP, W_GROUP
 from coop_rl.learner.lookahead import Lookahead
+from coop_rl.learner.one_step_shadow import OneStepShadow, with_kl
 from coop_rl.learner.passes import (
     Passes,
     Reference,
@@ -34,10 +35,13 @@ from coop_rl.learner.passes import (
 )
 from coop_rl.learner.peers import (
     BroadcastGroup,
+    receive_masters,
     receive_state,
     receive_w,
+    send_masters,
     send_state,
 )
+from coop_rl.learner.resolution import resolve
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.state import read_learner, write_learner
 from coop_rl.learner.statistics import mean_of
@@ -52,6 +56,7 @@ from coop_rl.types import (
     Objective,
     PackedBatch,
     PolicyVersion,
+    SampleSums,
     StepResult,
     TokenRow,
     Updates,
@@ -89,6 +94,14 @@ class Learner:
                 settings.section.max_grad_norm,
                 settings.has_example_lookahead,
             )
+        self._one_step_shadow: OneStepShadow | None = None
+        if settings.gain_every and branch == "joint":
+            self._one_step_shadow = OneStepShadow(
+                engine,
+                settings.section,
+                every=settings.gain_every,
+                is_rounded=settings.is_rounded,
+            )
         self._has_second_optimizer = False
 
     def attach_group(self, name: str, group: BroadcastGroup) -> None:
@@ -107,6 +120,7 @@ class Learner:
         """
         self._passes.counter = TokenCounter()
         self._passes.remember_old_log_probs(batch.minibatches)
+        beside = self._measure_one_step_shadow(step, batch.minibatches[0])
         taken: list[Gradients] = []
         updates: list[StepStats] = []
         for index, minibatch in enumerate(batch.minibatches):
@@ -116,8 +130,8 @@ class Learner:
             if is_first and objective.resync_shadow and self.branch == "shadow":
                 self._resync(batch)
             with self._moments_at_hand():
-                updates.append(self._update(step, objective))
-        return self._result(taken, updates), taken[0].adapter
+                updates.append(self._update(step, objective, taken[-1]))
+        return self._result(taken, updates, beside), taken[0].adapter
 
     def compute(
         self,
@@ -138,9 +152,16 @@ class Learner:
             has_w: Whether gradients of w are wanted.
         """
         every = self._settings.section.grad_stats_every
-        is_measured = self._lookahead is not None or (every > 0 and step % every == 0)
+        needs_parts = self._lookahead is not None or self._one_step_shadow is not None
         gradient = GradientStep(
-            self.engine, self._passes, self.adapter, self._lookahead, batch, objective, is_measured
+            self.engine,
+            self._passes,
+            self.adapter,
+            self._lookahead,
+            batch,
+            objective,
+            is_measured=needs_parts or (every > 0 and step % every == 0),
+            amplified=self._amplify() if has_w and self._settings.amplifies else None,
         )
         if has_w:
             gradient.bracket_phase(bracket)
@@ -152,10 +173,12 @@ class Learner:
         return gradient.finish(self.branch, self.version)
 
     @span("optimizer")
-    def _update(self, step: int, objective: Objective) -> StepStats:
+    def _update(self, step: int, objective: Objective, gradients: Gradients) -> StepStats:
         """Take one optimiser step with the gradient that lies in the engine."""
         settings = self._settings
         lr = rate_at(settings.section, step, settings.num_steps) * objective.lr_scale
+        if self._one_step_shadow and gradients.rl_parts:
+            self._one_step_shadow.step(gradients.rl_parts, lr)
         if objective.has_second_optimizer:
             self._has_second_optimizer = True
             self.engine.swap_optimizer_state()
@@ -167,7 +190,37 @@ class Learner:
             self._lookahead.keep(lr, stats)
         return stats
 
-    def _result(self, taken: Sequence[Gradients], updates: Sequence[StepStats]) -> StepResult:
+    def _amplify(self) -> Amplified | None:
+        """Send theta to the shadow, which moves away from it along theta-hat - theta."""
+        group = self._groups[RESYNC_GROUP]
+        if self.branch == "joint":
+            send_masters(group, self.engine)
+            return None
+        theta = receive_masters(group, self.engine)
+        pairs = zip(self.engine.master_tensors(), theta, strict=True)
+        difference = [theta_hat - value for theta_hat, value in pairs]
+        resolution = resolve(theta, difference, self.engine)
+        for change, value in zip(difference, theta, strict=True):
+            change.mul_(resolution.amplification).add_(value)
+        return Amplified(difference, resolution)
+
+    def _measure_one_step_shadow(self, step: int, batch: PackedBatch) -> SampleSums | None:
+        """Score the rollouts under the RL-only step beside joint's last one, where that is due."""
+        shadow = self._one_step_shadow
+        if shadow is None:
+            return None
+        samples = None
+        if shadow.is_due(step) and batch.num_samples:
+            parts, resolution = shadow.difference()
+            with self.engine.shifted(parts, resolution.amplification):
+                log_ratio_N = self._passes.log_ratios(batch)
+            samples = SampleSums(log_ratio_N, (), resolution)
+        shadow.begin()
+        return samples
+
+    def _result(
+        self, taken: Sequence[Gradients], updates: Sequence[StepStats], beside: SampleSums | None
+    ) -> StepResult:
         """Sum a meta-step up and advance the version."""
         taken_at = self.version
         # Without an adapter nobody pushes one; its count then follows theta's.
@@ -189,6 +242,7 @@ class Learner:
             ),
             work=self._work(),
             lookahead=self._lookahead.products if self._lookahead else LookaheadProducts(),
+            one_step_shadow=beside and with_kl(beside, taken[0].samples),
         )
 
     def _work(self) -> Work:
@@ -204,9 +258,9 @@ class Learner:
         )
 
     @contextmanager
-    def _moments_at_hand(self) -> Iterator[None]:
+    def _moments_at_hand(self, *, are_needed: bool = True) -> Iterator[None]:
         """Bring AdamW's moments onto the device, where the config keeps them away otherwise."""
-        is_away = self.branch in self._settings.offloaded
+        is_away = are_needed and self.branch in self._settings.offloaded
         if is_away:
             self.engine.offload_moments(self.engine.device)
         yield
@@ -226,13 +280,18 @@ class Learner:
 
     def send_state(self, *, has_gradient: bool) -> None:
         """Send this rank's part of theta_k, and of h_theta^RL unless the shadow needs its own."""
-        group = self._groups[RESYNC_GROUP]
-        with self._moments_at_hand():
-            send_state(group, self.engine, self.version.theta, has_gradient=has_gradient)
+        with self._moments_at_hand(are_needed=self._settings.copies_moments):
+            send_state(
+                self._groups[RESYNC_GROUP],
+                self.engine,
+                self.version.theta,
+                has_gradient=has_gradient,
+                has_moments=self._settings.copies_moments,
+            )
 
     def receive_state(self) -> bool:
-        """Become theta_k, with its optimiser state; return whether its gradient came as well."""
-        with self._moments_at_hand():
+        """Become theta_k; return whether its gradient came as well."""
+        with self._moments_at_hand(are_needed=self._settings.copies_moments):
             return receive_state(self._groups[RESYNC_GROUP], self.engine, self.version.theta)
 
     def receive_w(self) -> Receipt:
@@ -269,7 +328,7 @@ class Learner:
             )
 
     def save_state(self, folder: Path) -> None:
-        """Write `folder/<branch>`, and with look-ahead what every rank keeps of the last update."""
+        """Write `folder/<branch>`, and what every rank keeps of the last update for guidance."""
         with self._moments_at_hand():
             write_learner(
                 folder / self.branch,
@@ -278,8 +337,9 @@ class Learner:
                 self.version,
                 has_second_optimizer=self._has_second_optimizer,
             )
-        if self._lookahead:
-            self._lookahead.save(folder)
+        for part in (self._lookahead, self._one_step_shadow):
+            if part:
+                part.save(folder)
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote, on any number of ranks."""
@@ -287,5 +347,6 @@ class Learner:
             self.version, self._has_second_optimizer = read_learner(
                 folder / self.branch, self.engine, self.adapter
             )
-        if self._lookahead:
-            self._lookahead.load(folder)
+        for part in (self._lookahead, self._one_step_shadow):
+            if part:
+                part.load(folder)

@@ -20,7 +20,7 @@ from coop_rl.algorithm.estimators.base import sum_by_row
 from coop_rl.algorithm.lookahead import RL, AdamWRule, clip_differential, clip_factor, response
 from coop_rl.learner.engine import StepStats, TrainingEngine
 from coop_rl.learner.state_io import StateReader, StateWriter
-from coop_rl.learner.statistics import pieces
+from coop_rl.learner.statistics import dot
 from coop_rl.types import LookaheadProducts, MicroBatch, Objective, SourceBatch, TokenGrid
 
 SHIFT_NORM = 1e-2
@@ -79,7 +79,7 @@ class Lookahead:
         if not self._kept or rl_parts is None:
             return
         names = list(self._kept)
-        dots = [-_dot(rl_parts, self._kept[name]) for name in names]
+        dots = [-dot(rl_parts, self._kept[name]) for name in names]
         components = tuple(zip(names, self._reduced(dots), strict=True))
         examples: tuple[tuple[str, float], ...] = ()
         if self._kept_update:
@@ -119,11 +119,11 @@ class Lookahead:
             for part, m in zip(self._fused, self._engine.moment_parts(), strict=True)
         ]
         names = list(self._components)
-        dots = self._reduced([_dot(self._fused, self._components[name]) for name in names])
-        for name, dot in zip(names, dots, strict=True):
+        dots = self._reduced([dot(self._fused, self._components[name]) for name in names])
+        for name, product in zip(names, dots, strict=True):
             parts = zip(slope, self._components[name], self._fused, strict=True)
             self._kept[name] = [
-                response(d, h_c, h, stats.grad_norm, dot, self._max_norm) for d, h_c, h in parts
+                response(d, h_c, h, stats.grad_norm, product, self._max_norm) for d, h_c, h in parts
             ]
         if self._has_examples:
             self._kept_update = Kept(slope, self._fused, stats.grad_norm)
@@ -132,12 +132,12 @@ class Lookahead:
 
     def _measure_examples(self, rl_parts: Parts, kept: Kept) -> tuple[tuple[str, float], ...]:
         sloped = [-d * part for d, part in zip(kept.slope, rl_parts, strict=True)]
-        (product,) = self._reduced([_dot(kept.fused, sloped)])
+        (product,) = self._reduced([dot(kept.fused, sloped)])
         direction = [
             clip_differential(part, h, kept.norm, product, self._max_norm)
             for part, h in zip(sloped, kept.fused, strict=True)
         ]
-        (square,) = self._reduced([_dot(direction, direction)])
+        (square,) = self._reduced([dot(direction, direction)])
         if square == 0.0:
             return ()
         step = SHIFT_NORM / square**0.5
@@ -244,12 +244,3 @@ def _micro_batch(tensors: Mapping[str, torch.Tensor]) -> MicroBatch:
     grid = TokenGrid(*(tensors.get(name) for name in TokenGrid._fields))  # type: ignore[arg-type]
     nothing = torch.zeros(0)
     return MicroBatch(grid, tensors["row_T"], tensors["row_B"], nothing, nothing, 0)
-
-
-def _dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
-    """Return the dot product of this rank's shards, in fp64 a chunk at a time."""
-    total = 0.0
-    for x, y in zip(a, b, strict=True):
-        pairs = zip(pieces(x), pieces(y), strict=True)
-        total += sum(float((p.double() * q.double()).sum()) for p, q in pairs)
-    return total

@@ -198,6 +198,8 @@ class MetaController:
         if self._w_objective == "frozen":
             return SkipReason.FROZEN
         follows_bracket = self._w_objective in BRACKET_OBJECTIVES and self._penalty > 0
+        if follows_bracket and gain is not None and not gain.is_resolved:
+            return SkipReason.ROUNDED
         if follows_bracket and gain is not None and not gain.is_usable:
             return SkipReason.LOW_ESS
         return SkipReason.NONE if math.isfinite(norm) else SkipReason.NON_FINITE

@@ -76,8 +76,9 @@ class Passes:
 
     @property
     def is_bracket_loss(self) -> bool:
-        """Whether theta's RL loss is the one the bracket needs."""
-        return self._settings.estimator.is_bracket_loss
+        """Whether theta's RL loss is the one the bracket needs, an entropy bonus is not."""
+        settings = self._settings
+        return settings.estimator.is_bracket_loss and settings.rl.entropy_weight == 0
 
     @span("RL passes")
     def rollouts(self, batch: PackedBatch, sums: StepSums | None, *, is_bracket: bool) -> None:
@@ -89,8 +90,9 @@ class Passes:
             entropy = self.mean_entropy(micros, batch.num_rl_tokens)
             counts = RolloutCounts(batch.num_rl_tokens, batch.num_samples, entropy)
         for micro in micros:
-            loss = self._rollout_loss(micro, estimator, counts, sums)
-            self._backward(micro, loss)
+            # The bonus steers theta's exploration; it is no part of J_RL, the bracket's return.
+            bonus = 0.0 if is_bracket else self._settings.rl.entropy_weight
+            self._backward(micro, self._rollout_loss(micro, estimator, counts, sums, bonus))
 
     def _rollout_loss(
         self,
@@ -98,6 +100,7 @@ class Passes:
         estimator: RlEstimator,
         counts: RolloutCounts,
         sums: StepSums | None,
+        entropy_weight: float,
     ) -> torch.Tensor:
         rl = self._settings.rl
         scores = self._engine(micro.grid)
@@ -117,8 +120,8 @@ class Passes:
                 weight_B = log_ratio_B.exp().clamp(max=rl.ratio_cap)
                 weight_T = weight_B.to(weight_T.dtype)[tokens.row_T]
             loss = loss + rl.kl.weight * self._kl(micro, tokens, weight_T, counts, sums)
-        if rl.entropy_weight > 0:
-            loss = loss - rl.entropy_weight * scores.entropy_T.sum() / counts.tokens
+        if entropy_weight > 0:
+            loss = loss - entropy_weight * scores.entropy_T.sum() / counts.tokens
         return loss
 
     def _kl(
@@ -213,6 +216,20 @@ class Passes:
             self._count_forward(micro)
         self._engine.all_reduce_sum(total)
         return float(total) / num_tokens
+
+    @span("one-step shadow")
+    @torch.no_grad()
+    def log_ratios(self, batch: PackedBatch) -> tuple[float, ...]:
+        """Return the sum of log pi - log pi_b of each of the N samples, nats."""
+        total_N = torch.zeros(batch.num_samples, dtype=torch.float64, device=self._engine.device)
+        for micro in batch.rl[self._engine.rank]:
+            tokens = self._tokens(micro, self._engine(micro.grid))
+            total_N[micro.row_B.to(total_N.device)] = sequence_log_ratio(
+                tokens.log_prob_T, tokens.behaviour_log_prob_T, tokens.row_T, len(micro.row_B)
+            ).double()
+            self._count_forward(micro)
+        self._engine.all_reduce_sum(total_N)
+        return tuple(total_N.tolist())
 
     @span("old log-probs")
     @torch.no_grad()

@@ -52,12 +52,17 @@ def receive_w(group: BroadcastGroup, expected_version: int, numel: int) -> torch
 
 @span("re-sync")
 def send_state(
-    group: BroadcastGroup, engine: TrainingEngine, theta_version: int, *, has_gradient: bool
+    group: BroadcastGroup,
+    engine: TrainingEngine,
+    theta_version: int,
+    *,
+    has_gradient: bool,
+    has_moments: bool,
 ) -> None:
-    """Send this rank's part of theta, of its optimiser state and, if wanted, of its gradient."""
-    header = torch.tensor([theta_version, has_gradient], dtype=torch.int64)
+    """Send this rank's part of theta and, if wanted, of its optimiser state and its gradient."""
+    header = torch.tensor([theta_version, has_gradient, has_moments], dtype=torch.int64)
     group.broadcast(header, ROOT)
-    for tensor in _tensors(engine, has_gradient=has_gradient):
+    for tensor in _tensors(engine, has_gradient=has_gradient, has_moments=has_moments):
         group.broadcast(tensor.detach().to("cpu").contiguous(), ROOT)
 
 
@@ -69,10 +74,10 @@ def receive_state(group: BroadcastGroup, engine: TrainingEngine, theta_version: 
     Raises:
         VersionError: The sender is at another step.
     """
-    header = torch.zeros(2, dtype=torch.int64)
+    header = torch.zeros(3, dtype=torch.int64)
     group.broadcast(header, ROOT)
-    version, has_gradient = header.tolist()
-    for tensor in _tensors(engine, has_gradient=bool(has_gradient)):
+    version, has_gradient, has_moments = header.tolist()
+    for tensor in _tensors(engine, has_gradient=bool(has_gradient), has_moments=bool(has_moments)):
         received = torch.empty(tensor.shape, dtype=tensor.dtype)
         group.broadcast(received, ROOT)
         tensor.copy_(received)
@@ -82,6 +87,27 @@ def receive_state(group: BroadcastGroup, engine: TrainingEngine, theta_version: 
     return bool(has_gradient)
 
 
-def _tensors(engine: TrainingEngine, *, has_gradient: bool) -> list[torch.Tensor]:
+@span("theta to the shadow")
+def send_masters(group: BroadcastGroup, engine: TrainingEngine) -> None:
+    """Send this rank's masters of theta, which a bracket of rounded weights needs at the shadow."""
+    for tensor in engine.master_tensors():
+        group.broadcast(tensor.to("cpu").contiguous(), ROOT)
+
+
+@span("theta to the shadow")
+def receive_masters(group: BroadcastGroup, engine: TrainingEngine) -> list[torch.Tensor]:
+    """Return what `send_masters` sends, on the device of `engine`, whose own masters stay."""
+    received = []
+    for own in engine.master_tensors():
+        tensor = torch.empty(own.shape, dtype=own.dtype)
+        group.broadcast(tensor, ROOT)
+        received.append(tensor.to(own.device))
+    return received
+
+
+def _tensors(
+    engine: TrainingEngine, *, has_gradient: bool, has_moments: bool
+) -> list[torch.Tensor]:
     """Return what a re-sync copies, the same on both sides: their ranks and stages are equal."""
-    return engine.state_tensors() + (engine.gradient_tensors() if has_gradient else [])
+    theta = engine.state_tensors() if has_moments else engine.master_tensors()
+    return theta + (engine.gradient_tensors() if has_gradient else [])

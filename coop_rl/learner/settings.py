@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from coop_rl.algorithm.methods import build_method
 from coop_rl.config import RunConfig
 from coop_rl.config.roles import LearnerSection
-from coop_rl.config.sizes import learns_by_lookahead
+from coop_rl.config.sizes import amplifies_bracket, has_one_step_shadow, learns_by_lookahead
 from coop_rl.learner.passes import LossSettings
 from coop_rl.types import Branch
 
@@ -25,6 +25,14 @@ class LearnerSettings:
     """Whether that is measured for every single demonstration as well."""
     is_gradient_shared: bool = True
     """Whether both branches' RL loss is that of the same rollouts."""
+    copies_moments: bool = False
+    """Whether a re-sync hands theta's moments to the shadow, which else keeps its own."""
+    gain_every: int = 0
+    """Meta-steps between two gains that joint measures by itself; 0: it measures none."""
+    is_rounded: bool = False
+    """Whether the model computes in fewer bits than its masters have."""
+    amplifies: bool = False
+    """Whether the bracket is taken over a longer way, because rounding hides theta-hat - theta."""
     offloaded: frozenset[Branch] = frozenset()
     """Branches whose moments are in host memory except during the update."""
 
@@ -47,5 +55,9 @@ class LearnerSettings:
             has_lookahead=has_lookahead,
             has_example_lookahead=has_lookahead and config.meta.per_example,
             is_gradient_shared=config.shadow.rollouts == "shared",
+            gain_every=config.gain.every if has_one_step_shadow(config) else 0,
+            is_rounded=config.model.dtype != "float32",
+            amplifies=amplifies_bracket(config),
+            copies_moments=config.shadow.optimizer_state == "copy",
             offloaded=frozenset(branch for branch, is_away in away.items() if is_away),
         )

@@ -106,6 +106,15 @@ def pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     return torch.split(tensor.reshape(-1), VALUES_PER_PIECE)
 
 
+def dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
+    """Return the dot product of this rank's shards, in fp64 a chunk at a time."""
+    total = 0.0
+    for x, y in zip(a, b, strict=True):
+        pairs = zip(pieces(x), pieces(y), strict=True)
+        total += sum(float((p.double() * q.double()).sum()) for p, q in pairs)
+    return total
+
+
 def compare_parts(
     reducer: Reducer,
     rl: Sequence[torch.Tensor] | None,
@@ -138,10 +147,10 @@ def compare_parts(
             if rl_part is not None:
                 dots_3[2] += (rl_part.double() * sft_part).sum()
     reducer.all_reduce_sum(dots_3)
-    rl_square, sft_square, dot = dots_3.tolist()
+    rl_square, sft_square, both = dots_3.tolist()
     product = math.sqrt(rl_square * sft_square) if rl_square >= 0 and sft_square >= 0 else math.nan
     return GradientParts(
         rl_norm=math.sqrt(rl_square) if rl is not None else math.nan,
         sft_norm=math.sqrt(sft_square) if total is not None else math.nan,
-        cosine=dot / product if rl is not None and total is not None and product > 0 else math.nan,
+        cosine=both / product if rl is not None and total is not None and product > 0 else math.nan,
     )

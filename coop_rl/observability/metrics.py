@@ -14,6 +14,7 @@ from coop_rl.metric_names import REWARD
 from coop_rl.types import (
     CooperativeGain,
     GuidanceUpdate,
+    PooledGain,
     Reward,
     ScoredGroup,
     SkipReason,
@@ -40,7 +41,7 @@ def step_metrics(record: StepRecord, timings: Mapping[str, float]) -> Metrics:
         "groups/dropped": len(record.sampled.dropped),
         **_rollout_metrics([*record.sampled.groups, *record.sampled.dropped], record.version.theta),
         **_learner_metrics(record.joint, record.shadow),
-        **_gain_metrics(record.gain),
+        **_gain_metrics(record.gain, record.pooled),
         **_guidance_metrics(record.update),
         **{f"guidance/weight/{t.source}": t.share for t in objective.terms if t.source},
         **{f"guidance/product/{c or 'sft'}": z for c, z in record.joint.lookahead.components},
@@ -116,10 +117,19 @@ def _learner_metrics(joint: StepResult, shadow: StepResult | None) -> Metrics:
     }
 
 
-def _gain_metrics(gain: CooperativeGain | None) -> Metrics:
+def _gain_metrics(gain: CooperativeGain | None, pooled: PooledGain | None) -> Metrics:
+    metrics: Metrics = {}
+    if pooled is not None:
+        metrics = {
+            "gain/pooled": pooled.value,
+            "gain/pooled_stderr": pooled.stderr,
+            "gain/pooled_steps": pooled.num_steps,
+            "gain/pooled_age": pooled.shadow_age,
+        }
     if gain is None:
-        return {"gain/value": None, "gain/stderr": None, "gain/ess": None, "shadow/kl": None}
-    return {
+        nothing = ("gain/value", "gain/stderr", "gain/ess", "shadow/kl")
+        return metrics | dict.fromkeys(nothing)
+    return metrics | {
         "gain/value": gain.value,
         "gain/stderr": gain.stderr,
         "gain/reward_gap": gain.reward_gap,
@@ -128,6 +138,9 @@ def _gain_metrics(gain: CooperativeGain | None) -> Metrics:
         "gain/ess": gain.ess,
         "gain/ess_joint": gain.ess_joint,
         "gain/capped_share": gain.capped_share,
+        "gain/shadow_age": gain.shadow_age,
+        "gain/amplification": gain.resolution.amplification,
+        "gain/differing_weights": gain.resolution.differing,
         "shadow/kl": gain.shadow_kl,
     }
 

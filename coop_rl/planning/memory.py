@@ -17,7 +17,13 @@ small weights stay whole. What a pass adds are activations and logits.
 from dataclasses import dataclass
 
 from coop_rl.config import RunConfig
-from coop_rl.config.sizes import has_adapter, learns_by_lookahead, zero_stage
+from coop_rl.config.sizes import (
+    amplifies_bracket,
+    has_adapter,
+    has_one_step_shadow,
+    learns_by_lookahead,
+    zero_stage,
+)
 from coop_rl.learner.deepspeed_config import reduce_bucket
 from coop_rl.learner.engine import PERSISTENCE_THRESHOLD_VALUES
 from coop_rl.planning.shape import ModelShape
@@ -84,7 +90,11 @@ def learner_memory(
         parts["pi_ref"] = compute * float(size)
     if is_lookahead := learns_by_lookahead(config):
         parts["look-ahead"] = 2 * FP32_BYTES * own
-    if is_lookahead or config.learner.grad_stats_every:
+    if is_beside := has_one_step_shadow(config):
+        parts["one-step shadow"] = 3 * FP32_BYTES * own
+    if amplifies_bracket(config):
+        parts["amplified bracket"] = 2 * FP32_BYTES * (own if stage else size)
+    if is_lookahead or is_beside or config.learner.grad_stats_every:
         copies = config.method.samples + (config.method.demonstrations != "none")
         parts["gradient statistics"] = copies * FP32_BYTES * own
     tokens = tokens or min(config.learner.micro_batch_tokens, tokens_per_rank(config, shape, ranks))

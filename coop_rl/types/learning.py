@@ -24,6 +24,7 @@ class SkipReason(StrEnum):
 
     NONE = ""
     LOW_ESS = "low_ess"
+    ROUNDED = "rounded"
     NON_FINITE = "non_finite"
     FROZEN = "frozen"
 
@@ -105,6 +106,8 @@ class AdapterGradients:
     """name -> fp32 gradient of L_RL; empty when the branch did not compute it."""
     sft: dict[str, torch.Tensor]
     """name -> fp32 gradient of L_SFT; empty for `shadow`."""
+    amplification: float = 1.0
+    """How many times as far from theta as theta-hat `rl` was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,17 @@ class StepMeans:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolution:
+    """How well theta-hat is told apart from theta by the numbers the model computes with."""
+
+    amplification: float = 1.0
+    """c: how many times as far from theta as theta-hat the weights were; 1: theta-hat itself."""
+    differing: float = 1.0
+    """Share of the weights that differ after rounding, of those whose fp32 masters do; 1 where
+    nothing is rounded."""
+
+
+@dataclass(frozen=True, slots=True)
 class SampleSums:
     """Sums over the tokens of each of the N samples, as the first optimiser step finds them."""
 
@@ -136,6 +150,8 @@ class SampleSums:
     kl_N: tuple[float, ...]
     """Sum of log pi_branch - log pi_ref of each sample that the bracket is measured on, nats; empty
     without a reference."""
+    resolution: Resolution = Resolution()
+    """Of the weights they were computed with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +215,9 @@ class StepResult:
     updates: Updates
     work: Work
     lookahead: LookaheadProducts = LookaheadProducts()
+    one_step_shadow: SampleSums | None = None
+    """The samples under the RL-only step beside joint's last one; None where it was not measured
+    (`learner.one_step_shadow`)."""
     adapter_gradients: AdapterGradients | None = field(default=None, compare=False)
     """None without an adapter. Between actors it may be a reference that stands for them, which
     the actor it is given to opens."""
@@ -229,15 +248,35 @@ class CooperativeGain:
     kl_gap: float | None
     """The same of the sequence's KL to the reference, nats; None without one."""
     ess: float
-    """Effective sample size of the shadow's uncapped sequence weights, as a fraction of N."""
+    """Effective sample size of the shadow's uncapped sequence weights, as a fraction of N; this and
+    the next but one are nan where the shadow learns from rollouts of its own."""
     ess_joint: float
     """The same for the joint branch; below 1 only by engine mismatch or policy lag."""
     capped_share: float
     """Share of the shadow's sequence weights above the cap."""
     shadow_kl: float
     """Mean over samples of log pi_joint - log pi_shadow of the whole response, nats."""
+    shadow_age: int
+    """RL-only steps that theta-hat is away from a theta; 0: they are the same."""
+    resolution: Resolution
+    """How well the two were told apart."""
     is_usable: bool
     """Whether the bracket may move w (ESS >= gain.min_ess on both branches)."""
+    is_resolved: bool
+    """Whether rounding leaves a difference to measure; False: the bracket must not move w."""
+
+
+@dataclass(frozen=True, slots=True)
+class PooledGain:
+    """Mean of the gain over the last steps that measured it."""
+
+    value: float
+    stderr: float
+    """Standard error of that mean."""
+    num_steps: int
+    """Steps in it."""
+    shadow_age: float
+    """Mean of their shadows' ages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """The value of the cooperative gain against enumeration, and its guard."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -14,19 +12,18 @@ from coop_rl.algorithm.gain import (
 from coop_rl.types import (
     PolicyVersion,
     Prompt,
+    Resolution,
     Reward,
     Rollout,
     SampleSums,
     ScoredGroup,
-    StepResult,
 )
-from tests.observability.records import result
 
 VERSION = PolicyVersion(0, 0)
 
 
-def step_result(branch, log_ratio_N, kl_N=()) -> StepResult:
-    return replace(result(branch), samples=SampleSums(tuple(log_ratio_N), tuple(kl_N)))
+def sums(log_ratio_N, kl_N=(), resolution=Resolution()) -> SampleSums:  # noqa: B008 - frozen
+    return SampleSums(tuple(log_ratio_N), tuple(kl_N), resolution)
 
 
 def groups_of(reward_PG) -> list[ScoredGroup]:
@@ -72,8 +69,8 @@ def test_gain_is_exactly_zero_at_equal_branches() -> None:
         groups_of(reward),
         (),
         0,
-        step_result("joint", log_ratio.ravel()),
-        step_result("shadow", log_ratio.ravel()),
+        sums(log_ratio.ravel()),
+        sums(log_ratio.ravel()),
         GainSettings(0.5, True, 5.0),
     )
     assert gain.value == 0.0
@@ -95,8 +92,8 @@ def test_low_ess_shows_no_number_and_the_guard_stops_w(is_guarded, is_usable) ->
         groups_of(reward),
         (),
         0,
-        step_result("joint", np.zeros(16)),
-        step_result("shadow", shadow),
+        sums(np.zeros(16)),
+        sums(shadow),
         GainSettings(0.5, is_guarded, 5.0),
     )
     assert gain.value is None
@@ -115,8 +112,8 @@ def test_kl_gap_is_weighed_like_the_reward_gap_and_charged_with_beta() -> None:
         groups_of(reward),
         (),
         0,
-        step_result("joint", joint, joint_kl),
-        step_result("shadow", shadow, shadow_kl),
+        sums(joint, joint_kl),
+        sums(shadow, shadow_kl),
         GainSettings(kl_weight=0.5),
     )
     want = float((np.exp(joint) * joint_kl - np.exp(shadow) * shadow_kl).mean())
@@ -132,8 +129,8 @@ def test_fresh_gain_is_the_difference_of_the_branches_means_over_prompts() -> No
         groups_of(joint_PG),
         groups_of(shadow_PG),
         0,
-        step_result("joint", np.zeros(6)),
-        step_result("shadow", far),
+        sums(np.zeros(6)),
+        sums(far),
         GainSettings(always_fresh=True),
     )
     assert gain.estimator == "fresh"
@@ -150,8 +147,8 @@ def test_groups_sampled_in_vain_count_as_zero() -> None:
             groups_of(reward),
             (),
             dropped,
-            step_result("joint", np.zeros(32)),
-            step_result("shadow", shadow),
+            sums(np.zeros(32)),
+            sums(shadow),
             GainSettings(),
         )
         for dropped in (0, 4)

@@ -17,6 +17,7 @@ from coop_rl.learner.deepspeed_engine import DeepSpeedEngine
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.groups import RESYNC_GROUP
 from coop_rl.learner.learner import Learner
+from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
 from coop_rl.weights.process_group import open_store
 from tests.learner import engine_scenes, scenes
@@ -27,14 +28,16 @@ TIMEOUT_S = 60.0
 HOST = "127.0.0.1"
 
 
-def learner_at(stage: int, branch: Any = "joint", **options: Any) -> Learner:
+def learner_at(
+    stage: int, branch: Any = "joint", learner: LearnerSettings = scenes.LEARNER, **options: Any
+) -> Learner:
     """Build a learner on DeepSpeed; `options` of EngineSettings or of the policy."""
     settings = {k: options.pop(k) for k in list(options) if k in EngineSettings.__slots__}
     policy, adapter = scenes.build_policy(**options)
     if settings.get("is_bfloat16"):
         policy.to(torch.bfloat16)
     engine = DeepSpeedEngine(policy, replace(ENGINE, zero_stage=stage, **settings), TIMEOUT_S)
-    return Learner(scenes.LEARNER, branch, engine, adapter)
+    return Learner(learner, branch, engine, adapter)
 
 
 def build_at(stage: int, setup: Setup, *, is_bfloat16: bool = False, **options: Any) -> Learner:
@@ -116,9 +119,10 @@ def non_finite(stage: int) -> dict[str, Any]:
     }
 
 
-def resync(stage: int) -> dict[str, Any]:
-    """The shadow receives theta_k: it must equal an RL-only step of a twin of joint."""
-    joint, shadow, twin = (learner_at(stage, b) for b in ("joint", "shadow", "shadow"))
+def resync(stage: int, *, copies_moments: bool) -> dict[str, Any]:
+    """The shadow receives theta_k: it must equal an RL-only step of a twin at theta_k."""
+    settings = replace(scenes.LEARNER, copies_moments=copies_moments)
+    joint, shadow, twin = (learner_at(stage, b, settings) for b in ("joint", "shadow", "shadow"))
     size = joint.engine.world_size
     # Every rank's own pipe: all ranks of the shadow are members, and export is whole on every rank.
     pipe = Pipe()
@@ -127,7 +131,8 @@ def resync(stage: int) -> dict[str, Any]:
     for step in (0, 1):
         joint.step(step, one_step(build_batch(step, size)), MIXED)
         shadow.step(step, one_step(build_batch(step, size)), RL_ONLY)
-    twin.engine.import_state(iter(scenes.state_of(joint.engine).items()))
+    state = scenes.state_at_resync(joint.engine, shadow.engine, copies_moments=copies_moments)
+    twin.engine.import_state(iter(state.items()))
     batch = build_batch(2, size)
     _, at_joint = joint.step(2, one_step(batch), replace(MIXED, resync_shadow=True))
     _, at_shadow = shadow.step(2, one_step(batch), replace(RL_ONLY, resync_shadow=True))
@@ -210,7 +215,8 @@ def all_scenes(out: Path) -> dict[str, Callable[[], Any]]:
                 )
         plan[f"replay-{stage}"] = partial(replay, stage)
         plan[f"non_finite-{stage}"] = partial(non_finite, stage)
-        plan[f"resync-{stage}"] = partial(resync, stage)
+        for copies in (False, True):
+            plan[f"resync-{stage}-{copies}"] = partial(resync, stage, copies_moments=copies)
         plan[f"equal_branches-{stage}"] = partial(equal_branches, stage)
     for stage in (2, 3):
         plan[f"untied-checkpointed-{stage}"] = partial(

@@ -11,7 +11,7 @@ from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.packing import PackShape, pack
 from coop_rl.config.estimators import ReweightedRl, RlSettings
 from coop_rl.config.roles import LearnerSection
-from coop_rl.learner.engine import EngineSettings, TrainingEngine
+from coop_rl.learner.engine import MASTER, EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.passes import LossSettings
 from coop_rl.learner.settings import LearnerSettings
@@ -135,6 +135,17 @@ def parameters_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
 
 def state_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in engine.export_state()}
+
+
+def state_at_resync(
+    joint: TrainingEngine, shadow: TrainingEngine, *, copies_moments: bool
+) -> dict[str, torch.Tensor]:
+    """theta, with the AdamW state that a re-synced shadow goes on with."""
+    theta, own = state_of(joint), state_of(shadow)
+    return {
+        key: tensor if copies_moments or key.startswith(MASTER) else own[key]
+        for key, tensor in theta.items()
+    }
 
 
 def moments_of(engine: TrainingEngine) -> dict[str, torch.Tensor]:

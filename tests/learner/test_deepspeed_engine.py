@@ -122,8 +122,11 @@ def test_nan_on_one_rank_skips_everywhere_and_leaves_no_trace(recorded, world_si
 
 @pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_resync_makes_the_shadow_an_rl_step_from_theta(recorded, world_size, stage) -> None:
-    got = recorded[world_size][f"resync-{stage}"]
+@pytest.mark.parametrize("copies_moments", [False, True])
+def test_resync_makes_the_shadow_an_rl_step_from_theta(
+    recorded, world_size, stage, copies_moments
+) -> None:
+    got = recorded[world_size][f"resync-{stage}-{copies_moments}"]
     assert got["is_rl_step_from_theta"]
     assert got["gradients_are_before_resync"]
     assert got["left_over"] == 0

@@ -247,7 +247,8 @@ class AwareEngine(LocalEngine):
 def test_moments_are_away_but_for_updates_and_states(tmp_path: Path, branch: Branch) -> None:
     policy, adapter = build_policy()
     engine = AwareEngine(policy)
-    learner = Learner(replace(LEARNER, offloaded=frozenset({branch})), branch, engine, adapter)
+    settings = replace(LEARNER, offloaded=frozenset({branch}), copies_moments=True)
+    learner = Learner(settings, branch, engine, adapter)
     for step in range(2):
         learner.step(step, one_step(build_batch(step, 1)), RL_ONLY)
     first, *_, last = engine.seen

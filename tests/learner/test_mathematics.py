@@ -1,6 +1,6 @@
 """docs/algorithm.md 9, items 1, 2, 4 and 5, re-sync and versions, on the plain torch engine."""
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from tests.learner.scenes import (
     one_step,
     parameters_of,
     poison,
+    state_at_resync,
     state_of,
 )
 from tests.models.tiny import TARGETS, tiny_model
@@ -209,13 +210,21 @@ def test_finite_differences_in_theta_and_w(kind: str, objective: Objective) -> N
     assert analytic == pytest.approx(numeric, rel=1e-4)
 
 
-def paired(*, is_gradient_shared: bool = True) -> tuple[Learner, Learner]:
+def paired(
+    *, is_gradient_shared: bool = True, copies_moments: bool = False, **section: Any
+) -> tuple[Learner, Learner]:
     """Both branches, linked for a re-sync inside one process."""
-    settings = dataclasses.replace(LEARNER, is_gradient_shared=is_gradient_shared)
+    settings = replace(
+        LEARNER,
+        section=SECTION.model_copy(update=section),
+        is_gradient_shared=is_gradient_shared,
+        copies_moments=copies_moments,
+    )
+    engine = replace(ENGINE, optimizer=settings.section)
     branches: tuple[Branch, Branch] = ("joint", "shadow")
     policies = [build_policy() for _ in branches]
     joint, shadow = (
-        Learner(settings, branch, LocalEngine(policy, ENGINE), adapter)
+        Learner(settings, branch, LocalEngine(policy, engine), adapter)
         for branch, (policy, adapter) in zip(branches, policies, strict=True)
     )
     pipe = Pipe()
@@ -224,17 +233,19 @@ def paired(*, is_gradient_shared: bool = True) -> tuple[Learner, Learner]:
     return joint, shadow
 
 
+@pytest.mark.parametrize("copies_moments", [True, False])
 @pytest.mark.parametrize("is_gradient_shared", [True, False])
-def test_resync_is_theta_plus_one_rl_step_with_thetas_optimiser_state(
-    *, is_gradient_shared: bool
+def test_resync_is_theta_plus_one_rl_step(
+    *, is_gradient_shared: bool, copies_moments: bool
 ) -> None:
-    """The re-synced shadow equals a copy of the whole joint learner that steps by RL alone."""
-    joint, shadow = paired(is_gradient_shared=is_gradient_shared)
+    """The re-synced shadow equals a learner at theta that steps by RL alone."""
+    joint, shadow = paired(is_gradient_shared=is_gradient_shared, copies_moments=copies_moments)
     for step in range(3):
         joint.step(step, one_step(build_batch(step, 1)), Objective(0.5, 0.5))
         shadow.step(step, one_step(build_batch(step, 1)), RL_ONLY)
     twin = local_learner()
-    twin.engine.import_state(iter(state_of(joint.engine).items()))
+    state = state_at_resync(joint.engine, shadow.engine, copies_moments=copies_moments)
+    twin.engine.import_state(iter(state.items()))
     batch = build_batch(9, 1)
     joint.step(3, one_step(batch), Objective(0.5, 0.5, resync_shadow=True))
     synced, _ = shadow.step(3, one_step(batch), Objective(1.0, 0.0, resync_shadow=True))
@@ -252,12 +263,39 @@ def test_a_resync_without_rollouts_at_joint_takes_the_shadows_own_gradient() -> 
     joint.step(0, one_step(build_batch(0, 1)), Objective(0.5, 0.5))
     shadow.step(0, one_step(build_batch(0, 1)), RL_ONLY)
     twin = local_learner()
-    twin.engine.import_state(iter(state_of(joint.engine).items()))
+    state = state_at_resync(joint.engine, shadow.engine, copies_moments=False)
+    twin.engine.import_state(iter(state.items()))
     batch = build_batch(9, 1)
     joint.step(1, one_step(batch), Objective(0.0, 1.0, resync_shadow=True))
     shadow.step(1, one_step(batch), Objective(1.0, 0.0, resync_shadow=True))
     twin.step(1, one_step(batch), RL_ONLY)
     assert same(state_of(shadow.engine), state_of(twin.engine))
+
+
+@pytest.mark.parametrize("copies_moments", [True, False])
+def test_a_shadow_without_signal_does_not_move_from_theta(*, copies_moments: bool) -> None:
+    """All rewards equal: RL has nothing to say, so theta-hat is theta_k until the next re-sync.
+
+    With a copy of theta's moments it goes on along the momentum of SFT.
+    """
+    joint, shadow = paired(copies_moments=copies_moments, weight_decay=0.0)
+    for step in range(4):
+        batch, is_due = one_step(without_signal(build_batch(step, 1))), step == 2
+        theta = parameters_of(joint.engine)
+        joint.step(step, batch, Objective(0.5, 0.5, resync_shadow=is_due))
+        shadow.step(step, batch, Objective(1.0, 0.0, resync_shadow=is_due))
+        if is_due:
+            synced = theta
+    assert same(parameters_of(shadow.engine), synced) is not copies_moments
+
+
+def without_signal(batch: PackedBatch) -> PackedBatch:
+    """Return the batch as it is where all rewards of a group are equal."""
+    ranks = tuple(
+        tuple(replace(m, advantage_B=torch.zeros_like(m.advantage_B)) for m in micros)
+        for micros in batch.rl
+    )
+    return replace(batch, rl=ranks)
 
 
 def test_resync_every_step_keeps_the_bracket_alive() -> None:
@@ -343,7 +381,7 @@ def test_rate_of_a_step_is_scaled_by_its_objective() -> None:
     for lr, scale in ((SECTION.lr, 3.0), (3.0 * SECTION.lr, 1.0)):
         learner = local_learner()
         section = SECTION.model_copy(update={"lr": lr})
-        learner._settings = dataclasses.replace(LEARNER, section=section)
-        learner.step(0, one_step(batch), dataclasses.replace(SFT_ONLY, lr_scale=scale))
+        learner._settings = replace(LEARNER, section=section)
+        learner.step(0, one_step(batch), replace(SFT_ONLY, lr_scale=scale))
         taken.append(parameters_of(learner.engine))
     assert all(torch.allclose(taken[0][name], taken[1][name], rtol=1e-6) for name in taken[0])

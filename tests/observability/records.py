@@ -14,7 +14,9 @@ from coop_rl.types import (
     Objective,
     PackedBatch,
     PolicyVersion,
+    PooledGain,
     Prompt,
+    Resolution,
     Reward,
     Rollout,
     Sampled,
@@ -77,7 +79,10 @@ GAIN = CooperativeGain(
     ess_joint=0.99,
     capped_share=0.0,
     shadow_kl=0.02,
+    shadow_age=3,
+    resolution=Resolution(),
     is_usable=True,
+    is_resolved=True,
 )
 GUIDANCE = GuidanceUpdate(
     PolicyVersion(4, 4), SkipReason.NONE, 1.5, 0.1, 0.3, math.nan, 0.6, Guidance(0.5)
@@ -100,6 +105,7 @@ def bridge(step: int = 3, gain: CooperativeGain = GAIN) -> StepRecord:
         joint=result("joint"),
         shadow=result("shadow"),
         gain=gain,
+        pooled=PooledGain(0.011, 0.002, 4, 2.5),
         update=GUIDANCE,
     )
 
@@ -115,6 +121,7 @@ def sft(step: int = 3) -> StepRecord:
         joint=result("joint"),
         shadow=None,
         gain=None,
+        pooled=None,
         update=None,
     )
 

@@ -75,21 +75,33 @@ class LocalEngine:
         states = [self._state(p) for p in self._params.values()]
         return [OptimizerMoments(state["exp_avg"], state["exp_avg_sq"]) for state in states]
 
+    def master_parts(self) -> list[torch.Tensor]:
+        """Return the parameters."""
+        return self.master_tensors()
+
     def num_updates(self) -> int:
         """Return AdamW's step count."""
         return int(self._state(next(iter(self._params.values())))["step"])
 
     @contextmanager
-    def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> Iterator[None]:
+    def computing_with(self, masters: Sequence[torch.Tensor]) -> Iterator[None]:
         """Compute with other parameters meanwhile."""
-        kept = [parameter.detach().clone() for parameter in self._params.values()]
-        with torch.no_grad():
-            for parameter, part in zip(self._params.values(), parts, strict=True):
-                parameter.add_(part, alpha=factor)
+        kept = [parameter.clone() for parameter in self.master_tensors()]
+        self._overwrite(masters)
         yield
-        with torch.no_grad():
-            for parameter, value in zip(self._params.values(), kept, strict=True):
-                parameter.copy_(value)
+        self._overwrite(kept)
+
+    @contextmanager
+    def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> Iterator[None]:
+        """Compute with shifted parameters meanwhile."""
+        pairs = zip(self.master_tensors(), parts, strict=True)
+        with self.computing_with([p.add(part, alpha=factor) for p, part in pairs]):
+            yield
+
+    @torch.no_grad()
+    def _overwrite(self, values: Sequence[torch.Tensor]) -> None:
+        for parameter, value in zip(self._params.values(), values, strict=True):
+            parameter.copy_(value)
 
     @torch.no_grad()
     def swap_optimizer_state(self) -> None:
@@ -149,6 +161,10 @@ class LocalEngine:
             state["step"].fill_(num_steps)
             for moment in MOMENTS:
                 state[moment].copy_(take(tensors, f"{moment}/{name}", shape))
+
+    def master_tensors(self) -> list[torch.Tensor]:
+        """Return the parameters."""
+        return [parameter.detach() for parameter in self._params.values()]
 
     def state_tensors(self) -> list[torch.Tensor]:
         """Return the parameters with their AdamW state."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from coop_rl.algorithm.estimators import Advantages, RlEstimator, build_estimator
-from coop_rl.algorithm.gain import GainSettings
+from coop_rl.algorithm.gain import GainSettings, GainWindow
 from coop_rl.config import RunConfig
 from coop_rl.config.method import MethodSection, WhichDemonstrations
 from coop_rl.config.sizes import has_shadow
@@ -61,6 +61,7 @@ class Method(Generic[S]):
         self.max_tokens = config.rollout.max_tokens
         self.estimator = self.make_estimator()
         self.gain = GainSettings.from_config(config)
+        self.gains = GainWindow(config.gain.window)
         self.uses_shadow = has_shadow(config)
 
     def make_estimator(self) -> RlEstimator:
@@ -105,8 +106,13 @@ class Method(Generic[S]):
         objective = self.objective(data.step, data.guidance)
         return Lesson(samples, data.demonstrations, objective)
 
+    def shadow_age(self, step: int) -> int:
+        """Return how many RL-only steps the shadow is away from a theta at step `step`."""
+        return 1
+
     def observe_gain(self, gain: CooperativeGain | None) -> None:
-        """Take note of a step's gain, before its checkpoint; None: there is no shadow."""
+        """Take note of a step's gain, before its checkpoint; None: it was not measured."""
+        self.gains.add(gain)
 
     def observe_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take note of the evaluation after `step` steps; `metrics` is empty where none was due.

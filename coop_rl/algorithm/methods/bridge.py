@@ -6,8 +6,8 @@ r"""`bridge`: cooperative SFT and RL, arXiv 2509.06948, equations 7-9 (docs/algo
 
 all gradients taken at step k before any update. The printed eq. (9) has a minus in the second
 line; ascent is right. Every `shadow.resync_every` = m steps, after the gradients of step k, the
-second line becomes  theta-hat_{k+1} <- theta_k + optimiser(g_theta^RL at theta_k)  with a copy of
-theta's optimiser state, so theta-hat is always 1...m RL-only steps from a theta of the chain.
+second line becomes  theta-hat_{k+1} <- theta_k + optimiser(g_theta^RL at theta_k)  with an optimiser
+state of the shadow's own, so theta-hat is always 1...m RL-only steps from a theta of the chain.
 
 lambda is constant, or rises from 0 to 1 over K steps (never quite reaching either, because w needs
 both gradients), or is what the meta-controller learned (`mix` guidance):
@@ -97,15 +97,25 @@ class Bridge(Method[BridgeMethod]):
         ]
         return replace(lesson, demonstrations=weighed)
 
+    def shadow_age(self, step: int) -> int:
+        """Return the steps since theta-hat was theta, at most once around the re-sync."""
+        if not self.uses_shadow:
+            return 1
+        # The re-sync of step m comes after its gradients, which are those of age m.
+        every = self._resync_every
+        return step if every is None or step == 0 else (step - 1) % every + 1
+
     def observe_gain(self, gain: CooperativeGain | None) -> None:
         """Remember whether the shared rollouts are still close enough to theta-hat to reweight."""
+        super().observe_gain(gain)
         if gain is not None:
             self._has_low_ess = min(gain.ess, gain.ess_joint) < self.gain.min_ess
 
     def state(self) -> dict[str, Any]:
-        """Return whether the last step's ESS was low."""
-        return {"has_low_ess": self._has_low_ess}
+        """Return whether the last step's ESS was low, and the last gains."""
+        return {"has_low_ess": self._has_low_ess, "gains": self.gains.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from that step."""
         self._has_low_ess = bool(state["has_low_ess"])
+        self.gains.load_state(state["gains"])

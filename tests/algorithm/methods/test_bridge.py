@@ -8,7 +8,13 @@ import pytest
 from coop_rl.algorithm.methods import Method, build_method
 from coop_rl.algorithm.methods.base import StepData
 from coop_rl.config import load_config
-from coop_rl.types import CooperativeGain, DemonstrationTerm, Guidance, Objective
+from coop_rl.types import (
+    CooperativeGain,
+    DemonstrationTerm,
+    Guidance,
+    Objective,
+    Resolution,
+)
 from tests.algorithm.methods.scenes import DEMO, demonstration
 
 NUM_STEPS = 12
@@ -23,7 +29,10 @@ GAIN = CooperativeGain(
     ess_joint=0.9,
     capped_share=0.0,
     shadow_kl=0.0,
+    shadow_age=1,
+    resolution=Resolution(),
     is_usable=True,
+    is_resolved=True,
 )
 
 
