@@ -128,13 +128,50 @@ def test_the_bracket_can_be_measured_on_the_shadows_own_rollouts(
         assert prompts == [group.prompt for group in record.sampled.groups]
         rewards = [r.value for group in record.fresh for r in group.rewards]
         assert record.gain is not None
+        # Joint's rewards are reweighted: learners compute other roundings than the sampler.
         assert record.gain.value == pytest.approx(
-            (run.rows[record.step]["reward/mean"] or 0.0) - sum(rewards) / len(rewards)
+            (run.rows[record.step]["reward/mean"] or 0.0) - sum(rewards) / len(rewards), abs=1e-6
         )
     own = which.startswith("shadow")
     ratios = [record.shadow.samples.log_ratio_N for record in run.records[1:] if record.shadow]
     # Its own rollouts are on-policy for it; joint's are not.
     assert all((max(map(abs, ratio)) < 1e-4) == own for ratio in ratios)
+
+
+WITHOUT_SHADOW = {
+    "mix": "meta.guidance=[mix]",
+    "demonstrations": "meta.guidance=[demonstrations]",
+    "mixture": "meta.w_objective=mixture",
+    "sft": "meta.w_objective=sft",
+    "frozen": "meta.w_objective=frozen",
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_SHADOW)
+def test_the_gain_is_measured_without_a_shadow(tmp_path: Path, case: str) -> None:
+    """Every second step, beside joint's own step, and pooled."""
+    run = start(configure(WITHOUT_SHADOW[case], "gain.every=2"), tmp_path)
+    assert run.branches.shadow is None
+    values = run.column("gain/value")
+    assert [value is not None for value in values] == [False, False, True, False, True, False]
+    assert all(value != 0.0 for value in values if value is not None)
+    assert set(run.column("gain/shadow_age")) == {1}
+    assert run.column("gain/pooled_steps") == [1, 1, 2, 2]
+    assert run.column("gain/pooled")[-1] == pytest.approx((values[2] + values[4]) / 2)
+
+
+def test_the_gain_without_a_shadow_is_that_of_the_step_by_rl_alone(tmp_path: Path) -> None:
+    """Where SFT has no weight theta takes that very step, so that there is no gain."""
+    sizes = ("method.mix=1.0", "meta.w_objective=frozen", "gain.every=1")
+    run = start(configure(*sizes), tmp_path)
+    assert run.column("gain/value")[1:] == pytest.approx([0.0] * 5, abs=1e-5)
+    mixed = start(configure("method.mix=0.5", *sizes[1:]), tmp_path / "mixed")
+    assert max(map(abs, mixed.column("gain/value")[1:])) > 1e-3
+
+
+def test_the_shadows_age_is_counted_from_its_last_resync(tmp_path: Path) -> None:
+    run = start(configure("run.num_steps=8"), tmp_path)
+    assert run.column("gain/shadow_age") == [0, 1, 2, 3, 1, 2, 3, 1]
 
 
 LOW = ("gain.min_ess=0.999999", "shadow.resync_every=null")

@@ -27,6 +27,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "learner.num_epochs=2",
         "method.rl={kind: ppo, kl: {weight: 0.1}}",
     ),
+    "gain_every_step": ("meta.guidance=[mix]", "gain.every=1", "gain.window=3"),
     "own_rollouts": ("shadow.rollouts=own", "shadow.num_rollout_actors=1"),
     "schedules": (
         "method.mix_schedule=cosine",
