@@ -3,10 +3,10 @@ r"""The bracket, and the gradient that w follows with it (docs/algorithm.md sect
 Learners return gradients of the losses (descent direction), so with h = -g the ascent step
 w <- w + optimiser_w( (1-lambda_w) g_w^SFT + lambda_w (g_w^RL - g-hat_w^RL) ) minimises along
 
-    (1 - lambda_w) h_w^SFT + lambda_w * bracket,      bracket = ( h_w^RL - h-hat_w^RL ) / c
+    (1 - lambda_w) h_w^SFT + lambda_w * bracket,      bracket = h_w^RL - h-hat_w^RL
 
-with c = 1 but where the shadow's gradient was taken c times as far from theta as theta-hat, because
-rounding would hide the difference (`learner.resolution`).
+(where rounding would hide the difference, the shadow takes it over a longer way and hands it over
+whole: `learner.resolution`).
 
 | w_objective | bracket is |
 |---|---|
@@ -77,9 +77,7 @@ def _bracket(
     if w_objective == "mixture":
         return joint.rl
     assert shadow is not None, f"w_objective {w_objective} needs the shadow's gradients"
-    difference = {
-        name: (joint.rl[name] - shadow.rl[name]) / shadow.amplification for name in joint.rl
-    }
+    difference = shadow.bracket or {name: joint.rl[name] - shadow.rl[name] for name in joint.rl}
     if w_objective == "cooperative":
         return difference
     noise = {

@@ -19,10 +19,8 @@ joint's rollouts may be older than theta (a lag), so they keep their weights:
 Prompts whose groups dynamic sampling dropped count as 0; of several minibatches the first is
 measured, with its share of them.
 
-**Amplified** (`learner.resolution`): where theta-hat was moved c times as far from theta, so that
-rounding cannot hide the difference, l and K are linear in the distance to first order:
-
-    l_theta-hat = l_theta + ( l_amplified - l_theta ) / c
+Where rounding hides theta-hat - theta, the shadow reports l_theta-hat - l_theta and
+K_theta-hat - K_theta instead, measured over a longer way (`learner.resolution`).
 
 **Pooled**: one step's G is mostly noise. The mean over the last steps that measured it has the
 standard error sqrt( sum of squared errors ) / count, because every step has rollouts of its own.
@@ -41,7 +39,7 @@ from coop_rl.types import CooperativeGain, PooledGain, SampleSums, ScoredGroup
 
 PerPrompt = NDArray[np.float64]
 PerSample = NDArray[np.float64]
-MIN_RESOLVED = 0.5
+MIN_RESOLVED = 0.25
 """Smallest share of theta-hat's weights that must differ from theta's after rounding."""
 
 
@@ -120,7 +118,7 @@ def estimate_gain(
     """
     shape = (len(groups), len(groups[0].rewards))
     joint_PG = np.array(joint.log_ratio_N).reshape(shape)
-    shadow_PG = _resolved(joint_PG, shadow.log_ratio_N, shadow.resolution.amplification)
+    shadow_PG = _of_shadow(joint_PG, shadow.log_ratio_N, is_relative=shadow.is_relative)
     reward_PG = _rewards(groups)
     ess_joint = effective_sample_size(joint_PG.ravel())
     ess = np.nan if settings.learns_own else effective_sample_size(shadow_PG.ravel())
@@ -135,7 +133,7 @@ def estimate_gain(
             reward_P = gain_per_prompt(reward_PG, joint_PG, shadow_PG)
         if joint.kl_N:
             joint_kl_PG = np.array(joint.kl_N).reshape(shape)
-            shadow_kl_PG = _resolved(joint_kl_PG, shadow.kl_N, shadow.resolution.amplification)
+            shadow_kl_PG = _of_shadow(joint_kl_PG, shadow.kl_N, is_relative=shadow.is_relative)
             weight_PG = 1.0 if fresh else np.exp(shadow_PG)
             kl_P = (np.exp(joint_PG) * joint_kl_PG - weight_PG * shadow_kl_PG).mean(1)
     value, stderr = None, None
@@ -218,12 +216,10 @@ def _rewards(groups: Sequence[ScoredGroup]) -> PerSample:
     return np.array([[r.value for r in group.rewards] for group in groups], dtype=np.float64)
 
 
-def _resolved(joint_PG: PerSample, shadow_N: Sequence[float], amplification: float) -> PerSample:
-    """Return what the shadow's sums are at theta-hat itself."""
+def _of_shadow(joint_PG: PerSample, shadow_N: Sequence[float], *, is_relative: bool) -> PerSample:
+    """Return the shadow's sums, which may be given as differences from joint's."""
     shadow_PG = np.array(shadow_N).reshape(joint_PG.shape)
-    if amplification == 1.0:
-        return shadow_PG
-    return np.asarray(joint_PG + (shadow_PG - joint_PG) / amplification)
+    return np.asarray(joint_PG + shadow_PG) if is_relative else shadow_PG
 
 
 def _unless_own(settings: GainSettings, value: float) -> float:

@@ -8,7 +8,7 @@ sft_phase       SFT backward passes weighted 1 - lambda: the fused theta-gradien
 finish          norms of the parts, sums over all ranks, w's gradients
 """
 
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,11 +36,17 @@ NamedGradients = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Amplified:
-    """theta-hat, moved further from theta."""
+    """What a bracket needs whose difference rounding hides: theta, at the shadow."""
 
-    masters: list[torch.Tensor]
-    """theta + c (theta-hat - theta), cut like `TrainingEngine.master_tensors`."""
+    theta: list[torch.Tensor]
+    """Its masters, cut like `TrainingEngine.master_tensors`."""
     resolution: Resolution
+
+    def moved(self, theta_hat: list[torch.Tensor], sign: float) -> list[torch.Tensor]:
+        """Return theta + sign c (theta-hat - theta)."""
+        factor = sign * self.resolution.amplification
+        pairs = zip(self.theta, theta_hat, strict=True)
+        return [(other - value).mul_(factor).add_(value) for value, other in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ class GradientStep:
     is_measured: bool
     """Whether the RL and the SFT part of theta's gradient are told apart."""
     amplified: Amplified | None = None
-    """What h_w^RL is taken at; None: theta-hat as it is."""
+    """None: the branches' gradients are subtracted as they are."""
 
     def __post_init__(self) -> None:
         batch, objective = self.batch, self.objective
@@ -78,8 +84,9 @@ class GradientStep:
         assert self.has_rl or self.has_sft, "a step needs rollouts or demonstrations with a weight"
         self._sums = StepSums(batch.num_samples, self.engine.device)
         self._kl_N: tuple[float, ...] | None = None
-        self._samples: SampleSums | None = None
-        """Of the bracket phase, where it goes through the batch's own rollouts."""
+        self._relative: SampleSums | None = None
+        """The shadow's less joint's, where rounding hides small differences."""
+        self._w_bracket: NamedGradients = {}
         self._rl_parts: Parts | None = None
         self._fused_parts: Parts | None = None
         self._w_rl: NamedGradients = {}
@@ -91,23 +98,45 @@ class GradientStep:
         Args:
             bracket: Rollouts to measure it on; None: those of the batch.
         """
-        # The shadow's own rollouts are from theta-hat itself, rounded as it serves them.
-        amplified = self.amplified if bracket is None else None
-        is_in_rl_phase = bracket is None and amplified is None and self.passes.is_bracket_loss
-        if self.adapter is None or not self.has_rl or is_in_rl_phase:
+        is_in_rl_phase = bracket is None and self.passes.is_bracket_loss
+        if self.adapter is None or not self.has_rl:
             return
-        batch = bracket or self.batch
-        sums = StepSums(batch.num_samples, self.engine.device)
-        with self.engine.computing_with(amplified.masters) if amplified else nullcontext():
-            self.passes.rollouts(batch, sums, is_bracket=True)
-            self._w_rl = self._take_w_gradients(1.0)
-            self.engine.zero_grad()
-        _, samples = sums.reduce(self.engine, batch.num_rl_tokens, has_rl=True, has_sft=False)
-        if bracket is None:
-            resolution = amplified.resolution if amplified else Resolution()
-            self._samples = replace(samples, resolution=resolution)
-        else:
+        # The shadow's own rollouts are from theta-hat as it is served, rounded.
+        if self.amplified and bracket is None:
+            self._bracket_over_a_longer_way(self.amplified)
+        elif not is_in_rl_phase:
+            self._w_rl, samples = self._bracket_pass(bracket or self.batch)
             self._kl_N = samples.kl_N
+
+    def _bracket_pass(self, batch: PackedBatch) -> tuple[NamedGradients, SampleSums]:
+        """Return h_w^RL and the samples' sums; theta's gradient is dropped."""
+        sums = StepSums(batch.num_samples, self.engine.device)
+        self.passes.rollouts(batch, sums, is_bracket=True)
+        gradients = self._take_w_gradients(1.0)
+        self.engine.zero_grad()
+        _, samples = sums.reduce(self.engine, batch.num_rl_tokens, has_rl=True, has_sft=False)
+        return gradients, samples
+
+    def _bracket_over_a_longer_way(self, amplified: Amplified) -> None:
+        """Measure the bracket on both sides of theta (`resolution`)."""
+        sides = []
+        for sign in (1.0, -1.0):
+            theta_hat = self.engine.master_tensors()
+            with self.engine.computing_with(amplified.moved(theta_hat, sign)):
+                sides.append(self._bracket_pass(self.batch))
+        (w_beyond, beyond), (w_behind, behind) = sides
+        way = 2.0 * amplified.resolution.amplification
+        self._w_bracket = {name: (w_behind[name] - w_beyond[name]) / way for name in w_behind}
+
+        def relative(far: Sequence[float], near: Sequence[float]) -> tuple[float, ...]:
+            return tuple((a - b) / way for a, b in zip(far, near, strict=True))
+
+        self._relative = SampleSums(
+            relative(beyond.log_ratio_N, behind.log_ratio_N),
+            relative(beyond.kl_N, behind.kl_N),
+            is_relative=True,
+            resolution=amplified.resolution,
+        )
 
     def rl_phase(self) -> None:
         """Add the unweighted RL gradient; with look-ahead, take its products with the last update.
@@ -159,14 +188,13 @@ class GradientStep:
         means, samples = self._sums.reduce(
             self.engine, self.batch.num_rl_tokens, has_rl=self.has_rl, has_sft=self.has_sft
         )
-        samples = self._samples or samples
         if self._kl_N is not None:
             samples = replace(samples, kl_N=self._kl_N)
         adapter = None
         if self.adapter is not None:
-            amplification = samples.resolution.amplification
-            adapter = AdapterGradients(branch, version, self._w_rl, self._w_sft, amplification)
-        return Gradients(means, samples, parts, adapter, self._rl_parts)
+            w_rl = {} if self._w_bracket else self._w_rl
+            adapter = AdapterGradients(branch, version, w_rl, self._w_sft, self._w_bracket)
+        return Gradients(means, self._relative or samples, parts, adapter, self._rl_parts)
 
     @span("gradient of w")
     def _take_w_gradients(self, weight: float) -> NamedGradients:

@@ -191,18 +191,13 @@ class Learner:
         return stats
 
     def _amplify(self) -> Amplified | None:
-        """Send theta to the shadow, which moves away from it along theta-hat - theta."""
+        """Send theta to the shadow, which measures along theta-hat - theta."""
         group = self._groups[RESYNC_GROUP]
         if self.branch == "joint":
             send_masters(group, self.engine)
             return None
         theta = receive_masters(group, self.engine)
-        pairs = zip(self.engine.master_tensors(), theta, strict=True)
-        difference = [theta_hat - value for theta_hat, value in pairs]
-        resolution = resolve(theta, difference, self.engine)
-        for change, value in zip(difference, theta, strict=True):
-            change.mul_(resolution.amplification).add_(value)
-        return Amplified(difference, resolution)
+        return Amplified(theta, resolve(theta, self.engine.master_tensors(), self.engine))
 
     def _measure_one_step_shadow(self, step: int, batch: PackedBatch) -> SampleSums | None:
         """Score the rollouts under the RL-only step beside joint's last one, where that is due."""
@@ -211,10 +206,7 @@ class Learner:
             return None
         samples = None
         if shadow.is_due(step) and batch.num_samples:
-            parts, resolution = shadow.difference()
-            with self.engine.shifted(parts, resolution.amplification):
-                log_ratio_N = self._passes.log_ratios(batch)
-            samples = SampleSums(log_ratio_N, (), resolution)
+            samples = shadow.measure(lambda: self._passes.log_ratios(batch))
         shadow.begin()
         return samples
 

@@ -11,6 +11,7 @@ rollouts. Of several optimiser steps in a meta-step each contributes its RL grad
 joint is by then.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +23,18 @@ from coop_rl.learner.engine import MOMENTS, TrainingEngine, fill_state
 from coop_rl.learner.resolution import resolve
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.learner.statistics import dot
-from coop_rl.types import Resolution, SampleSums
+from coop_rl.types import SampleSums
 
 Parts = list[torch.Tensor]
 
 
 def with_kl(shadow: SampleSums, joint: SampleSums) -> SampleSums:
     """Return the shadow's sums with their KL: pi_ref is the same, so it differs as log pi does."""
-    triples = zip(shadow.log_ratio_N, joint.log_ratio_N, joint.kl_N, strict=False)
+    if not joint.kl_N:
+        return shadow
+    if shadow.is_relative:
+        return replace(shadow, kl_N=shadow.log_ratio_N)
+    triples = zip(shadow.log_ratio_N, joint.log_ratio_N, joint.kl_N, strict=True)
     return replace(shadow, kl_N=tuple(kl + own - other for own, other, kl in triples))
 
 
@@ -98,13 +103,25 @@ class OneStepShadow:
         self._optimizer.zero_grad()
         self._is_beside = True
 
-    def difference(self) -> tuple[Parts, Resolution]:
-        """Return theta-hat - theta, cut like `TrainingEngine.master_parts`, and its resolution."""
+    def measure(self, log_ratios: Callable[[], tuple[float, ...]]) -> SampleSums:
+        """Return the samples' sums under theta-hat; over a longer way where rounding hides it.
+
+        Args:
+            log_ratios: Sums of log pi - log pi_b of the samples, by what the engine computes with.
+        """
         masters = self._engine.master_parts()
         parts = [a - b for a, b in zip(self._theta_hat, masters, strict=True)]
         if not self._is_rounded:
-            return parts, Resolution()
-        return parts, resolve(masters, parts, self._engine)
+            with self._engine.shifted(parts, 1.0):
+                return SampleSums(log_ratios(), ())
+        resolution = resolve(masters, self._theta_hat, self._engine)
+        sides = []
+        for sign in (1.0, -1.0):
+            with self._engine.shifted(parts, sign * resolution.amplification):
+                sides.append(log_ratios())
+        way = 2.0 * resolution.amplification
+        relative_N = tuple((far - near) / way for far, near in zip(*sides, strict=True))
+        return SampleSums(relative_N, (), is_relative=True, resolution=resolution)
 
     def save(self, folder: Path) -> None:
         """Write this rank's part; a run resumed on other ranks starts its moments anew."""

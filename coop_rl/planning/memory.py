@@ -93,7 +93,7 @@ def learner_memory(
     if is_beside := has_one_step_shadow(config):
         parts["one-step shadow"] = 3 * FP32_BYTES * own
     if amplifies_bracket(config):
-        parts["amplified bracket"] = 2 * FP32_BYTES * (own if stage else size)
+        parts["amplified bracket"] = 3 * FP32_BYTES * (own if stage else size)
     if is_lookahead or is_beside or config.learner.grad_stats_every:
         copies = config.method.samples + (config.method.demonstrations != "none")
         parts["gradient statistics"] = copies * FP32_BYTES * own

@@ -106,8 +106,9 @@ class AdapterGradients:
     """name -> fp32 gradient of L_RL; empty when the branch did not compute it."""
     sft: dict[str, torch.Tensor]
     """name -> fp32 gradient of L_SFT; empty for `shadow`."""
-    amplification: float = 1.0
-    """How many times as far from theta as theta-hat `rl` was taken."""
+    bracket: dict[str, torch.Tensor] = field(default_factory=dict)
+    """name -> h_w^RL(theta) - h_w^RL(theta-hat), where the shadow takes it by itself because
+    rounding hides small differences; empty else, and `rl` is empty then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ class Resolution:
     """How well theta-hat is told apart from theta by the numbers the model computes with."""
 
     amplification: float = 1.0
-    """c: how many times as far from theta as theta-hat the weights were; 1: theta-hat itself."""
+    """c: how many times as far from theta as theta-hat the weights were; 1: as far."""
     differing: float = 1.0
     """Share of the weights that differ after rounding, of those whose fp32 masters do; 1 where
     nothing is rounded."""
@@ -150,6 +151,8 @@ class SampleSums:
     kl_N: tuple[float, ...]
     """Sum of log pi_branch - log pi_ref of each sample that the bracket is measured on, nats; empty
     without a reference."""
+    is_relative: bool = False
+    """Whether they are the shadow's less joint's, because rounding hides small differences."""
     resolution: Resolution = Resolution()
     """Of the weights they were computed with."""
 

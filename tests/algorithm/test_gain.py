@@ -30,7 +30,7 @@ VERSION = PolicyVersion(0, 0)
 
 
 def sums(log_ratio_N, kl_N=(), resolution=Resolution()) -> SampleSums:  # noqa: B008 - frozen
-    return SampleSums(tuple(log_ratio_N), tuple(kl_N), resolution)
+    return SampleSums(tuple(log_ratio_N), tuple(kl_N), resolution=resolution)
 
 
 def groups_of(reward_PG) -> list[ScoredGroup]:
@@ -216,21 +216,24 @@ def test_of_several_minibatches_the_first_has_its_share_of_the_dropped_groups() 
     assert errors[0] > errors[1] > errors[2] > 0.0
 
 
-def test_an_amplified_shadow_is_brought_back_before_it_is_weighed() -> None:
+def test_a_shadow_may_be_given_by_its_difference_from_joint() -> None:
     rng = np.random.default_rng(7)
     reward, joint = bandit(rng, 0.5, 4), rng.normal(size=32) * 0.01
     step, step_kl = rng.normal(size=32) * 0.002, rng.normal(size=32) * 0.01
-    kl = rng.normal(size=32) * 0.1
+    kl, far = rng.normal(size=32) * 0.1, Resolution(100.0, 0.9)
     plain, amplified = (
         estimate_gain(
             groups_of(reward),
             (),
             0,
             sums(joint, kl),
-            sums(joint + c * step, kl + c * step_kl, Resolution(c, 0.9)),
+            shadow,
             GainSettings(kl_weight=0.5),
         )
-        for c in (1.0, 100.0)
+        for shadow in (
+            sums(joint + step, kl + step_kl),
+            SampleSums(tuple(step), tuple(step_kl), is_relative=True, resolution=far),
+        )
     )
     assert amplified.value == pytest.approx(plain.value, rel=1e-9)
     assert amplified.kl_gap == pytest.approx(plain.kl_gap, rel=1e-9)

@@ -196,6 +196,10 @@ def operations(out: Path) -> dict[str, Callable[[], Any]]:
         build = partial(build_at, stage, is_bfloat16=True)
         for name in ("alignment", "dropped_gradient", "shifted"):
             plan[f"{name}-{stage}-bfloat16"] = partial(engine_scenes.PLAIN[name], build)
+        for amplifies in (False, True):
+            plan[f"close_branches-{stage}-{amplifies}"] = partial(
+                engine_scenes.close_branches, build, amplifies=amplifies
+            )
     keeping = partial(build_at, 3, persistence_threshold_values=300)
     plan["shifted-3-persistent"] = partial(engine_scenes.shifted, keeping)
     for name in ("alignment", "shifted"):

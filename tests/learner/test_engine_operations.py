@@ -28,6 +28,7 @@ from tests.learner.engine_scenes import (
     RECORDED,
     batches_by_source,
     build_local,
+    close_branches,
     guided,
 )
 from tests.learner.scenes import (
@@ -128,6 +129,38 @@ def test_minibatches_and_epochs_with_kl_and_entropy(recorded, world_size, stage)
         for name in (n for n in RECORDED if n not in LOOKAHEAD):
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-4), name
     assert distance(got["parameters"], expected["parameters"]) <= 1e-5
+
+
+@every_world
+@every_stage
+def test_the_one_step_shadow_at_every_stage(recorded, world_size, stage) -> None:
+    got, expected = recorded[world_size][f"one_step_shadow-{stage}"], plain("one_step_shadow")
+    assert got["is_loaded"]
+    assert expected["is_loaded"]
+    assert [len(values) for values in got["log_ratios"]] == [0, 7, 7, 7]
+    for ours, theirs in zip(got["log_ratios"], expected["log_ratios"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@every_world
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_bracket_that_bf16_hides_is_taken_over_a_longer_way(recorded, world_size, stage) -> None:
+    """Against fp32: the plain difference of bf16 gradients is noise, the longer way is not."""
+    true = close_branches(build_local, amplifies=False)["bracket"]
+    plain_bf16, longer = (
+        recorded[world_size][f"close_branches-{stage}-{amplifies}"] for amplifies in (False, True)
+    )
+    assert not longer["first"].any()  # theta-hat = theta
+    assert longer["left_over"] == 0
+    assert longer["amplification"] > 3.0
+    assert longer["differing"] > 0.3
+    cosines = [
+        float(torch.nn.functional.cosine_similarity(true, got["bracket"], dim=0))
+        for got in (plain_bf16, longer)
+    ]
+    print(stage, world_size, cosines, float(longer["bracket"].norm() / true.norm()))
+    assert cosines[0] < 0.5
+    assert cosines[1] > 0.8
 
 
 @every_world

@@ -128,13 +128,17 @@ def test_what_bf16_hides_is_found_and_brought_out() -> None:
         int((t.bfloat16() != (t + s).bfloat16()).sum()) for t, s in zip(theta, step, strict=True)
     )
     assert rounded / 7000 < 0.1
-    found = resolve(theta, step, Alone())
+
+    def beyond(factor: float) -> list[torch.Tensor]:
+        return [t + factor * s for t, s in zip(theta, step, strict=True)]
+
+    found = resolve(theta, beyond(1.0), Alone())
     moved = sum(float(t[s != 0].abs().sum()) for t, s in zip(theta, step, strict=True)) / 7000
-    assert found.amplification == pytest.approx(SPACINGS * moved / 128 / 2.5e-6, rel=1e-3)
-    assert found.differing > 0.9
+    assert found.amplification == pytest.approx(SPACINGS * moved / 128 / 2.5e-6, rel=1e-2)
+    assert found.differing > 0.5
     # Steps that bf16 shows by themselves are left as they are, and equal weights are no noise.
-    assert resolve(theta, [s * 1000 for s in step], Alone()).amplification == 1.0
-    assert resolve(theta, [s * 0 for s in step], Alone()) == Resolution()
+    assert resolve(theta, beyond(1000.0), Alone()).amplification == 1.0
+    assert resolve(theta, beyond(0.0), Alone()) == Resolution()
 
 
 def bracket_of(*, amplifies: bool) -> tuple[torch.Tensor, SampleSums, SampleSums]:
@@ -154,27 +158,28 @@ def bracket_of(*, amplifies: bool) -> tuple[torch.Tensor, SampleSums, SampleSums
         ours, at_joint = branches[0].step(step, batch, Objective(0.5, 0.5))
         theirs, at_shadow = branches[1].step(step, batch, RL_ONLY)
         if step == 0:
-            assert bracket_norm(at_joint, at_shadow) == 0.0
-    assert at_joint is not None
-    assert at_shadow is not None
-    if amplifies:
-        assert at_shadow.amplification > 3.0
-    bracket, _ = adapter_gradient(
-        "cooperative", 1.0, replace(at_joint, sft={}), at_shadow, torch.Generator()
-    )
-    flat = torch.cat([tensor.reshape(-1) for tensor in bracket.values()])
-    return flat, ours.samples, theirs.samples
+            assert float(flat_bracket(at_joint, at_shadow).norm()) == 0.0
+    return flat_bracket(at_joint, at_shadow), ours.samples, theirs.samples
 
 
-def bracket_norm(joint: AdapterGradients | None, shadow: AdapterGradients | None) -> float:
+def flat_bracket(joint: AdapterGradients | None, shadow: AdapterGradients | None) -> torch.Tensor:
     assert joint is not None
     assert shadow is not None
-    return sum(float((joint.rl[name] - shadow.rl[name]).norm()) for name in joint.rl)
+    bracket, _ = adapter_gradient(
+        "cooperative", 1.0, replace(joint, sft={}), shadow, torch.Generator()
+    )
+    return torch.cat([tensor.reshape(-1) for tensor in bracket.values()])
 
 
-def test_the_amplified_bracket_is_the_bracket_to_first_order() -> None:
-    (plain, _, _), (amplified, joint, shadow) = (bracket_of(amplifies=a) for a in (False, True))
-    assert torch.nn.functional.cosine_similarity(plain, amplified, dim=0) > 0.95
-    assert float(amplified.norm() / plain.norm()) == pytest.approx(1.0, abs=0.1)
-    assert shadow.resolution.amplification > 3.0
-    assert shadow.log_ratio_N != pytest.approx(joint.log_ratio_N, abs=1e-6)
+def test_the_amplified_bracket_is_the_bracket() -> None:
+    """In fp32, where it would not be needed: to second order, with the samples' log-probs."""
+    (plain, at_theta, at_shadow), (amplified, _, relative) = (
+        bracket_of(amplifies=a) for a in (False, True)
+    )
+    assert torch.nn.functional.cosine_similarity(plain, amplified, dim=0) > 0.995
+    assert float(amplified.norm() / plain.norm()) == pytest.approx(1.0, abs=0.02)
+    assert relative.is_relative
+    assert relative.resolution.amplification > 2.0
+    pairs = zip(at_shadow.log_ratio_N, at_theta.log_ratio_N, strict=True)
+    steps = [own - other for own, other in pairs]
+    assert relative.log_ratio_N == pytest.approx(steps, rel=0.02, abs=1e-6)
