@@ -1,8 +1,8 @@
 """Sections that say which method runs: `method`, `adapter`, `shadow`, `gain`, `meta`."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from coop_rl.config.base import Section
 from coop_rl.config.estimators import AnyRl, DrGrpoRl, ReweightedRl, RlSettings
@@ -141,7 +141,11 @@ class ChordMethod(EstimatorMethod):
 
 
 class ColdStartMethod(EstimatorMethod):
-    """SFT until the validation NLL stops falling (or for so many epochs), then RL."""
+    """SFT until the validation NLL stops falling (or for so many epochs), then RL.
+
+    SFT then RL as two trainings in a row, each tuned by itself: switch epochs, an sft_lr, a
+    schedule and fresh_optimizer.
+    """
 
     kind: Literal["cold_start"] = "cold_start"
     switch: Literal["validation", "epochs"] = "validation"
@@ -156,9 +160,35 @@ class ColdStartMethod(EstimatorMethod):
     """Nats by which a new minimum must be lower than the one before; above 0, a flat curve ends the
     SFT phase too."""
     sft_lr_scale: float = Field(1.0, gt=0.0)
-    """Rate of the SFT phase as a multiple of learner.lr."""
+    """Rate of the SFT phase as a multiple of learner.lr, along the run's own schedule; counts where
+    sft_lr is null."""
+    sft_lr: float | None = Field(None, gt=0.0)
+    """Rate of the SFT phase; null: sft_lr_scale times learner's."""
+    sft_lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How sft_lr falls to sft_lr_final * sft_lr over the SFT phase, taken as all its epochs."""
+    sft_lr_final: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of sft_lr that is left at the end of the epochs; `linear` and `cosine` only."""
+    sft_warmup_steps: int = Field(0, ge=0)
+    """Steps over which the rate rises linearly to sft_lr."""
+    fresh_optimizer: bool = False
+    """Whether RL starts as a training of its own: AdamW's moments at zero, and learner's warm-up
+    and schedule over the steps that are left. The moments of SFT are kept beside them."""
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
+
+    @model_validator(mode="after")
+    def _check_rate(self) -> Self:
+        """Refuse two rates of the SFT phase, and a schedule of none."""
+        if self.sft_lr is not None and self.sft_lr_scale != 1.0:
+            raise ValueError(
+                f"sft_lr {self.sft_lr:g} and sft_lr_scale {self.sft_lr_scale:g} both set the rate "
+                "of the SFT phase; give one"
+            )
+        for name in ("sft_lr_schedule", "sft_lr_final", "sft_warmup_steps"):
+            given, default = self.__dict__[name], type(self).model_fields[name].default
+            if self.sft_lr is None and given != default:
+                raise ValueError(f"{name} {given} is about sft_lr, which is null; set sft_lr")
+        return self
 
     def num_validation_rows(self, num_demonstrations: int) -> int:
         """Return a tenth of the demonstrations, at most 64: the switch is found on them."""

@@ -97,3 +97,22 @@ def test_cold_start_switches_to_rl_for_good(tmp_path: Path) -> None:
     assert 0 < switch < NUM_STEPS
     assert [row["tokens/generated"] > 0 for row in rows] == [k >= switch for k in range(NUM_STEPS)]
     assert [row["tokens/trained_sft"] > 0 for row in rows] == [k < switch for k in range(NUM_STEPS)]
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+def test_a_tuned_cold_start_is_two_trainings_in_a_row(tmp_path: Path) -> None:
+    overrides = (
+        "method.switch=epochs",
+        "method.epochs=1",
+        "demonstrations.per_step=512",
+        "method.sft_lr=2e-3",
+        "method.sft_lr_schedule=cosine",
+        "method.sft_warmup_steps=1",
+        "method.fresh_optimizer=true",
+    )
+    rows = ten_steps(tmp_path / "run", "cold_start", *overrides)
+    switch = next(row["step"] for row in rows if row["tokens/generated"] > 0)
+    assert switch == 4  # an epoch over 2048 demonstrations less those kept for validation
+    assert [row["tokens/trained_sft"] > 0 for row in rows] == [k < switch for k in range(NUM_STEPS)]
+    assert rows[switch - 1]["loss/sft"] < rows[0]["loss/sft"]

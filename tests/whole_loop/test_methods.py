@@ -92,6 +92,22 @@ def test_every_estimator_trains_theta_in_rl(tmp_path: Path, kind: str) -> None:
     assert run.branches.meta is None
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_after_a_cold_start_rl_begins_with_moments_of_its_own_where_it_shall(
+    tmp_path: Path, fresh: bool
+) -> None:
+    """AdamW's first step moves a weight by the rate, whatever its gradient; a later one does not,
+    for its moments hold those of SFT."""
+    overrides = ("method.switch=epochs", "method.epochs=1", f"method.fresh_optimizer={fresh}")
+    kind, clip = method("cold_start", *overrides), "learner.max_grad_norm=1000"
+    before, after = (
+        flat_theta(start(configure(*kind, clip, f"run.num_steps={n}"), tmp_path / f"{n}"))
+        for n in (2, 3)  # an epoch is 2 steps
+    )
+    rates = (after - before).abs()[after != before] / 0.01
+    assert bool((rates > 0.99).float().mean() > 0.95) == fresh
+
+
 def test_dapo_replaces_groups_that_say_nothing(tmp_path: Path) -> None:
     rl = "method.rl={kind: dapo, max_refills: 2}"
     run = start(configure("method.kind=rl", rl, "prompts.per_step=2"), tmp_path)
