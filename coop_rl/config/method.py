@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from coop_rl.config.base import Section
-from coop_rl.config.estimators import AnyRl, DrGrpoRl, ReweightedRl, RlSettings
+from coop_rl.config.estimators import AnyRl, DapoRl, DrGrpoRl, GrpoRl, ReweightedRl, RlSettings
 from coop_rl.config.optimizer import OptimizerSection
 
 WhichDemonstrations = Literal["none", "next", "matching"]
@@ -258,6 +258,31 @@ class ReliftMethod(LuffySettings):
     """Rate of the SFT steps as a multiple of learner.lr."""
 
 
+class PrefixMethod(EstimatorMethod):
+    """POPE, QuestA (arXiv 2601.18779, 2507.13266): RL, where responses to prompts that were failed
+    begin with a part of a demonstration."""
+
+    demonstrations = "matching"
+
+    kind: Literal["prefix"] = "prefix"
+    share: float = Field(0.5, gt=0.0, lt=1.0)
+    """Share of a demonstration's tokens that is given, at first (QuestA: 0.5; POPE: up to 0.25)."""
+    anneal_steps: int | None = Field(None, ge=1)
+    """Steps over which the share falls linearly to 0; null: run.num_steps."""
+    rl: AnyRl = GrpoRl()
+    """The RL estimator."""
+
+    @model_validator(mode="after")
+    def _check_estimator(self) -> Self:
+        """Refuse an estimator that has failed groups replaced before the method sees them."""
+        if isinstance(self.rl, DapoRl):
+            raise ValueError(
+                "rl.kind dapo replaces the groups that all failed, which prefix has to see; "
+                "choose another, such as grpo"
+            )
+        return self
+
+
 Method = Annotated[
     BridgeMethod
     | RlMethod
@@ -269,7 +294,8 @@ Method = Annotated[
     | HptMethod
     | LuffyMethod
     | SrftMethod
-    | ReliftMethod,
+    | ReliftMethod
+    | PrefixMethod,
     Field(discriminator="kind"),
 ]
 

@@ -4,8 +4,9 @@ Beyond the form of each row it checks two things that otherwise make every rewar
 each gold answer must be one the verifier can call right, and so must what demonstrations teach.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -44,6 +45,8 @@ class RunData:
     """Evaluation prompts, the first `evaluation.num_items` rows."""
     sources: tuple[str, ...]
     """Names of the demonstrations' sources."""
+    decode: Callable[[Sequence[int]], str]
+    """From tokens to text, without special tokens."""
     dropped: tuple[Dropped, ...] = ()
     """What was left out, by source."""
 
@@ -145,7 +148,8 @@ def load_run_data(config: RunConfig) -> RunData:
         _refuse_no_match(config, prompts, training)
     held_out = load_held_out(config, loader.tokenizer, facts)
     sources = _source_names(config.demonstrations, training)
-    return RunData(prompts, training, validation, held_out, sources, tuple(dropped))
+    decode = partial(loader.tokenizer.decode, skip_special_tokens=True)
+    return RunData(prompts, training, validation, held_out, sources, decode, tuple(dropped))
 
 
 def load_held_out(

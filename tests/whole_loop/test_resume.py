@@ -141,3 +141,13 @@ def test_a_tuned_cold_start_goes_on_with_its_rates_and_both_optimisers(
     assert [record.objective.has_second_optimizer for record in whole.records] == (
         [False] * 4 + [True] * 4
     )
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 6])
+def test_prefix_goes_on_with_what_it_remembers(tmp_path: Path, stop_after: int) -> None:
+    overrides = ("method.kind=prefix", "method.share=0.9", "method.anneal_steps=1000")
+    whole, resumed, rows = stop_and_go_on(
+        tmp_path, stop_after, *overrides, sources={"good": "right"}
+    )
+    assert_same(whole, resumed, rows)
+    assert any(row.get("groups/given") for row in resumed.rows)

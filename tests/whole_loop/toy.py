@@ -44,7 +44,7 @@ class Task:
     validation: tuple[Demonstration, ...] = ()
 
     def reward(self, prompt: Prompt, response_ids: Sequence[int]) -> Reward:
-        is_right = response_ids[0] in self.right[prompt.id]
+        is_right = (*prompt.given_ids, *response_ids)[0] in self.right[prompt.id]
         return Reward(float(is_right), is_right)
 
 
@@ -145,7 +145,7 @@ def sample_groups(
             for i in range(size)
         ]
     )
-    ids_NL = torch.tensor([prompt.token_ids for prompt in prompts for _ in range(size)])
+    ids_NL = torch.tensor([prompt.context_ids for prompt in prompts for _ in range(size)])
     prompt_length = ids_NL.size(1)
     log_probs = []
     for t in range(limit):

@@ -98,7 +98,7 @@ class Table:
         self._index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
         rows = [(d.prompt_ids, d.response_ids) for d in batch.demonstrations]
         for group in batch.groups:
-            rows += [(group.prompt.token_ids, r.token_ids) for r in group.rollouts]
+            rows += [(group.prompt.context_ids, r.token_ids) for r in group.rollouts]
         for prompt_ids, response_ids in rows:
             for length in range(len(response_ids)):
                 self._index.setdefault((prompt_ids, response_ids[:length]), len(self._index))
