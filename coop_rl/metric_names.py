@@ -77,7 +77,9 @@ METRICS: dict[str, Metric] = {
     "policy/lag": Metric("updates", "most theta updates a rollout's oldest token is behind"),
     "policy/lag_mean": Metric("updates", "mean over rollouts of their oldest token's lag"),
     "policy/mixed": Metric("share", "rollouts whose weights changed in between"),
-    "loss/rl": Metric("reward", "RL loss of joint (surrogate)"),
+    "loss/rl": Metric(
+        "reward", "RL loss of joint (surrogate); self_distil: KL to its teacher, nats"
+    ),
     "loss/sft": Metric("nats", "mean negative log-likelihood of demonstration tokens under joint"),
     "loss/shadow_rl": Metric("reward", "RL loss of the shadow (surrogate)"),
     "grad/norm": Metric("", "norm of joint's fused theta-gradient before clipping"),

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from coop_rl.config.base import Section
 from coop_rl.config.estimators import AnyRl, DapoRl, DrGrpoRl, GrpoRl, ReweightedRl, RlSettings
@@ -31,6 +31,11 @@ class MethodSection(Section):
     def rl_settings(self) -> RlSettings:
         """What all RL losses share; defaults where the method has no section `rl`."""
         return ReweightedRl()
+
+    @property
+    def teacher_template(self) -> str | None:
+        """How a demonstration is written into its prompt for a teacher; None: there is none."""
+        return None
 
     def num_validation_rows(self, num_demonstrations: int) -> int:  # noqa: ARG002
         """Return how many demonstrations are kept for validation where the config does not say."""
@@ -283,6 +288,35 @@ class PrefixMethod(EstimatorMethod):
         return self
 
 
+class SelfDistilMethod(MethodSection):
+    """SDFT, arXiv 2601.19897: the policy that sees the prompt's demonstration is the teacher of the
+    policy that does not, on the latter's own responses."""
+
+    demonstrations = "matching"
+
+    kind: Literal["self_distil"] = "self_distil"
+    template: str = (
+        "{prompt}\n\nThis is an example for a response to the question:\n{demonstration}\n\n"
+        "Now answer with a response of your own, including the thinking process."
+    )
+    """The question put to the teacher, where `{prompt}` stands for the row's and `{demonstration}`
+    for its response (the default: the authors'); prompts.question_template and template follow."""
+
+    @property
+    def teacher_template(self) -> str:
+        """The template."""
+        return self.template
+
+    @field_validator("template")
+    @classmethod
+    def _check_places(cls, template: str) -> str:
+        """Refuse a template that leaves one of the two out."""
+        for place in ("{prompt}", "{demonstration}"):
+            if place not in template:
+                raise ValueError(f"must contain {place}, got {template!r}")
+        return template
+
+
 Method = Annotated[
     BridgeMethod
     | RlMethod
@@ -295,7 +329,8 @@ Method = Annotated[
     | LuffyMethod
     | SrftMethod
     | ReliftMethod
-    | PrefixMethod,
+    | PrefixMethod
+    | SelfDistilMethod,
     Field(discriminator="kind"),
 ]
 

@@ -142,3 +142,15 @@ def test_prefix_gives_failed_prompts_the_start_of_a_demonstration(tmp_path: Path
     for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines():
         sample = json.loads(line)
         assert solution[sample["prompt_id"]].startswith(sample["given"][:5])
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+def test_self_distil_learns_from_the_policy_that_sees_the_demonstration(tmp_path: Path) -> None:
+    # The demo's model knows no words: its teacher reads the solved sum before the same sum.
+    template = 'method.template="{prompt}{demonstration}\n{prompt}"'
+    rows = ten_steps(tmp_path / "run", "self_distil", PAIRED, template)
+    assert all(row["tokens/trained_rl"] == row["tokens/generated"] > 0 for row in rows)
+    assert all(row["tokens/trained_sft"] == 0 for row in rows)
+    assert all(row["loss/rl"] != 0.0 for row in rows)
+    assert sum(row["loss/rl"] for row in rows[-3:]) < sum(row["loss/rl"] for row in rows[:3])

@@ -135,6 +135,28 @@ def test_prefix_samples_from_the_start_it_gives_and_reports_that_apart(tmp_path:
     assert has_given
 
 
+@pytest.mark.parametrize("layout", ["trees", "padded"])
+def test_self_distil_reports_the_gap_to_the_policy_that_sees_the_demonstration(
+    tmp_path: Path, layout: str
+) -> None:
+    task = make_task()
+    run = start(configure(*method("self_distil"), f"learner.packing={layout}"), tmp_path, task)
+    taught = {d.prompt_ids: d.teacher_prompt_ids for d in task.demonstrations}
+    pairs = [
+        (group.prompt.token_ids, rollout.token_ids)
+        for group in run.records[0].sampled.groups
+        for rollout in group.rollouts
+    ]
+    begun = build_branches(run.config, task).joint
+    student, teacher = (
+        [value for row in begun.score(rows) for value in row]
+        for rows in (pairs, [(taught[prompt], response) for prompt, response in pairs])
+    )
+    gaps = [s - t for s, t in zip(student, teacher, strict=True)]
+    assert run.rows[0]["loss/rl"] == pytest.approx(sum(gaps) / len(gaps), rel=1e-3)
+    assert max(map(abs, gaps)) > 0.01
+
+
 def test_dapo_replaces_groups_that_say_nothing(tmp_path: Path) -> None:
     rl = "method.rl={kind: dapo, max_refills: 2}"
     run = start(configure("method.kind=rl", rl, "prompts.per_step=2"), tmp_path)

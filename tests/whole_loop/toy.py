@@ -68,7 +68,10 @@ def make_task(num_prompts: int = 6, num_right: int = 3, **sources: str) -> Task:
     def shown(source: str, kind: str, prompt: Prompt) -> Demonstration:
         shift = 0 if kind == "right" else num_right + 2
         token = 1 + (first[prompt.id] - 1 + shift) % (VOCABULARY - 1)
-        return Demonstration(f"{source}-{prompt.id}", prompt.token_ids, (token, END), source)
+        name, taught = f"{source}-{prompt.id}", (token, END, *prompt.token_ids)
+        return Demonstration(
+            name, prompt.token_ids, (token, END), source, teacher_prompt_ids=taught
+        )
 
     demonstrations = tuple(
         shown(source, kind, prompt)

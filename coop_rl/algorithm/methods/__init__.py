@@ -15,6 +15,7 @@ from coop_rl.algorithm.methods.luffy import Luffy
 from coop_rl.algorithm.methods.prefix import Prefix
 from coop_rl.algorithm.methods.relift import Relift
 from coop_rl.algorithm.methods.rl import Rl
+from coop_rl.algorithm.methods.self_distil import SelfDistil
 from coop_rl.algorithm.methods.sft import Sft
 from coop_rl.algorithm.methods.srft import Srft
 from coop_rl.algorithm.methods.sum import Sum
@@ -34,6 +35,7 @@ METHODS: dict[str, type[AnyMethod]] = {
     "srft": Srft,
     "relift": Relift,
     "prefix": Prefix,
+    "self_distil": SelfDistil,
 }
 
 
