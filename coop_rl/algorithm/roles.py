@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from coop_rl.config.method import WhichDemonstrations
+from coop_rl.config.method_section import WhichDemonstrations
 from coop_rl.types import (
     BranchBatch,
     CooperativeGain,

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, cast
 from coop_rl.algorithm.estimators import Advantages, RlEstimator, build_estimator
 from coop_rl.algorithm.gain import GainSettings
 from coop_rl.config import RunConfig
-from coop_rl.config.method import MethodSection, WhichDemonstrations
+from coop_rl.config.method_section import MethodSection, WhichDemonstrations
 from coop_rl.config.sizes import has_shadow
 from coop_rl.types import (
     CooperativeGain,

@@ -25,7 +25,7 @@ from typing import Any
 from coop_rl.algorithm.methods.base import Method
 from coop_rl.algorithm.schedules import rate_at, rate_factor
 from coop_rl.config import RunConfig
-from coop_rl.config.method import ColdStartMethod
+from coop_rl.config.rivals import ColdStartMethod
 from coop_rl.metric_names import VALIDATION_NLL
 from coop_rl.types import Guidance, Objective
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from coop_rl.algorithm.methods.base import Method, Needs, StepData, to_token_samples
 from coop_rl.config import RunConfig
-from coop_rl.config.method import PrefixMethod
+from coop_rl.config.rivals import PrefixMethod
 from coop_rl.types import Guidance, Lesson, Objective
 
 

@@ -29,7 +29,7 @@ from coop_rl.algorithm.estimators import RlEstimator
 from coop_rl.algorithm.estimators.base import Advantages, RlLoss, RolloutCounts, RolloutTokens
 from coop_rl.algorithm.kl import kl_loss
 from coop_rl.algorithm.methods.base import Method, Needs, StepData, to_token_samples
-from coop_rl.config.method import SelfDistilMethod
+from coop_rl.config.rivals import SelfDistilMethod
 from coop_rl.types import Guidance, Lesson, Objective, ScoredGroup
 
 
