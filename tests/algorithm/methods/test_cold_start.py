@@ -126,7 +126,7 @@ def test_a_tuned_sft_phase_runs_its_own_schedule_over_its_epochs() -> None:
         method.observe_evaluation(step, {})
         rates.append(method.objective(step).lr)
         assert not method.objective(step).has_second_optimizer
-    np.testing.assert_allclose(rates, want, rtol=1e-12)
+    assert rates == pytest.approx(want.tolist(), rel=1e-12)
 
 
 def test_with_a_fresh_optimizer_rl_is_a_training_of_its_own_from_the_switch_on() -> None:
@@ -140,7 +140,7 @@ def test_with_a_fresh_optimizer_rl_is_a_training_of_its_own_from_the_switch_on()
     linear = 0.5 + 0.5 * (1.0 - np.arange(8) / 8)
     want = 0.01 * np.concatenate([[0.5, 1.0], linear])
     objectives = [method.objective(step) for step in range(10, 20)]
-    np.testing.assert_allclose([o.lr for o in objectives], want, rtol=1e-12)
+    assert [o.lr for o in objectives] == pytest.approx(want.tolist(), rel=1e-12)
     assert all(o.has_second_optimizer and o.rl_weight == 1.0 for o in objectives)
 
 

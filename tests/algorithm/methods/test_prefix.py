@@ -1,7 +1,7 @@
 """Prefix: prompts that nobody solved get the start of a demonstration, which nothing trains on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -92,7 +92,7 @@ def test_given_tokens_are_context_that_nothing_is_learned_at(seed: int) -> None:
 
 
 def step(
-    method: Method, k: int, rights: dict[int, Sequence[bool]], experts: Sequence[Demonstration]
+    method: Method, k: int, rights: Mapping[int, Sequence[bool]], experts: Sequence[Demonstration]
 ) -> Given:
     """Let prompts come up at step k; return what their responses began with."""
     given = method.needs(k).given
