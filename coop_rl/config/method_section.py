@@ -20,6 +20,8 @@ class MethodSection(Section):
     skips_rollouts: ClassVar[bool] = False
     """Whether steps without rollouts come between those with them, so that nothing may be sampled
     ahead: it would be too old when it is used."""
+    needs_repeats: ClassVar[bool] = False
+    """Whether it does something only with prompts that come up again."""
     is_guided: ClassVar[bool] = False
     """Whether a meta-controller guides it: only then do `meta`, `adapter`, `shadow` and `gain`
     count."""

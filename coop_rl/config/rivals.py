@@ -203,9 +203,10 @@ class ReliftMethod(LuffySettings):
 
 class PrefixMethod(EstimatorMethod):
     """POPE, QuestA (arXiv 2601.18779, 2507.13266): RL, where responses to prompts that were failed
-    begin with a part of a demonstration."""
+    begin with a part of a demonstration the next time they come up."""
 
     demonstrations = "matching"
+    needs_repeats = True
 
     kind: Literal["prefix"] = "prefix"
     share: float = Field(0.5, gt=0.0, lt=1.0)

@@ -156,6 +156,8 @@ def load_run_data(config: RunConfig) -> RunData:
         _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
     if config.method.demonstrations == "matching":
         _refuse_no_match(config, prompts, training)
+    if config.method.needs_repeats:
+        _refuse_single_epoch(config, len(prompts))
     held_out = load_held_out(config, loader.tokenizer, facts)
     sources = _source_names(config.demonstrations, training)
     decode = partial(loader.tokenizer.decode, skip_special_tokens=True)
@@ -300,4 +302,16 @@ def _refuse_no_match(
             f"none of the {len(prompts)} prompts of {config.prompts.origin} is among the "
             f"{len(demonstrations)} of {config.demonstrations.origin}; give prompts.path (or task) "
             "the demonstrations' rows"
+        )
+
+
+def _refuse_single_epoch(config: RunConfig, num_prompts: int) -> None:
+    """Refuse a method that needs prompts to come up again in a run where none does."""
+    per_step, num_steps = config.prompts.per_step, config.run.num_steps
+    if per_step * num_steps <= num_prompts:
+        raise DataError(
+            f"method.kind {config.method.kind} does something only with prompts that come up "
+            f"again, but {num_steps} steps of prompts.per_step {per_step} do not go through the "
+            f"{num_prompts} prompts of {config.prompts.origin} once; raise run.num_steps, or give "
+            "fewer prompts"
         )

@@ -259,3 +259,10 @@ def test_a_teachers_prompt_that_leaves_no_room_for_the_response_is_refused(build
     said = "prompts with a demonstration in them may have 20 tokens .context 76 less 56"
     with pytest.raises(DataError, match=said):
         load_run_data(build(SHOWN, "model.max_length=76"))
+
+
+def test_prefix_is_refused_where_no_prompt_comes_up_again(build) -> None:
+    """There are 4 prompts, and 2 of them in a step."""
+    assert len(load_run_data(build("method.kind=prefix", "run.num_steps=3")).prompts) == 4
+    with pytest.raises(DataError, match=r"2 steps of prompts\.per_step 2 do not go through the 4"):
+        load_run_data(build("method.kind=prefix", "run.num_steps=2"))

@@ -7,9 +7,9 @@ r"""`prefix`: RL, where responses to unsolved prompts begin with a part of a dem
 A prompt whose responses were all wrong is remembered with its demonstration, and the next time it
 comes up all its responses begin with d_{1..m}. The verifier reads y whole; the given tokens are
 context and no loss touches them. That group forgets the prompt: the time after, it is on its own
-again, so that a prompt which stays unsolved is guided every other time. An update follows what the
-policy sampled itself, from states on the demonstration's way that it would not reach; as s falls
-to 0, it has to reach them.
+again, so that a prompt which stays unsolved is guided every other time; a run of a single epoch
+guides nothing and is refused. An update follows what the policy sampled itself, from states on the
+demonstration's way that it would not reach; as s falls to 0, it has to reach them.
 
 Source: POPE, arXiv 2601.18779 (unsolved problems with and without a part of the solution, 1 : 1,
 at most a quarter of it; GRPO), and QuestA, arXiv 2507.13266 (half of the solution, then a
