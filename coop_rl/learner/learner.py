@@ -176,7 +176,9 @@ class Learner:
     def _update(self, step: int, objective: Objective, gradients: Gradients) -> StepStats:
         """Take one optimiser step with the gradient that lies in the engine."""
         settings = self._settings
-        lr = rate_at(settings.section, step, settings.num_steps) * objective.lr_scale
+        lr = objective.lr
+        if lr is None:
+            lr = rate_at(settings.section, step, settings.num_steps) * objective.lr_scale
         if self._one_step_shadow and gradients.rl_parts:
             self._one_step_shadow.step(gradients.rl_parts, lr)
         if objective.has_second_optimizer:
