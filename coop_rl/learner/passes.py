@@ -234,10 +234,12 @@ class Passes:
         """Return the sum of log pi - log pi_b of each of the N samples, nats."""
         total_N = torch.zeros(batch.num_samples, dtype=torch.float64, device=self._engine.device)
         for micro in batch.rl[self._engine.rank]:
-            tokens = self._tokens(micro, self._engine(micro.grid))
-            total_N[micro.row_B.to(total_N.device)] = sequence_log_ratio(
-                tokens.log_prob_T, tokens.behaviour_log_prob_T, tokens.row_T, len(micro.row_B)
-            ).double()
+            log_prob_T, row_B = self._engine(micro.grid).log_prob_T, micro.row_B
+            behaviour_T, row_T = (
+                t.to(self._engine.device) for t in (micro.behaviour_log_prob_T, micro.row_T)
+            )
+            ratio_B = sequence_log_ratio(log_prob_T, behaviour_T, row_T, len(row_B))
+            total_N[row_B.to(total_N.device)] = ratio_B.double()
             self._count_forward(micro)
         self._engine.all_reduce_sum(total_N)
         return tuple(total_N.tolist())
