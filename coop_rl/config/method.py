@@ -313,9 +313,9 @@ class MetaSection(Section):
     mix_lr: float = Field(0.02, gt=0)
     """Adam's rate for lambda: about how much it changes in a step."""
     mix_min: float = Field(0.05, gt=0.0, lt=1.0)
-    """Smallest lambda that `mix` guidance may choose."""
+    """Smallest lambda that `mix` guidance may choose; a lower method.mix starts there."""
     mix_max: float = Field(0.95, gt=0.0, lt=1.0)
-    """Largest lambda that `mix` guidance may choose."""
+    """Largest lambda that `mix` guidance may choose; a higher method.mix starts there."""
     demonstrations_lr: float = Field(0.1, gt=0)
     """Adam's rate for the logits of the demonstrations' weights: about how much they change in a
     step."""

@@ -82,8 +82,6 @@ class ScalarGuidance:
         self._section = config.meta
         self._kinds = config.meta.guidance
         mix, _ = mix_and_penalty(config)
-        if "mix" in self._kinds:
-            mix = min(max(mix, self._section.mix_min), self._section.mix_max)
         self._mix = ScalarAdam([MIX], self._section.mix_lr)
         self._mix.set({MIX: mix})
         self._floor = min(self._section.demonstrations_min, 1.0 / max(1, len(sources)))
