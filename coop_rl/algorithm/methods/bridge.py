@@ -14,7 +14,7 @@ both gradients), or is what the meta-controller learned (`mix` guidance; inside 
 first step on, so that every step has both losses):
     linear   lambda_k = (k + 1/2) / K
     cosine   lambda_k = (1 - cos(pi (k + 1/2) / K)) / 2
-With `demonstrations` guidance g_theta^SFT = sum_s v_s g_s over the sources s.
+With `demonstrations` guidance g_theta^SFT = sum_s v_s g_s / sum_s v_s over the sources s of a step.
 """
 
 import math
