@@ -321,5 +321,8 @@ class MetaSection(Section):
     step."""
     demonstrations_min: float = Field(0.01, gt=0.0, lt=0.5)
     """Smallest weight of a source: above 0, so that its weight can rise again."""
+    lookahead: Literal["measured", "placebo"] = "measured"
+    """What `mix` and `demonstrations` guidance follow: the measured products, or their control, the
+    same products dealt at random over components and the last steps."""
     per_example: bool = False
     """Whether `demonstrations` guidance also weighs every demonstration by itself."""

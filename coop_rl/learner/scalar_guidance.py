@@ -21,6 +21,7 @@ from coop_rl.algorithm.lookahead import (
     source_derivatives,
     source_weights,
 )
+from coop_rl.algorithm.placebo import Placebo
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import mix_and_penalty
 from coop_rl.types import Guidance, StepResult
@@ -87,6 +88,8 @@ class ScalarGuidance:
         self._floor = min(self._section.demonstrations_min, 1.0 / max(1, len(sources)))
         self._logits = ScalarAdam(sources, self._section.demonstrations_lr)
         self._examples: dict[str, float] = {}
+        is_control = self._section.lookahead == "placebo"
+        self._placebo = Placebo(config.run.seed) if is_control else None
         self._before = self._now = self._snapshot()
 
     @property
@@ -104,6 +107,10 @@ class ScalarGuidance:
     def update(self, report: StepResult) -> None:
         """Follow the products of one step, which are about the update before it."""
         products, before = dict(report.lookahead.components), self._before
+        slopes = dict(report.lookahead.examples)
+        if self._placebo and products:
+            products = self._placebo.deal(report.version.theta, products)
+            slopes = self._placebo.shuffle(report.version.theta, slopes)
         if products and "mix" in self._kinds:
             weights = source_weights(before["logits"], self._floor) if self._is_split else {"": 1.0}
             self._mix.ascend({MIX: mix_derivative(products, weights)})
@@ -112,8 +119,8 @@ class ScalarGuidance:
         if products and "demonstrations" in self._kinds:
             derivatives = source_derivatives(products, before["logits"], before["mix"], self._floor)
             self._logits.ascend(derivatives)
-        if report.lookahead.examples:
-            self._follow_examples(dict(report.lookahead.examples))
+        if slopes:
+            self._follow_examples(slopes)
         self._before, self._now = self._now, self._snapshot()
 
     @property
@@ -142,6 +149,7 @@ class ScalarGuidance:
             "mix": self._mix.state(),
             "logits": self._logits.state(),
             "examples": self._examples,
+            "placebo": self._placebo.state() if self._placebo else [],
             "before": self._before,
             "now": self._now,
         }
@@ -151,4 +159,6 @@ class ScalarGuidance:
         self._mix.load_state(state["mix"])
         self._logits.load_state(state["logits"])
         self._examples = dict(state["examples"])
+        if self._placebo:
+            self._placebo.load_state(state["placebo"])
         self._before, self._now = state["before"], state["now"]

@@ -9,7 +9,7 @@ import pytest
 from coop_rl.algorithm.lookahead import example_derivatives, source_derivatives
 from coop_rl.config import load_config
 from coop_rl.learner.scalar_guidance import ScalarGuidance
-from coop_rl.types import LookaheadProducts, StepResult
+from coop_rl.types import LookaheadProducts, PolicyVersion, StepResult
 from tests.observability.records import result
 
 
@@ -110,3 +110,18 @@ def test_state_survives_json_bit_for_bit() -> None:
         resumed.update(step)
     assert resumed.guidance == whole.guidance
     assert resumed.state() == whole.state()
+
+
+def test_the_placebo_moves_as_far_but_not_towards_what_helps() -> None:
+    """Measured, one source wins everything; dealt at random, runs end on either side."""
+    ends = []
+    for seed in range(12):
+        moving = guidance(
+            "meta.guidance=[demonstrations]", "meta.lookahead=placebo", f"run.seed={seed}"
+        )
+        for step in range(40):
+            version = PolicyVersion(step, 0)
+            moving.update(replace(report({"rl": 0.0, "a": 1e-6, "b": -1e-6}), version=version))
+        ends.append(dict(moving.guidance.source_weights)["a"])
+    assert min(ends) < 0.4
+    assert max(ends) > 0.6

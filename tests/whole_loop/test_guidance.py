@@ -27,7 +27,8 @@ def test_learned_lambda_is_bounded_inside_from_the_first_step(
 
 def test_sources_absent_from_a_step_leave_the_whole_of_sft_to_the_others(tmp_path: Path) -> None:
     """Eight sources, two demonstrations a step: at equal weights SFT alone, then half of theta."""
-    task = make_task(**{f"s{i}": "right" for i in range(8)})
+    sources = {f"s{i}": "right" for i in range(8)}
+    task = make_task(6, 3, **sources)
     config = configure(
         "run.num_steps=4", "demonstrations.per_step=2", "meta.guidance=[demonstrations]"
     )
