@@ -94,18 +94,28 @@ def check_overlong(method: Method, rollout: RolloutSection) -> None:
 
 
 def check_guidance(meta: MetaSection) -> None:
-    """Refuse a meta-controller with nothing to tune."""
+    """Refuse a meta-controller with nothing to tune, and weights of what it does not tune."""
     if not meta.guidance:
         raise ValueError("meta.guidance must name adapter, mix or demonstrations, got none")
+    if meta.per_example and "demonstrations" not in meta.guidance:
+        raise ValueError(
+            "meta.per_example weighs single demonstrations, which needs demonstrations in "
+            f"meta.guidance, got {', '.join(meta.guidance)}; add it, or set meta.per_example false"
+        )
 
 
 def check_gradients_of_w(meta: MetaSection, method: BridgeMethod) -> None:
-    """Refuse a w-update from a gradient that theta's mix never computes."""
+    """Refuse a w-update from a gradient that theta's mix never computes, or that weighs nothing."""
     if "adapter" not in meta.guidance or meta.w_objective == "frozen":
         return
+    penalty = method.penalty(meta)
+    if meta.w_objective == "sft" and penalty == 1:
+        raise ValueError(
+            "meta.w_objective sft weighs the SFT gradient of w by 1 - meta.penalty (null: "
+            "method.mix), which is 0; lower meta.penalty, or set meta.w_objective frozen"
+        )
     if method.mix_schedule != "constant" or "mix" in meta.guidance:
         return  # neither reaches 0 or 1
-    penalty = method.penalty(meta)
     needs_rl = penalty > 0 and meta.w_objective != "sft"
     needs_sft = penalty < 1 or meta.w_objective == "sft"
     for share, needed, name in ((method.mix, needs_rl, "RL"), (1 - method.mix, needs_sft, "SFT")):
