@@ -56,7 +56,7 @@ def learner(rl: RlSettings) -> Learner:
     policy, adapter = build_policy(has_entropy_gradient=True, dtype=torch.float64)
     reference, other = build_policy(dtype=torch.float64)
     other.load_flat(torch.zeros(other.numel(), dtype=torch.float64))
-    loss = LossSettings(build_estimator(rl, 12), rl, max_tokens=12)  # type: ignore[arg-type]
+    loss = LossSettings(build_estimator(rl, 12), rl, max_tokens=12)
     settings = replace(LEARNER, loss=loss)
     return Learner(settings, "joint", local_engine(policy), adapter, reference)
 
@@ -83,7 +83,7 @@ def test_the_step_is_the_one_without_the_masked_responses(section: type[RlSettin
 
 def test_a_step_of_masked_responses_alone_has_no_gradient() -> None:
     samples = [replace(sample, is_truncated=True) for sample in build_samples(0)]
-    one = learner(GrpoRl(**TERMS))  # type: ignore[arg-type]
+    one = learner(GrpoRl(**TERMS))
     one.compute(0, pack(samples, [], SHAPE), RL_ONLY)
     assert not any(bool(part.any()) for part in one.engine.gradient_parts())
 
