@@ -48,7 +48,15 @@ serve all examples.
 made the step must not judge it: its noise is in h_rl as well, z_rl would hold - < noise, D noise >,
 which is positive, and lambda would rise whatever the truth. L_RL may differ from -J_RL by a
 positive factor (token counts), which scales all derivatives alike and must not matter to who
-follows them (Adam's steps do not depend on it).
+follows them.
+
+**The scale.** Nor may theta's rate matter, nor how far a step happens to move theta: |u_c| falls
+severalfold in AdamW's first steps. So who follows the derivatives takes them over
+
+    |grad J_RL(theta_{k+1})| ( mean_c |u_c|^2 )^(1/2)
+
+which makes z_c the cosine between what the reward asks for and what component c did, times |u_c|
+over that mean. It is one positive number a step, so no sign and no ratio changes.
 
 Vectors may be cut into shards over ranks: everything here is elementwise, and norms and dot
 products over all shards are handed in as numbers.

@@ -310,7 +310,7 @@ class MetaSection(Section):
     penalty: float | None = Field(None, ge=0.0, le=1.0)
     """The bracket's share in w's step, lambda_w of docs/algorithm.md section 3, step 6; null: the
     same as method.mix."""
-    mix_lr: float = Field(0.02, gt=0)
+    mix_lr: float = Field(0.05, gt=0)
     """Adam's rate for lambda: about how much it changes in a step."""
     mix_min: float = Field(0.05, gt=0.0, lt=1.0)
     """Smallest lambda that `mix` guidance may choose; a lower method.mix starts there."""

@@ -5,8 +5,10 @@ r"""Guidance besides w: lambda, and the weights of demonstrations, moved by the 
     psi_e   <- psi_e + rate * dG/dpsi_e / rms        for the examples of the step
 
 docs/algorithm.md section 5; the derivatives are in `algorithm.lookahead`. Products that arrive with
-step k are about the update of step k - 1, hence about the guidance that was in force then. Adam,
-because the size of these derivatives says little: they carry the rate of theta.
+step k are about the update of step k - 1, hence about the guidance that was in force then. They are
+taken over their natural size, |grad J_RL| |u|: what is left does not depend on theta's rate, its
+warm-up or AdamW's young moments, which would let the first products outweigh all later ones. Adam
+averages them, and goes the slower the less they agree.
 """
 
 import math
@@ -106,8 +108,9 @@ class ScalarGuidance:
 
     def update(self, report: StepResult) -> None:
         """Follow the products of one step, which are about the update before it."""
-        products, before = dict(report.lookahead.components), self._before
-        slopes = dict(report.lookahead.examples)
+        measured, before = report.lookahead, self._before
+        products = {c: z / measured.scale for c, z in measured.components if measured.scale > 0.0}
+        slopes = dict(measured.examples)
         if self._placebo and products:
             products = self._placebo.deal(report.version.theta, products)
             slopes = self._placebo.shuffle(report.version.theta, slopes)

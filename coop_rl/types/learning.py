@@ -197,6 +197,9 @@ class LookaheadProducts:
     a source of demonstrations."""
     examples: tuple[tuple[str, float], ...] = ()
     """The same for that update's single demonstrations, by id."""
+    scale: float = 1.0
+    """Their natural size, |grad J_RL| |u|, with |u| the root mean square of how far each component
+    moves theta; so `components` over it are about cosines. 0: the batch says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
