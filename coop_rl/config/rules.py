@@ -6,7 +6,7 @@ got and what to change.
 
 from collections.abc import Sequence
 
-from coop_rl.config.data import PromptsSection, RowSource
+from coop_rl.config.data import DemonstrationsSection, PromptsSection, RowSource
 from coop_rl.config.estimators import DapoRl
 from coop_rl.config.evaluation import EvaluationSection
 from coop_rl.config.method import (
@@ -101,6 +101,17 @@ def check_guidance(meta: MetaSection) -> None:
         raise ValueError(
             "meta.per_example weighs single demonstrations, which needs demonstrations in "
             f"meta.guidance, got {', '.join(meta.guidance)}; add it, or set meta.per_example false"
+        )
+
+
+def check_split(demonstrations: DemonstrationsSection, meta: MetaSection, method: Method) -> None:
+    """Refuse bins of demonstrations that nobody weighs."""
+    split_by = demonstrations.split_by
+    is_weighed = method.is_guided and "demonstrations" in meta.guidance
+    if split_by is not None and not is_weighed:
+        raise ValueError(
+            f"demonstrations.split_by {split_by} makes bins for demonstrations guidance to weigh; "
+            "add demonstrations to meta.guidance (method.kind bridge), or set split_by null"
         )
 
 

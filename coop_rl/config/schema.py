@@ -84,6 +84,7 @@ class RunConfig(ServingConfig):
             rules.check_gradients_of_w(self.meta, self.method)
             rules.check_lookahead(self.meta, self.method, self.learner, self.model)
             rules.check_shadow(self.shadow, self.gain, self.learner)
+        rules.check_split(self.demonstrations, self.meta, self.method)
         rules.check_lag(self.rollout, self.method)
         rules.check_colocated(self.placement, self.rollout, self.sync)
         rules.check_ranks(self.placement, self.learner)

@@ -209,6 +209,14 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
             ["meta.w_objective=sft", "meta.guidance=[adapter,mix]", "method.mix=1"],
             "by 1 - meta.penalty (null: method.mix), which is 0; lower meta.penalty",
         ),
+        (
+            ["demonstrations.split_by=nll"],
+            "add demonstrations to meta.guidance (method.kind bridge)",
+        ),
+        (
+            ["demonstrations.split_by=length", "demonstrations.source_column=s"],
+            "split_by length makes sources where rows name none; remove source_column, or split_by",
+        ),
         (["method.rl.clipp=0.1"], "unknown config key method.rl.clipp"),
         (["method.rl.kind=grpo", "method.rl.clpi=0.1"], "did you mean method.rl.clip?"),
         (["method.rl.kind=grpo", "method.rl.clip=-1"], "method.rl.clip: Input should be greater"),
