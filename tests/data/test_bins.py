@@ -19,7 +19,7 @@ GUIDED = "meta.guidance=[demonstrations]"
 
 
 def section(split_by: str, count: int) -> DemonstrationsSection:
-    return DemonstrationsSection(path="d.jsonl", split_by=split_by, bins=count)  # type: ignore[arg-type]
+    return DemonstrationsSection(path="d.jsonl", split_by=split_by, bins=count)
 
 
 def rows_of(lengths: list[int]) -> Mixture[Demonstration]:
@@ -29,7 +29,7 @@ def rows_of(lengths: list[int]) -> Mixture[Demonstration]:
 def test_bins_of_length_are_ordered_and_of_equal_size() -> None:
     lengths = [5, 1, 9, 3, 7, 2, 8, 4]
     split = split_by_length(rows_of(lengths), section("length", 4))
-    found = {d.source: [] for d in split}
+    found: dict[str, list[int]] = {d.source: [] for d in split}
     for demonstration in split:
         found[demonstration.source].append(len(demonstration.response_ids))
     assert {name: sorted(of) for name, of in found.items()} == {
