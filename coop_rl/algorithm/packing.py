@@ -115,6 +115,7 @@ def _row(index: int, sample: TokenSample, shape: PackShape) -> BatchRow:
         0.0 if is_masked else sample.advantage,
         sample.behaviour_log_probs,
         is_masked,
+        sample.teacher_prompt_ids,
     )
 
 

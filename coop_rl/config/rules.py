@@ -93,6 +93,15 @@ def check_overlong(method: Method, rollout: RolloutSection) -> None:
         )
 
 
+def check_masked(method: Method, rollout: RolloutSection) -> None:
+    """Refuse to mask by the advantage where the loss has a term that does not depend on it."""
+    if rollout.mask_truncated and method.kind == "self_distil":
+        raise ValueError(
+            "rollout.mask_truncated takes responses out of the policy gradient, but method.kind "
+            "self_distil learns from a teacher's log-probs; set rollout.mask_truncated false"
+        )
+
+
 def check_guidance(meta: MetaSection) -> None:
     """Refuse a meta-controller with nothing to tune, and weights of what it does not tune."""
     if not meta.guidance:

@@ -79,6 +79,7 @@ class RunConfig(ServingConfig):
         rules.check_evaluation_sets(self.evaluation)
         rules.check_best(self.checkpoint, self.evaluation)
         rules.check_overlong(self.method, self.rollout)
+        rules.check_masked(self.method, self.rollout)
         if isinstance(self.method, BridgeMethod):
             rules.check_guidance(self.meta)
             rules.check_gradients_of_w(self.meta, self.method)

@@ -28,6 +28,9 @@ class Demonstration:
     """The data source it stems from; `demonstrations` guidance weighs sources."""
     weight: float = 1.0
     """Factor of its terms in the SFT loss; where the loss is `shaped`, the trace's advantage."""
+    teacher_prompt_ids: tuple[int, ...] = ()
+    """The prompt with the demonstration written into it, from which the policy teaches itself
+    (`self_distil`); empty: not rendered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class TokenSample:
     """Group-relative advantage A_i, the same for every token of the response."""
     is_truncated: bool = False
     """Whether the token limit ended it."""
+    teacher_prompt_ids: tuple[int, ...] = ()
+    """The prompt under which a teacher scores the response; empty: there is none."""
 
 
 class TokenGrid(NamedTuple):
@@ -98,6 +103,8 @@ class MicroBatch:
     """Places of the grid that hold a token of a sample; 0: an anchor."""
     is_trained_T: torch.Tensor | None = None
     """bool; False for tokens of masked responses; None: all train."""
+    teacher: MicroBatch | None = None
+    """The same responses, in the same order, behind their teacher's prompts; None: none."""
 
     @property
     def num_places(self) -> int:

@@ -200,6 +200,10 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
             ["method.rl.kind=dapo", "method.rl.overlong_tokens=999"],
             "method.rl.overlong_tokens must be at most rollout.max_tokens 256, got 999",
         ),
+        (
+            ["method.kind=self_distil", "rollout.mask_truncated=true"],
+            "set rollout.mask_truncated f",
+        ),
         (["meta.per_example=true"], "needs demonstrations in meta.guidance, got adapter; add it"),
         (
             ["meta.w_objective=sft", "meta.penalty=1"],
