@@ -46,7 +46,7 @@ class Ledger:
         """Add a step; returns the totals under their metric names."""
         batches = record.batch.minibatches
         generated = count_tokens([*record.sampled.groups, *record.sampled.dropped, *record.fresh])
-        trained = sum(batch.num_rl_tokens for batch in batches)
+        trained = sum(batch.num_trained_tokens for batch in batches)
         flops = 2 * generated
         for result in (record.joint, record.shadow):
             if result:

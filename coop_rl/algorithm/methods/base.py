@@ -139,6 +139,7 @@ def to_token_samples(groups: Sequence[ScoredGroup], advantages: Advantages) -> l
             response_ids=rollout.token_ids,
             behaviour_log_probs=rollout.behaviour_log_probs,
             advantage=float(advantage),
+            is_truncated=rollout.is_truncated,
         )
         for group, advantage_G in zip(groups, advantages, strict=True)
         for rollout, advantage in zip(group.rollouts, advantage_G, strict=True)
