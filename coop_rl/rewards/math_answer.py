@@ -16,6 +16,7 @@ import json
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +26,7 @@ from coop_rl.rewards.math_equal import same
 from coop_rl.rewards.math_text import (
     COMMAND,
     LETTER_UNIT,
+    UNITS,
     Written,
     in_base,
     is_mathematics,
@@ -118,6 +120,7 @@ def parse_answer(text: str, fold_case: bool = True) -> Any:
 
 
 def _is_equal(gold: Written, given: Written, tolerance: float | None) -> bool:
+    gold, given = _lettered(gold, given.unit), _lettered(given, gold.unit)
     if plain(gold.text) == plain(given.text):
         return gold.unit == given.unit or not (gold.unit and given.unit)
     if given.label and gold.text.strip("()").upper() == given.label:
@@ -133,9 +136,9 @@ def _is_equal(gold: Written, given: Written, tolerance: float | None) -> bool:
     texts = [given.text]
     if LAKHS.match(given.text):
         texts.append(given.text.replace(",", ""))
-    letter_unit = LETTER_UNIT.match(given.text)
-    if letter_unit and not gold.unit:
-        texts.append(letter_unit.group(1))
+    lettered = LETTER_UNIT.match(given.text)
+    if lettered and not gold.unit:
+        texts.append(lettered.group(1))
     expected = _value(gold.text, fold_case)
     if expected is None:
         return False
@@ -147,6 +150,14 @@ def _is_equal(gold: Written, given: Written, tolerance: float | None) -> bool:
         except Exception:  # as above
             continue
     return False
+
+
+def _lettered(answer: Written, unit: str) -> Written:
+    """Return an answer without a last letter that is the other one's unit: 10 m beside 10 meters."""
+    found = LETTER_UNIT.match(answer.text) if unit and not answer.unit else None
+    if found is None or UNITS[found.group(2).lower()] != unit:
+        return answer
+    return replace(answer, text=found.group(1), unit=unit)
 
 
 def _value(text: str, fold_case: bool) -> Any:

@@ -9,7 +9,9 @@ where all tiny numbers are equal.
 from typing import Any
 
 NEARLY, EXACTLY = 2e-6, 1e-35
-"""Largest relative difference of equal numbers: of a decimal and another, of two decimals."""
+"""Largest relative difference of equal numbers: of a decimal and another, of two irrational ones."""
+FLOAT_NOISE = 1e-12
+"""Relative difference that a computer's arithmetic leaves: 12.000000000000002."""
 MOST_MATCHED = 12
 """Parts of a set that are matched one by one where sorting them did not."""
 POINTS = (0.37, 1.83, 2.71, -0.61, -1.47, 5.29)
@@ -78,13 +80,29 @@ def _same_numbers(gold: Any, given: Any, tolerance: float | None) -> bool | None
             exact = [nsimplify(number, rational=True).doit() for number in (a, b)]
             if tolerance is not None:
                 is_same = bool(abs((exact[0] - exact[1]).evalf(30)) <= tolerance)
-            elif not any(decimals) and all(number.is_Rational for number in exact):
+            elif any(decimals) != all(decimals):
+                is_same = _is_rounded(*((b, exact[1], exact[0]) if decimals[1] else (a, *exact)))
+            elif all(number.is_Rational for number in exact):
                 is_same = bool(exact[0] == exact[1])
             else:
-                is_same = _is_near(exact[0], exact[1], EXACTLY if all(decimals) or not any(decimals) else NEARLY)
+                is_same = _is_near(exact[0], exact[1], EXACTLY)
             if is_same:
                 return True
     return False
+
+
+def _is_rounded(written: Any, decimal: Any, exact: Any) -> bool:
+    """Whether a decimal is another number, rounded or cut off after its last digit."""
+    if not _is_near(exact, decimal, NEARLY):
+        return False
+    if not decimal.is_Rational or _is_near(exact, decimal, FLOAT_NOISE):
+        return True
+    place = 0
+    while (decimal * 10**place) % 1:
+        place += 1
+    while not written.is_Float and decimal and not decimal % 10 ** (1 - place):
+        place -= 1  # the zeros of 2.99792e8 are not written
+    return bool(abs(exact - decimal) * 10**place < 1)
 
 
 def _is_near(gold: Any, given: Any, relative: float) -> bool:

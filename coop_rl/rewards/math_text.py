@@ -16,6 +16,8 @@ IDLE_SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 """Space that says nothing. Between two digits or letters it does: \\frac 12 is not \\frac 1 2."""
 WRAPPER = re.compile(r"^(?:" + FONT + r"|\\boldsymbol|\\bm)\s*\{([^{}]*)\}$")
 POINT = re.compile(r"(?<=\d)\.(?=[/*)\s]|$)")
+MIXED = re.compile(r"(?<![\d.,/])(\d{1,9})\s(\d{1,9})\s?/\s?(\d{1,9})(?![\d/])")
+AFTER_COMMAND = re.compile(r"(\\[A-Za-z]+)\s+(?![A-Za-z])")
 BRACKETED = re.compile(r"^\(([-+]?\d+)\)$")
 THIN = re.compile(r"(?<=\d)\\[,;:](?=\d{3}(?!\d))")
 GROUPED = re.compile(r"(?<![\w.,\s])(?<![\d,]\s)(\d{1,3}(?:[ \u00a0\u202f\u2009]\d{3})+)(?![\d/]|\s\d)")
@@ -78,12 +80,12 @@ BARE_UNIT = re.compile(
     VALUE + r"(\s?)([A-Za-z]+(?:[ ./][A-Za-z]+)*)(?:\s?\^\s?\{?(-?\d)\}?|([23]))?\s*$"
 )
 ATTACHED = frozenset("km cm mm kg mph ms hz ml nm ft lb min".split())
-LETTER_UNIT = re.compile(VALUE + r"\s[mgshlLVANJWKC]$")
+LETTER_UNIT = re.compile(VALUE + r"\s([mgshlLVANJWK])$")
 MOST_CHARACTERS = 400
 """Of longer answers no unit is read."""
 PERCENT = re.compile(r"(?<=\d)\s*(?:\\text\s*\{)?\s*(?:percent(?:age)?|pct)\b\s*\}?")
 MAGNITUDE = re.compile(
-    r"(?<=\d)\s*(?:\\text\s*\{)?\s*(thousand|million|billion|trillion)\b\s*(?:\}|(?![^{]*\}))"
+    r"(?<=\d)\s*(\\text\s*\{)?\s*(thousand|million|billion|trillion)(?![A-Za-z])\s*"
 )
 POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 JOINED = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
@@ -105,7 +107,7 @@ SHORT_WORDS = frozenset(
 )
 UNREAD = re.compile(
     r"\\[lcvd]?dots|\.\.\.|\\equiv|\\[pb]?mod(?![a-z])|'|\\mid|\\sim|\\text|\\mbox|\\begin\{cases|"
-    r"\\(?:if|else)|\d\s*_|\d\.\d*\.|(?<![_\d])\d+\s+\.?\d(?!\d*\s*/)|\\[{].*[:|].*\\[}]|\\overline"
+    r"\\(?:if|else)|\d\s*_|\d\.\d*\.|(?<![_\d])\d+\s+\.?\d(?!\d*\s*/)|\\[{].*[:|].*\\[}]|:.*:|\\overline"
 )
 """What math-verify reads in part, or as something else: it leaves out dots, primes and bases, takes
 two numbers side by side for their sum, and a rule after a colon for a quotient."""
@@ -151,7 +153,8 @@ def normalise(text: str) -> str:
 
 def plain(text: str) -> str:
     """Return one spelling of what is the same text; braces stay, they tell 1/23 from 12/3."""
-    text = IDLE_SPACE.sub("", TEXT.sub(r"\1", MODULUS.sub(r"(mod\1)", text))).lower()
+    text = AFTER_COMMAND.sub(r"\1", TEXT.sub(r"\1", MODULUS.sub(r"(mod\1)", text)))
+    text = IDLE_SPACE.sub("", " ".join(text.split())).lower()
     based = in_base(text)
     if based is not None:
         return f"{based[0]}_{based[1]}"
@@ -193,14 +196,15 @@ def _spelled(text: str) -> str:
     text = SPACES.sub(" ", CONSTANT.sub(r" \1 ", text)).replace("$", "").rstrip("\\ ")
     text = re.sub(r"^\\[(\[]|\\[)\]]$", "", text)
     text = JOINED.sub(", ", PERCENT.sub(r"\\%", MAGNITUDE.sub(_magnitude, text)))
-    text = SHORT_FRACTION.sub(_fraction, text).strip(" .,;:*`\"")
+    text = SHORT_FRACTION.sub(_fraction, text).strip(" ,;:*`\"")
+    text = re.sub(r"^\.(?!\d)\s*|[ .,;:*`\"]+$", "", text)
     text = re.sub(r"^'(.*)'$", r"\1", PREFIX.sub("", text))
     text = re.sub(r"(?<=[A-Za-z])'", r"^{\\prime}", text)
     return re.sub(r"^\\approx\s*", "", LETTER_IN_BRACKETS.sub(r"(\1)", text))
 
 
 def _magnitude(match: re.Match[str]) -> str:
-    return f" \\times 10^{{{POWERS[match.group(1)]}}} "
+    return f" \\times 10^{{{POWERS[match.group(2)]}}} {match.group(1) or ''}"
 
 
 def _fraction(match: re.Match[str]) -> str:
@@ -221,6 +225,7 @@ def _unwrapped(text: str) -> str:
     while wrapped := WRAPPER.match(text):
         text = wrapped.group(1).strip()
     text = BRACKETED.sub(r"\1", POINT.sub("", E_NOTATION.sub(_to_tex, text)))
+    text = MIXED.sub(r"\1\\frac{\2}{\3}", text)
     text = GROUPED.sub(lambda found: re.sub(r"\s", "", found.group()), REPEATING.sub(_repeating, text))
     return text.strip()
 
@@ -231,7 +236,7 @@ def _split_unit(text: str) -> tuple[str, str]:
     if found and not NO_UNIT.search(found.group(2)):
         letters, unit = COMMAND.sub(" ", found.group(1)), _unit(found.group(2))
         is_number = re.search(r"\d", letters) and not re.search(r"[A-Za-z]", letters)
-        if is_number or unit:
+        if is_number or (unit and not TEXT.search(found.group(1))):
             return _split_unit(found.group(1))[0], unit
     found = BARE_UNIT.match(text)
     if found and not NO_UNIT.search(found.group(3)):
