@@ -20,7 +20,9 @@ OPTION = re.compile(
     r"^(?:option|choice|answer)?[\s:]*[(\[]?\s*([A-Z])\s*(?:[)\].:,;/&]|$|(?=\s(?:and|or)\s))",
     re.IGNORECASE,
 )
-FURTHER = re.compile(r"(?:[\s,;/&]|\band\b|\bor\b)+[(\[]?([A-Z])[)\]]?(?=\s*(?:[,;/&.]|and\b|or\b|$))")
+FURTHER = re.compile(
+    r"(?:[\s,;/&]|\band\b|\bor\b)+[(\[]?([A-Z])[)\]]?(?=\s*(?:[,;/&.]|and\b|or\b|$))"
+)
 """Another option after the first: "A, B", "(A) and (B)"; not the text of one, "B, a dog"."""
 CUE = re.compile(
     r"\b(?:answer|option|choice|antwort|r[ée]ponse|respuesta|risposta|resposta|ответ)\b"
@@ -82,11 +84,11 @@ def _given(response: str) -> tuple[str | None, bool]:
         stated = _stated(text, cue.end())
         if stated is not None:
             return stated or None, has_format
-    if not cues and "\n" not in text.strip() and len(text) < 200:
-        letter = letter_of(text.strip())
-        if letter:
-            return letter, has_format
-    alone = ALONE.fullmatch(text.rstrip().rpartition("\n")[2])
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    options = [line for line in lines if OPTION.match(line.strip("*"))]
+    if options and options == lines[-1:]:  # a list of them was only repeated
+        return letter_of(options[0]), has_format
+    alone = ALONE.fullmatch(lines[-1]) if lines else None
     return (alone.group(1).upper() if alone else None), has_format
 
 
@@ -102,7 +104,9 @@ def _stated(text: str, start: int) -> str | None:
     letters = set(LETTER.findall(PROSE.sub(" ", REJECTED.sub(" ", said))))
     if not letters:
         return "" if REJECTED.search(said) else None
-    leading = re.match(r"([A-Z])(?:[).\]:*]|$|\s*[\u2014\u2013-]|\s+(?:because|since|as|for)\b)", said)
+    leading = re.match(
+        r"([A-Z])(?:[).\]:*]|$|\s*[\u2014\u2013-]|\s+(?:because|since|as|for)\b)", said
+    )
     if leading and leading.group(1) in letters:
         return leading.group(1)
     return letters.pop() if len(letters) == 1 else ""

@@ -153,7 +153,7 @@ def _is_equal(gold: Written, given: Written, tolerance: float | None) -> bool:
 
 
 def _lettered(answer: Written, unit: str) -> Written:
-    """Return an answer without a last letter that is the other one's unit: 10 m beside 10 meters."""
+    """Return an answer without a last letter that is the unit of the other: 10 m, 10 meters."""
     found = LETTER_UNIT.match(answer.text) if unit and not answer.unit else None
     if found is None or UNITS[found.group(2).lower()] != unit:
         return answer

@@ -9,7 +9,7 @@ where all tiny numbers are equal.
 from typing import Any
 
 NEARLY, EXACTLY = 2e-6, 1e-35
-"""Largest relative difference of equal numbers: of a decimal and another, of two irrational ones."""
+"""Largest relative difference of equal numbers: of a decimal and another, of irrational ones."""
 FLOAT_NOISE = 1e-12
 """Relative difference that a computer's arithmetic leaves: 12.000000000000002."""
 MOST_MATCHED = 12
@@ -134,8 +134,7 @@ def _same_parts(gold: Any, given: Any, tolerance: float | None) -> bool | None:
     if isinstance(gold, Interval) and isinstance(given, Interval):
         ends = (gold.left_open, gold.right_open) == (given.left_open, given.right_open)
         return ends and all(
-            same(a, b, tolerance)
-            for a, b in ((gold.start, given.start), (gold.end, given.end))
+            same(a, b, tolerance) for a, b in ((gold.start, given.start), (gold.end, given.end))
         )
     if isinstance(gold, Tuple) and isinstance(given, Tuple):
         return len(gold) == len(given) and all(

@@ -20,10 +20,14 @@ MIXED = re.compile(r"(?<![\d.,/])(\d{1,9})\s(\d{1,9})\s?/\s?(\d{1,9})(?![\d/])")
 AFTER_COMMAND = re.compile(r"(\\[A-Za-z]+)\s+(?![A-Za-z])")
 BRACKETED = re.compile(r"^\(([-+]?\d+)\)$")
 THIN = re.compile(r"(?<=\d)\\[,;:](?=\d{3}(?!\d))")
-GROUPED = re.compile(r"(?<![\w.,\s])(?<![\d,]\s)(\d{1,3}(?:[ \u00a0\u202f\u2009]\d{3})+)(?![\d/]|\s\d)")
+GROUPED = re.compile(
+    r"(?<![\w.,\s])(?<![\d,]\s)(\d{1,3}(?:[ \u00a0\u202f\u2009]\d{3})+)(?![\d/]|\s\d)"
+)
 """Thousands between spaces, `1 000 000`."""
 SPACES = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![a-z])|\s+")
-DECORATION = re.compile(r"\\(?:left|right|[Bb]igg?[lr]?|displaystyle|bf|rm|mathbf|boldsymbol)(?![a-z])")
+DECORATION = re.compile(
+    r"\\(?:left|right|[Bb]igg?[lr]?|displaystyle|bf|rm|mathbf|boldsymbol)(?![a-z])"
+)
 CONSTANT = re.compile(r"\\(?:mathrm|text|mathit|operatorname|rm)\s*\{\s*([ei])\s*\}")
 FUNCTION_TEXT = re.compile(
     r"\\(?:operatorname|mathrm|text)\s*\{\s*(sin|cos|tan|cot|sec|csc|log|ln|exp|arc(?:sin|cos|tan)|"
@@ -36,17 +40,24 @@ BARE_FUNCTION = re.compile(
 SQRT_BRACKET = re.compile(r"\\sqrt\s*\(([^()]{1,99})\)")
 BARE_INFINITY = re.compile(r"(?<![\\A-Za-z])(?:infinity|infty|inf|oo)(?![A-Za-z])", re.IGNORECASE)
 REPEATING = re.compile(r"(\d{0,9})\.(\d{0,9})\\(?:overline|bar|dot)\s*\{(\d{1,9})\}")
-PREFIX = re.compile(r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*[:=])\s*:?\s*(?=\S)", re.IGNORECASE)
+PREFIX = re.compile(
+    r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is|\s*[:=])\s*:?\s*(?=\S)", re.IGNORECASE
+)
 LABEL = re.compile(r"^\(?([A-Ha-h])\)\s*(?=\S)|^\\text\s*\{\s*\(([A-Ha-h])\)\s*\}\s*(?=\S)")
 MODULUS = re.compile(r"\(?\s*\\?[pb]?mod\s*\{?\s*(\d+)\s*\}?\s*\)?")
-SUPERSCRIPTS = str.maketrans({c: f"^{{{d}}}" for d, c in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")})
+SUPERSCRIPTS = str.maketrans(
+    {
+        c: f"^{{{d}}}"
+        for d, c in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+    }
+)
 SPELLINGS = (
     ("\u2212", "-"), ("\u2013", "-"), ("\u00d7", r"\times "), ("\u00b7", r"\cdot "),
     ("\u00f7", r"\div "), ("\u03c0", r"\pi "), ("\u221e", r"\infty "), ("\u221a", r"\sqrt "),
     ("\u2264", r"\le "), ("\u2265", r"\ge "), ("\u2260", r"\ne "), ("\u222a", r"\cup "),
     ("\u2229", r"\cap "), ("\u2208", r"\in "), ("\u2205", r"\emptyset "), ("\u2261", r"\equiv "),
-    ("\u00b1", r"\pm "), ("\u211d", r"\mathbb{R}"), ("\u00bd", r"\frac{1}{2}"), ("\u2026", r"\ldots "),
-    ("\u00bc", r"\frac{1}{4}"), ("\u00be", r"\frac{3}{4}"),
+    ("\u00b1", r"\pm "), ("\u211d", r"\mathbb{R}"), ("\u00bd", r"\frac{1}{2}"),
+    ("\u2026", r"\ldots "),    ("\u00bc", r"\frac{1}{4}"), ("\u00be", r"\frac{3}{4}"),
     ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\cfrac", "\\frac"), ("\\$", ""),
     ("{,}", ","), ("**", "^"), ("np.", "\\"), ("\\!", ""), ("\\varnothing", "\\emptyset"),
     ("\\leqslant", "\\le"), ("\\geqslant", "\\ge"), ("\\leq", "\\le"), ("\\geq", "\\ge"),
@@ -79,7 +90,7 @@ TEX_UNIT = re.compile(
 BARE_UNIT = re.compile(
     VALUE + r"(\s?)([A-Za-z]+(?:[ ./][A-Za-z]+)*)(?:\s?\^\s?\{?(-?\d)\}?|([23]))?\s*$"
 )
-ATTACHED = frozenset("km cm mm kg mph ms hz ml nm ft lb min".split())
+ATTACHED = frozenset(["km", "cm", "mm", "kg", "mph", "ms", "hz", "ml", "nm", "ft", "lb", "min"])
 LETTER_UNIT = re.compile(VALUE + r"\s([mgshlLVANJWK])$")
 MOST_CHARACTERS = 400
 """Of longer answers no unit is read."""
@@ -88,10 +99,10 @@ MAGNITUDE = re.compile(
     r"(?<=\d)\s*(\\text\s*\{)?\s*(thousand|million|billion|trillion)(?![A-Za-z])\s*"
 )
 POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-JOINED = re.compile(r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*")
-SHORT_FRACTION = re.compile(
-    r"\\frac\s*(\d|\\[A-Za-z]+|\{[^{}]*\})\s*(\d|\\[A-Za-z]+|\{[^{}]*\})"
+JOINED = re.compile(
+    r"\s*,?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))\s*"
 )
+SHORT_FRACTION = re.compile(r"\\frac\s*(\d|\\[A-Za-z]+|\{[^{}]*\})\s*(\d|\\[A-Za-z]+|\{[^{}]*\})")
 LETTER_IN_BRACKETS = re.compile(r"\(\s*\\text\s*\{\s*([A-Z])\s*\}\s*\)")
 SUBSCRIPT = re.compile(r"_\s*\{\s*(?:\\(?:text|mathrm)\s*\{\s*)?([A-Za-z0-9]{2,20})\s*\}(?:\s*\})?")
 NO_UNIT = re.compile(
@@ -102,8 +113,10 @@ NO_UNIT = re.compile(
 )
 """Words after a number that change it, or say that more is to come."""
 SHORT_WORDS = frozenset(
-    "if is or and odd mod no for all the yes day any not of in on at to by we as am pm one two six "
-    "ten dne nor but max min".split()
+    (
+        "if is or and odd mod no for all the yes day any not of in on at to by we as am pm one two "
+        "six ten dne nor but max min"
+    ).split(" ")
 )
 UNREAD = re.compile(
     r"\\[lcvd]?dots|\.\.\.|\\equiv|\\[pb]?mod(?![a-z])|'|\\mid|\\sim|\\text|\\mbox|\\begin\{cases|"
@@ -114,7 +127,8 @@ two numbers side by side for their sum, and a rule after a colon for a quotient.
 ALLOWED = re.compile(r"[\x00-\x7f\u0370-\u03ff]*")
 COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\}|\\[A-Za-z]+")
 BASE = re.compile(r"^(-?)([0-9A-Za-z]+)_\{?\s*(?:\\text\s*\{\s*)?(?:base\s*)?(\d{1,2})\s*\}?\}?$")
-BASES = {name: str(n) for n, name in enumerate("two three four five six seven eight nine ten".split(), 2)}
+BASE_NAMES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+BASES = {name: str(base) for base, name in enumerate(BASE_NAMES, 2)}
 RATIO = re.compile(r"^\d+(?::\d+){2,}$")
 SAME_TEXTS = {
     "nosolution": r"\emptyset", "nosolutions": r"\emptyset", "norealsolution": r"\emptyset",
@@ -196,7 +210,7 @@ def _spelled(text: str) -> str:
     text = SPACES.sub(" ", CONSTANT.sub(r" \1 ", text)).replace("$", "").rstrip("\\ ")
     text = re.sub(r"^\\[(\[]|\\[)\]]$", "", text)
     text = JOINED.sub(", ", PERCENT.sub(r"\\%", MAGNITUDE.sub(_magnitude, text)))
-    text = SHORT_FRACTION.sub(_fraction, text).strip(" ,;:*`\"")
+    text = SHORT_FRACTION.sub(_fraction, text).strip(' ,;:*`"')
     text = re.sub(r"^\.(?!\d)\s*|[ .,;:*`\"]+$", "", text)
     text = re.sub(r"^'(.*)'$", r"\1", PREFIX.sub("", text))
     text = re.sub(r"(?<=[A-Za-z])'", r"^{\\prime}", text)
@@ -226,7 +240,9 @@ def _unwrapped(text: str) -> str:
         text = wrapped.group(1).strip()
     text = BRACKETED.sub(r"\1", POINT.sub("", E_NOTATION.sub(_to_tex, text)))
     text = MIXED.sub(r"\1\\frac{\2}{\3}", text)
-    text = GROUPED.sub(lambda found: re.sub(r"\s", "", found.group()), REPEATING.sub(_repeating, text))
+    text = GROUPED.sub(
+        lambda found: re.sub(r"\s", "", found.group()), REPEATING.sub(_repeating, text)
+    )
     return text.strip()
 
 

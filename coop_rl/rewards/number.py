@@ -10,7 +10,7 @@ import re
 import unicodedata
 from fractions import Fraction
 
-from coop_rl.rewards.final_answer import find_final_answer, outside_thinking
+from coop_rl.rewards.final_answer import BOX, find_final_answer, outside_thinking
 from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
 from coop_rl.types import Reward
 
@@ -19,7 +19,7 @@ SPELLINGS = (
     ("{,}", ","), (r"\!", ""), (r"\,", ""), (r"\$", "$"), (r"\%", "%"), ("\u2044", "/"),
     (r"\dfrac", r"\frac"), (r"\tfrac", r"\frac"),
 )  # fmt: skip
-FRACTION = re.compile(r"\\frac\s*\{?\s*(-?\d{1,99}?)\s*\}?\s*\{?\s*(\d{1,99})\s*\}?")
+FRACTION = re.compile(r"\\frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
 ASIDE = re.compile(r"\([^()\n]{0,200}?[A-Za-z]{2}[^()\n]{0,200}\)")
 """A remark in brackets, "(see step 3)"."""
 TOKEN = re.compile(
@@ -30,6 +30,7 @@ TOKEN = re.compile(
 )
 """What a number is, with what makes it another one: a root, a power, a base, pi, a variable."""
 EXPONENT_OF_UNIT = re.compile(r"(?<=[a-zA-Z}])\s?\^\s?\{?-?\d\}?|(?<=[a-df-z])[23]\b")
+DEGREES = re.compile(r"\s?\^\s?\{?\s?\\circ\s?\}?")
 MIXED = re.compile(r"(?<![\d.,/])(\d{1,9})\s(\d{1,9})/(\d{1,9})(?![\d/])")
 LEADING_MINUS = re.compile(r"((?:^|is|=|:)\s*)-\s+(?=[\d.$])")
 SPACED = re.compile(
@@ -53,19 +54,16 @@ MOST_CHARACTERS = 400
 def number_in(text: str) -> Fraction | None:
     """Return the last number written in `text`; None without one, or where it has two readings."""
     text = _spelled(text)
-    found = None
-    for found in TOKEN.finditer(ASIDE.sub(" ", text)):  # noqa: B007 - the last one is wanted
-        pass
-    for found in () if found else TOKEN.finditer(text):  # noqa: B007 - as above
-        pass
-    return None if found is None else _value(found)
+    tokens = list(TOKEN.finditer(ASIDE.sub(" ", text))) or list(TOKEN.finditer(text))
+    return _value(tokens[-1]) if tokens else None
 
 
 def verify_number(answer: Answer, _settings: VerifierSettings) -> Reward:
     """Compare the last number with the gold answer; 7, 7.0 and +7 are equal."""
-    final = find_final_answer(answer.whole_text)
-    is_marked = final is not None and final.has_format
-    text = final.text if final and is_marked else outside_thinking(answer.whole_text)
+    final, said = find_final_answer(answer.whole_text), outside_thinking(answer.whole_text)
+    if final is None and BOX.search(said):  # one that is empty or never closed
+        said = ""
+    text = final.text if final and final.has_format else said
     number, wanted = number_in(text), gold_number(answer.gold)
     is_correct = wanted is not None and number == wanted
     given = "" if number is None else str(number)[:MOST_CHARACTERS]
@@ -95,7 +93,9 @@ def _spelled(text: str) -> str:
     text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
     for old, new in SPELLINGS:
         text = text.replace(old, new)
-    text = EXPONENT_OF_UNIT.sub("", LEADING_MINUS.sub(r"\1-", FRACTION.sub(r"\1/\2", text)))
+    text = EXPONENT_OF_UNIT.sub(
+        "", DEGREES.sub("", LEADING_MINUS.sub(r"\1-", FRACTION.sub(r"\1\2/\3\4", text)))
+    )
     text = SPACED.sub(lambda found: re.sub(r"\s", "", found.group()), text)
     text = POWER.sub(lambda found: str(int(found.group(1)) ** int(found.group(2))), text)
     return MIXED.sub(_unmixed, text)

@@ -26,7 +26,9 @@ def verify_task_score(answer: Answer, _settings: VerifierSettings) -> Reward:
         is_correct = _is_right(final.text, details)
         return Reward(float(is_correct), is_correct, answer=final.text)
     # Unmarked: what follows "the answer is", or all of the last paragraph (a grid, a sequence).
-    candidates = ([final.text] if final else []) + [_last_lines(outside_thinking(answer.whole_text))]
+    candidates = ([final.text] if final else []) + [
+        _last_lines(outside_thinking(answer.whole_text))
+    ]
     right = next((text for text in candidates if _is_right(text, details)), None)
     given = candidates[0] if right is None else right
     return Reward(float(right is not None), right is not None, answer=given, has_format=False)
