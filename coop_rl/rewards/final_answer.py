@@ -91,12 +91,14 @@ def last_boxed(text: str) -> str | None:
 
 def _until_closed(text: str, start: int) -> str | None:
     """Return the text from `start` to its closing brace; None where that is missing or far."""
-    depth = 1
+    depth, is_escaped = 1, False
     for position in range(start, min(len(text), start + MOST_CHARACTERS + 1)):
         character = text[position]
-        if character == "{" and text[position - 1] != "\\":
+        if is_escaped or character == "\\":
+            is_escaped = not is_escaped
+        elif character == "{":
             depth += 1
-        elif character == "}" and text[position - 1] != "\\":
+        elif character == "}":
             depth -= 1
             if depth == 0:
                 return text[start:position]

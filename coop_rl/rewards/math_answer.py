@@ -101,6 +101,7 @@ def parse_answer(text: str, fold_case: bool = True) -> Any:
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
     from math_verify.grader import should_treat_as_complex
+    from sympy import Basic, MatrixBase
 
     spelling = NormalizationConfig(malformed_operators=True, nits=True, boxed="none")
     conversion = ConversionConfig(lowercase_symbols=fold_case)
@@ -111,11 +112,12 @@ def parse_answer(text: str, fold_case: bool = True) -> Any:
         try:
             whole = normalize_latex(part, spelling)
             is_real = not should_treat_as_complex(whole)
-            return latex2sympy(
+            value = latex2sympy(
                 whole, is_real=is_real, normalization_config=None, conversion_config=conversion
             )
         except Exception:  # as above
             continue
+        return value if isinstance(value, Basic | MatrixBase) else None
     return None
 
 

@@ -48,9 +48,7 @@ def _without_names(gold: Any, given: Any) -> tuple[Any, Any]:
         gold = side(gold)
     elif is_equation(given) and not is_equation(gold):
         given = side(given)
-    imaginary = [
-        s for value in (gold, given) for s in getattr(value, "free_symbols", ()) if s.name == "i"
-    ]
+    imaginary = [s for value in (gold, given) for s in value.free_symbols if s.name == "i"]
     units: dict[Symbol, Any] = dict.fromkeys(imaginary, I)
     return (gold.subs(units), given.subs(units)) if units else (gold, given)
 

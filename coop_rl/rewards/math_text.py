@@ -112,11 +112,11 @@ NO_UNIT = re.compile(
     re.IGNORECASE,
 )
 """Words after a number that change it, or say that more is to come."""
-SHORT_WORDS = frozenset(
-    (
-        "if is or and odd mod no for all the yes day any not of in on at to by we as am pm one two "
-        "six ten dne nor but max min"
-    ).split(" ")
+WORD = re.compile(r"[A-Za-z]{4}")
+SHORT_WORDS = re.compile(
+    r"\b(?:if|is|or|and|odd|mod|no|for|all|the|yes|day|any|not|of|in|on|at|to|by|we|as|am|pm|one|two|"
+    r"six|ten|dne|nor|but|max|min)\b",
+    re.IGNORECASE,
 )
 UNREAD = re.compile(
     r"\\[lcvd]?dots|\.\.\.|\\equiv|\\[pb]?mod(?![a-z])|'|\\mid|\\sim|\\text|\\mbox|\\begin\{cases|"
@@ -194,8 +194,7 @@ def is_mathematics(text: str) -> bool:
     if UNREAD.search(SUBSCRIPT.sub(" ", text)) or not ALLOWED.fullmatch(text):
         return False
     letters = SUBSCRIPT.sub(" ", COMMAND.sub(" ", text))
-    runs = re.findall(r"[A-Za-z]{2,}", letters)
-    return not any(len(run) > 3 or run.lower() in SHORT_WORDS for run in runs)
+    return not (WORD.search(letters) or SHORT_WORDS.search(letters))
 
 
 def _base_number(match: re.Match[str]) -> str:

@@ -21,6 +21,7 @@ from coop_rl.rewards.final_answer import find_final_answer, last_boxed
         (r"\boxed{3} and \boxed{3}", "3", True),
         (r"\boxed{2} so \boxed{3}", "3", True),
         (r"\boxed{\boxed{5}}", "5", True),
+        (r"\boxed{10\\}", r"10\\", True),
         (r"\boxed10", "10", True),
         ("#### 4 <think> or #### 5", "4", True),
         (r"<think>a</think> \boxed{4} <think> or \boxed{5}", "4", True),
