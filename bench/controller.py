@@ -154,7 +154,7 @@ def prepare(config: RunConfig, generation: TeamGeneration) -> TeamRollouts:
     """Put the product's role on top of `generation`."""
     prompts = [Prompt(str(i), "", tuple(range(50)), "") for i in range(50_000)]
     estimator = build_method(config).estimator
-    return TeamRollouts(config, generation, Mixture.of(prompts), estimator, Stages())
+    return TeamRollouts(config, generation, Mixture.of(prompts), estimator, Stages(), decode=str)
 
 
 def simulate(

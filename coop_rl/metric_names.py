@@ -50,6 +50,8 @@ METRICS: dict[str, Metric] = {
     REWARD: Metric("reward", "mean over the step's responses"),
     "reward/std": Metric("reward", "standard deviation over the step's responses"),
     "reward/accuracy": Metric("share", "responses with the right answer"),
+    "reward/given": Metric("reward", "mean over the responses of groups/given"),
+    "reward/given_accuracy": Metric("share", "responses of groups/given with the right answer"),
     "reward/timeouts": Metric(
         "responses", "verifier killed at its time limit; they count as reward 0"
     ),
@@ -59,8 +61,14 @@ METRICS: dict[str, Metric] = {
     "reward/part/<name>": Metric("", "mean of a term of the reward, before its weight"),
     "groups/all_right": Metric("share", "prompts whose responses are all right: no RL gradient"),
     "groups/all_wrong": Metric("share", "prompts whose responses are all wrong: no RL gradient"),
+    "groups/given": Metric(
+        "share",
+        "prompts whose responses began with a part of a demonstration; the other figures of "
+        "reward/, groups/ and response/ leave them out",
+    ),
     "groups/dropped": Metric("groups", "sampled in vain and replaced (dynamic sampling)"),
     "response/length_mean": Metric("tokens", "mean length of a response"),
+    "response/given": Metric("tokens", "mean length of what the responses of groups/given had"),
     "response/truncated": Metric("share", "responses that hit rollout.max_tokens"),
     "policy/entropy": Metric("nats", "mean entropy of joint at the sampled tokens"),
     "policy/mismatch_kl": Metric("nats", "mean of log pi_b - log pi at the sampled tokens"),
@@ -69,7 +77,9 @@ METRICS: dict[str, Metric] = {
     "policy/lag": Metric("updates", "most theta updates a rollout's oldest token is behind"),
     "policy/lag_mean": Metric("updates", "mean over rollouts of their oldest token's lag"),
     "policy/mixed": Metric("share", "rollouts whose weights changed in between"),
-    "loss/rl": Metric("reward", "RL loss of joint (surrogate)"),
+    "loss/rl": Metric(
+        "reward", "RL loss of joint (surrogate); self_distil: KL to its teacher, nats"
+    ),
     "loss/sft": Metric("nats", "mean negative log-likelihood of demonstration tokens under joint"),
     "loss/shadow_rl": Metric("reward", "RL loss of the shadow (surrogate)"),
     "grad/norm": Metric("", "norm of joint's fused theta-gradient before clipping"),

@@ -11,7 +11,7 @@ other. `cost` weighs the two, and the cheapest of a few ways to fill lanes is ta
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Self
 
@@ -50,6 +50,7 @@ class BatchRow:
     response_ids: tuple[int, ...]
     advantage: float = 0.0
     behaviour_log_probs: tuple[float, ...] = ()
+    teacher_prompt_ids: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
@@ -76,9 +77,9 @@ def grow_trees(rows: Sequence[BatchRow], longest: int) -> list[Tree]:
     """Return the rows as trees: those of one prompt together, up to `longest` tokens."""
     if longest == 0:
         return [Tree((row,)) for row in rows]
-    by_prompt: dict[tuple[int, ...], list[BatchRow]] = {}
+    by_prompt: dict[tuple[tuple[int, ...], tuple[int, ...]], list[BatchRow]] = {}
     for row in rows:
-        by_prompt.setdefault(row.prompt_ids, []).append(row)
+        by_prompt.setdefault((row.prompt_ids, row.teacher_prompt_ids), []).append(row)
     return [Tree(part) for members in by_prompt.values() for part in _split(members, longest)]
 
 
@@ -188,7 +189,16 @@ def lay_out(lanes: Lanes) -> MicroBatch:
         torch.tensor([k * length + s for k, lane in enumerate(filled) for s in lane.sources]),
         torch.tensor([token for row in rows for token in row.response_ids]),
     )
-    return _micro_batch(grid, rows, sum(tree.length for tree in trees))
+    micro = _micro_batch(grid, rows, sum(tree.length for tree in trees))
+    if not rows[0].teacher_prompt_ids:
+        return micro
+    return replace(micro, teacher=lay_out([[_taught(tree) for tree in lane] for lane in lanes]))
+
+
+def _taught(tree: Tree) -> Tree:
+    """Return the tree's responses behind their teacher's prompt."""
+    rows = (replace(r, prompt_ids=r.teacher_prompt_ids, teacher_prompt_ids=()) for r in tree.rows)
+    return Tree(tuple(rows))
 
 
 @dataclass(frozen=True, slots=True)

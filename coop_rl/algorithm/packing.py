@@ -90,7 +90,14 @@ def pack(
         sources: Demonstrations of these sources get batches of their own; "": all in one.
     """
     rl_rows = [
-        BatchRow(i, s.prompt_ids, s.response_ids, s.advantage, s.behaviour_log_probs)
+        BatchRow(
+            i,
+            s.prompt_ids,
+            s.response_ids,
+            s.advantage,
+            s.behaviour_log_probs,
+            s.teacher_prompt_ids,
+        )
         for i, s in enumerate(samples)
     ]
     batches = (_pack_source(source, demonstrations, shape) for source in sources)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from coop_rl.config.method import WhichDemonstrations
+from coop_rl.config.method_section import WhichDemonstrations
 from coop_rl.types import (
     BranchBatch,
     CooperativeGain,
     Demonstration,
+    Given,
     Guidance,
     GuidanceUpdate,
     Objective,
@@ -25,10 +26,11 @@ from coop_rl.types import (
 class Rollouts(Protocol):
     """Rollout actors and reward workers behind one window of prompts."""
 
-    def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
+    def next_batch(self, step: int, version: PolicyVersion, given: Given) -> Sampled:
         """Return P scored groups, sampled at `version` or up to the lag before, in prompt order.
 
-        Groups the estimator learns nothing from may be replaced (dynamic sampling).
+        Groups the estimator learns nothing from may be replaced (dynamic sampling). Responses to
+        the prompts in `given` that are sampled from now on begin with what it gives them.
         """
         ...
 

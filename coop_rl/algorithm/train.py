@@ -38,7 +38,9 @@ def train(num_steps: int, method: AnyMethod, shape: PackShape, roles: Roles) -> 
     _evaluate(progress.next_step, version, method, roles)
     for step in range(progress.next_step, num_steps):
         needs = method.needs(step)
-        sampled = roles.rollouts.next_batch(step, version) if needs.rollouts else Sampled()
+        sampled = (
+            roles.rollouts.next_batch(step, version, needs.given) if needs.rollouts else Sampled()
+        )
         shown = roles.demonstrations.next_batch(step, needs.demonstrations, sampled.groups)
         lesson = method.compose(StepData(step, sampled.groups, shown, guidance))
         fresh = roles.shadow_rollouts.next_batch(step, sampled.groups) if method.wants_fresh else ()

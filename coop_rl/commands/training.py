@@ -56,7 +56,9 @@ class Session:
         )
         canary = Canary(config, team, held_out, stages, console.milestone)
         roles = Roles(
-            rollouts=TeamRollouts(config, joint, data.prompts, method.estimator, stages),
+            rollouts=TeamRollouts(
+                config, joint, data.prompts, method.estimator, stages, data.decode
+            ),
             shadow_rollouts=shadow_rollouts,
             demonstrations=Demonstrations(config, data.demonstrations),
             learners=TeamLearners(config, team, stages),

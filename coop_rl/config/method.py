@@ -1,56 +1,27 @@
 """Sections that say which method runs: `method`, `adapter`, `shadow`, `gain`, `meta`."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from coop_rl.config.base import Section
-from coop_rl.config.estimators import AnyRl, DrGrpoRl, ReweightedRl, RlSettings
+from coop_rl.config.estimators import AnyRl, ReweightedRl
+from coop_rl.config.method_section import EstimatorMethod
 from coop_rl.config.optimizer import OptimizerSection
-
-WhichDemonstrations = Literal["none", "next", "matching"]
-"""Which demonstrations a method learns from: none; the step's own, in seeded order; or those of the
-prompts that the step samples, where the data has them."""
-
-
-class MethodSection(Section):
-    """What the rest of the program asks of a method; a section states only what differs."""
-
-    samples: ClassVar[bool] = True
-    """Whether it learns from rollouts."""
-    demonstrations: ClassVar[WhichDemonstrations] = "next"
-    """Which demonstrations it learns from."""
-    skips_rollouts: ClassVar[bool] = False
-    """Whether steps without rollouts come between those with them, so that nothing may be sampled
-    ahead: it would be too old when it is used."""
-    is_guided: ClassVar[bool] = False
-    """Whether a meta-controller guides it: only then do `meta`, `adapter`, `shadow` and `gain`
-    count."""
-
-    @property
-    def rl_settings(self) -> RlSettings:
-        """What all RL losses share; defaults where the method has no section `rl`."""
-        return ReweightedRl()
-
-    def num_validation_rows(self, num_demonstrations: int) -> int:  # noqa: ARG002
-        """Return how many demonstrations are kept for validation where the config does not say."""
-        return 0
-
-    def needs_validation(self, step: int) -> bool:  # noqa: ARG002
-        """Return whether the method itself needs the validation NLL after `step` steps."""
-        return False
-
-
-class EstimatorMethod(MethodSection):
-    """A method whose RL loss is an estimator's, which its field `rl` chooses."""
-
-    if TYPE_CHECKING:  # a field of every subclass, each with a place and a default of its own
-        rl: AnyRl
-
-    @property
-    def rl_settings(self) -> RlSettings:
-        """The section of the estimator."""
-        return self.rl
+from coop_rl.config.rivals import (
+    AlternateMethod,
+    ChordMethod,
+    ColdStartMethod,
+    HptMethod,
+    LuffyMethod,
+    PrefixMethod,
+    ReliftMethod,
+    RlMethod,
+    SelfDistilMethod,
+    SftMethod,
+    SrftMethod,
+    SumMethod,
+)
 
 
 class BridgeMethod(EstimatorMethod):
@@ -72,162 +43,6 @@ class BridgeMethod(EstimatorMethod):
         return self.mix if meta.penalty is None else meta.penalty
 
 
-class RlMethod(EstimatorMethod):
-    """RL alone ("RL-zero"): theta follows RL; no demonstrations, no adapter, no shadow."""
-
-    demonstrations = "none"
-
-    kind: Literal["rl"] = "rl"
-    rl: AnyRl = ReweightedRl()
-    """The RL estimator."""
-
-
-class SftMethod(MethodSection):
-    """SFT alone: theta follows the demonstrations; nothing is sampled for training."""
-
-    samples = False
-
-    kind: Literal["sft"] = "sft"
-
-
-class SumMethod(EstimatorMethod):
-    """Both losses in every step, L_RL + mu * L_SFT; no adapter, no shadow."""
-
-    kind: Literal["sum"] = "sum"
-    mu: float = Field(1.0, gt=0.0)
-    """Weight of the SFT loss; the paper states none."""
-    rl: AnyRl = ReweightedRl()
-    """The RL estimator."""
-
-
-class AlternateMethod(EstimatorMethod):
-    """A step of RL, a step of SFT, and so on; no adapter, no shadow."""
-
-    skips_rollouts = True
-
-    kind: Literal["alternate"] = "alternate"
-    sft_lr_scale: float = Field(1.0, gt=0.0)
-    """Rate of the SFT steps as a multiple of learner.lr."""
-    rl: AnyRl = ReweightedRl()
-    """The RL estimator."""
-
-
-class ChordMethod(EstimatorMethod):
-    """CHORD, arXiv 2508.11408: (1 - mu) L_RL + mu L_SFT with a fading mu; no adapter, no shadow."""
-
-    kind: Literal["chord"] = "chord"
-    phi: bool = False
-    """Whether every demonstration token is weighed with sg[p(1-p)]."""
-    mu_peak: float | None = Field(None, ge=0.0, le=1.0)
-    """mu at the end of the warm-up; null takes the paper's value, 0.9, or 0.1 with phi."""
-    mu_valley: float | None = Field(None, ge=0.0, le=1.0)
-    """mu from the end of the decay on; null takes the paper's value, 0.05, or 0.1 with phi."""
-    mu_warmup_steps: int = Field(0, ge=0)
-    """Steps over which mu rises linearly from 0."""
-    mu_decay_steps: int = Field(200, ge=1)
-    """Steps over which mu falls from peak to valley along a cosine."""
-    rl: AnyRl = ReweightedRl()
-    """The RL estimator."""
-
-    @property
-    def peak(self) -> float:
-        """Return mu_peak, resolved."""
-        return (0.1 if self.phi else 0.9) if self.mu_peak is None else self.mu_peak
-
-    @property
-    def valley(self) -> float:
-        """Return mu_valley, resolved."""
-        return (0.1 if self.phi else 0.05) if self.mu_valley is None else self.mu_valley
-
-
-class ColdStartMethod(EstimatorMethod):
-    """SFT until the validation NLL stops falling (or for so many epochs), then RL."""
-
-    kind: Literal["cold_start"] = "cold_start"
-    switch: Literal["validation", "epochs"] = "validation"
-    """What ends the SFT phase."""
-    epochs: int = Field(3, ge=1)
-    """RL starts after so many epochs over the demonstrations at the latest (paper: 3)."""
-    check_every: int = Field(10, ge=1)
-    """Steps between two measurements of the validation NLL."""
-    patience: int = Field(1, ge=1)
-    """RL starts after so many measurements in a row without a new minimum."""
-    min_improvement: float = Field(0.0, ge=0.0)
-    """Nats by which a new minimum must be lower than the one before; above 0, a flat curve ends the
-    SFT phase too."""
-    sft_lr_scale: float = Field(1.0, gt=0.0)
-    """Rate of the SFT phase as a multiple of learner.lr."""
-    rl: AnyRl = ReweightedRl()
-    """The RL estimator."""
-
-    def num_validation_rows(self, num_demonstrations: int) -> int:
-        """Return a tenth of the demonstrations, at most 64: the switch is found on them."""
-        return min(64, num_demonstrations // 10)
-
-    def needs_validation(self, step: int) -> bool:
-        """Return whether the curve that ends the SFT phase gets its next point."""
-        return step % self.check_every == 0
-
-
-class HptMethod(EstimatorMethod):
-    """HPT, arXiv 2509.04419: prompts the policy fails are taught, the others reinforced."""
-
-    demonstrations = "matching"
-
-    kind: Literal["hpt"] = "hpt"
-    gate: int = Field(0, ge=0)
-    """A prompt with at most so many right responses is taught by its demonstration (paper: 0)."""
-    coef: float = Field(1.0, gt=0.0)
-    """Weight of the SFT loss (paper: 1, 0.3 for a 1.5B model)."""
-    rl: AnyRl = DrGrpoRl()
-    """The RL estimator."""
-
-
-class LuffySettings(MethodSection):
-    """What the LUFFY family shares: no estimator of `method.rl`, but losses of their own."""
-
-    demonstrations = "matching"
-
-    entropy_weight: float = Field(1e-3, ge=0.0)
-    """Weight of the entropy bonus (the authors' scripts: 0.001; LUFFY's paper: 0.01)."""
-
-    @property
-    def rl_settings(self) -> RlSettings:
-        """The defaults, and the entropy bonus."""
-        return RlSettings(entropy_weight=self.entropy_weight)
-
-
-class LuffyMethod(LuffySettings):
-    """LUFFY, arXiv 2504.14945: each group holds the prompt's expert trace, its gradient shaped."""
-
-    kind: Literal["luffy"] = "luffy"
-
-
-class SrftMethod(MethodSection):
-    """SRFT, arXiv 2506.19767: SFT and RL on demonstrations and rollouts, weighed by entropy."""
-
-    demonstrations = "matching"
-
-    kind: Literal["srft"] = "srft"
-    sft_weight: float = Field(0.5, ge=0.0)
-    """The SFT loss weighs this times exp(-H), with the policy's entropy H there (paper: 0.5)."""
-    right_weight: float = Field(0.1, ge=0.0)
-    """Right rollouts weigh this times exp(H), with the policy's entropy H there (paper: 0.1); wrong
-    ones weigh 1."""
-
-
-class ReliftMethod(LuffySettings):
-    """ReLIFT, arXiv 2506.07527: RL, and SFT on the prompts that no response solved."""
-
-    skips_rollouts = True
-
-    kind: Literal["relift"] = "relift"
-    buffer_size: int = Field(128, ge=1)
-    """Demonstrations of failed prompts that make one SFT step (paper: 128)."""
-    sft_lr_scale: float = Field(1.0, gt=0.0)
-    """Rate of the SFT steps as a multiple of learner.lr."""
-
-
 Method = Annotated[
     BridgeMethod
     | RlMethod
@@ -239,7 +54,9 @@ Method = Annotated[
     | HptMethod
     | LuffyMethod
     | SrftMethod
-    | ReliftMethod,
+    | ReliftMethod
+    | PrefixMethod
+    | SelfDistilMethod,
     Field(discriminator="kind"),
 ]
 

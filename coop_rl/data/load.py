@@ -4,8 +4,9 @@ Beyond the form of each row it checks two things that otherwise make every rewar
 each gold answer must be one the verifier can call right, and so must what demonstrations teach.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -44,6 +45,8 @@ class RunData:
     """Evaluation prompts, the first `evaluation.num_items` rows."""
     sources: tuple[str, ...]
     """Names of the demonstrations' sources."""
+    decode: Callable[[Sequence[int]], str]
+    """From tokens to text, without special tokens."""
     dropped: tuple[Dropped, ...] = ()
     """What was left out, by source."""
 
@@ -80,15 +83,20 @@ class Loader:
         return render_rows(read, renderer.prompt, verify, source.origin, max_dropped)
 
     def demonstrations(
-        self, source: Traces, name: str, max_dropped: float
+        self, source: Traces, name: str, max_dropped: float, teacher_template: str | None
     ) -> tuple[Sequence[Demonstration], Dropped]:
-        """Read one source of demonstrations.
+        """Read one source of demonstrations; a template adds their teacher's prompts.
 
         Raises:
             UserError: A file, a row or a template is bad, or what they teach is never right.
         """
         renderer = Renderer(
-            "demonstrations", source, self.tokenizer, self.facts, max_new_tokens=0, name=name
+            "demonstrations",
+            source,
+            self.tokenizer,
+            self.facts,
+            self.config.rollout.max_tokens,
+            name,
         )
         columns = [*_prompt_columns(source), source.reasoning_column]
         if source.source_column is not None:
@@ -96,7 +104,11 @@ class Loader:
         read = open_rows("demonstrations", source, columns, self.config)
 
         def render(row: TextRow) -> Demonstration:
-            return renderer.demonstration(row, source)
+            shown = renderer.demonstration(row, source)
+            if teacher_template is None:
+                return shown
+            taught = renderer.teacher_prompt(row, source, teacher_template)
+            return replace(shown, teacher_prompt_ids=taught)
 
         def verify(rows: Sequence[TextRow], _: Sequence[Demonstration]) -> Sequence[RowError]:
             texts = [renderer.response_text(row, source) for row in rows]
@@ -137,15 +149,19 @@ def load_run_data(config: RunConfig) -> RunData:
     training: Mixture[Demonstration] = Mixture([], [])
     validation: tuple[Demonstration, ...] = ()
     if trains_sft:
-        shown = _load_demonstrations(config.demonstrations, loader, dropped)
+        template = config.method.teacher_template
+        shown = _load_demonstrations(config.demonstrations, loader, dropped, template)
         kept = min(len(shown), validation_rows(config, len(shown)))
         training, validation = shown.split_tail(kept)
         _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
     if config.method.demonstrations == "matching":
         _refuse_no_match(config, prompts, training)
+    if config.method.needs_repeats:
+        _refuse_single_epoch(config, len(prompts))
     held_out = load_held_out(config, loader.tokenizer, facts)
     sources = _source_names(config.demonstrations, training)
-    return RunData(prompts, training, validation, held_out, sources, tuple(dropped))
+    decode = partial(loader.tokenizer.decode, skip_special_tokens=True)
+    return RunData(prompts, training, validation, held_out, sources, decode, tuple(dropped))
 
 
 def load_held_out(
@@ -236,12 +252,15 @@ def _load_prompts(
 
 
 def _load_demonstrations(
-    section: DemonstrationsSection, loader: Loader, dropped: list[Dropped]
+    section: DemonstrationsSection,
+    loader: Loader,
+    dropped: list[Dropped],
+    teacher_template: str | None,
 ) -> Mixture[Demonstration]:
     sources: list[tuple[Traces, str, float]] = [(s, s.name, s.weight) for s in section.mixture]
     parts = []
     for source, name, _ in sources or [(section, "", 1.0)]:
-        part, left_out = loader.demonstrations(source, name, section.max_dropped)
+        part, left_out = loader.demonstrations(source, name, section.max_dropped, teacher_template)
         parts.append(part)
         dropped.append(left_out)
     return Mixture(parts, [weight for _, _, weight in sources] or [1.0])
@@ -283,4 +302,16 @@ def _refuse_no_match(
             f"none of the {len(prompts)} prompts of {config.prompts.origin} is among the "
             f"{len(demonstrations)} of {config.demonstrations.origin}; give prompts.path (or task) "
             "the demonstrations' rows"
+        )
+
+
+def _refuse_single_epoch(config: RunConfig, num_prompts: int) -> None:
+    """Refuse a method that needs prompts to come up again in a run where none does."""
+    per_step, num_steps = config.prompts.per_step, config.run.num_steps
+    if per_step * num_steps <= num_prompts:
+        raise DataError(
+            f"method.kind {config.method.kind} does something only with prompts that come up "
+            f"again, but {num_steps} steps of prompts.per_step {per_step} do not go through the "
+            f"{num_prompts} prompts of {config.prompts.origin} once; raise run.num_steps, or give "
+            "fewer prompts"
         )

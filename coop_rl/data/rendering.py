@@ -5,7 +5,7 @@ A plain template gets no special tokens: what the template says is all the model
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,15 +120,7 @@ class Renderer:
         token_ids = self._tokenize(text, row)
         if not token_ids:
             raise RowError(row.place, "the prompt has no tokens; drop the row", "no tokens")
-        allowed = self._facts.max_length - self._max_new_tokens
-        if len(token_ids) > allowed:
-            raise RowError(
-                row.place,
-                f"prompts may have {allowed} tokens (context {self._facts.max_length} "
-                f"less {self._max_new_tokens} for the response), got {len(token_ids)}; drop the "
-                "row, lower rollout.max_tokens, or raise model.max_length if the model allows it",
-                "too long",
-            )
+        self._require_room(row, token_ids, "prompts")
         answer = row.columns[self._data.answer_column].strip()
         verifier = self._data.verifier or ""
         return Prompt(self._id(row), text, token_ids, answer, row.details, verifier, self._name)
@@ -157,6 +149,30 @@ class Renderer:
         if section.source_column is not None:
             source = row.columns[section.source_column]
         return Demonstration(self._id(row), prompt_ids, response_ids, source)
+
+    def teacher_prompt(self, row: TextRow, section: Traces, template: str) -> tuple[int, ...]:
+        """Render the prompt with the row's demonstration in it.
+
+        Raises:
+            RowError: It leaves no room for the response.
+        """
+        demonstration = self.response_text(row, section)
+        values = {"prompt": row.columns[section.prompt_column], "demonstration": demonstration}
+        token_ids = self._tokenize(self._prompt_text(fill(template, values)), row)
+        self._require_room(row, token_ids, "prompts with a demonstration in them")
+        return token_ids
+
+    def _require_room(self, row: TextRow, token_ids: Sequence[int], what: str) -> None:
+        """Refuse a prompt that leaves no room for the response."""
+        allowed = self._facts.max_length - self._max_new_tokens
+        if len(token_ids) > allowed:
+            raise RowError(
+                row.place,
+                f"{what} may have {allowed} tokens (context {self._facts.max_length} "
+                f"less {self._max_new_tokens} for the response), got {len(token_ids)}; drop the "
+                "row, lower rollout.max_tokens, or raise model.max_length if the model allows it",
+                "too long",
+            )
 
     @staticmethod
     def response_text(row: TextRow, section: Traces) -> str:

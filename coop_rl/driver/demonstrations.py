@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from coop_rl.config import RunConfig
-from coop_rl.config.method import WhichDemonstrations
+from coop_rl.config.method_section import WhichDemonstrations
 from coop_rl.data.collection import Mixture
 from coop_rl.types import Demonstration, ScoredGroup
 

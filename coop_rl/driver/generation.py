@@ -135,7 +135,7 @@ class TeamGeneration:
         self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
     ) -> None:
         """Sample and score a group, as soon as an engine has room."""
-        num_tokens = len(prompt.token_ids) + sampling.num_samples * sampling.max_tokens
+        num_tokens = len(prompt.context_ids) + sampling.num_samples * sampling.max_tokens
         group = _Group(prompt, sampling, on_start, on_done)
         self._router.add(Work(group, sampling.num_samples, num_tokens))
         self._start()

@@ -4,7 +4,8 @@
 has them sampled and scored. Called by `algorithm.train`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -20,7 +21,15 @@ from coop_rl.driver.window import Slot, Window
 from coop_rl.rewards.noise import flip_rewards
 from coop_rl.rewards.scoring import shuffle_rewards
 from coop_rl.tracing.stages import Stages
-from coop_rl.types import PolicyVersion, Prompt, Sampled, SamplingSettings, ScoredGroup
+from coop_rl.types import (
+    NOTHING_GIVEN,
+    Given,
+    PolicyVersion,
+    Prompt,
+    Sampled,
+    SamplingSettings,
+    ScoredGroup,
+)
 
 SEED_STRIDE = 1_000_003
 """Keeps the seeds of different steps and runs apart before they are hashed per sample."""
@@ -52,12 +61,16 @@ class TeamRollouts:
         prompts: Mixture[Prompt],
         estimator: RlEstimator,
         stages: Stages,
+        decode: Callable[[Sequence[int]], str],
     ) -> None:
+        """Sample `prompts`; `decode` turns tokens that responses begin with into text."""
         self._config = config
         self._generation = generation
         self._prompts = prompts
         self._estimator = estimator
         self._stages = stages
+        self._decode = decode
+        self._given: Given = NOTHING_GIVEN
         seed, per_step = config.run.seed, config.prompts.per_step
         rl = config.method.rl_settings
         orders = {stream: prompts.order(per_step, seed, stream) for stream in (0, REFILL_STREAM)}
@@ -82,12 +95,15 @@ class TeamRollouts:
         """Return which prompts were begun and not trained; without a lag there are none."""
         return self._window.state() if self._config.rollout.max_policy_lag else {}
 
-    def next_batch(self, step: int, version: PolicyVersion) -> Sampled:
+    def next_batch(
+        self, step: int, version: PolicyVersion, given: Given = NOTHING_GIVEN
+    ) -> Sampled:
         """Wait for the groups of a step, and leave those of the following ones under way.
 
         Raises:
             VersionError: A group was sampled with older weights than the lag allows.
         """
+        self._given = given
         self._generation.settle()
         with self._stages.stage("generate"):
             for slot in (*self._restored, *self._window.begin(step)):
@@ -105,11 +121,17 @@ class TeamRollouts:
 
     def _submit(self, slot: Slot) -> None:
         self._generation.submit(
-            self._prompts[self._row(slot)],
+            self._prompt(slot),
             step_sampling(self._config, slot.step),
             partial(self._note_start, slot),
             partial(self._accept, slot),
         )
+
+    def _prompt(self, slot: Slot) -> Prompt:
+        """Return the prompt of a slot, with what its responses begin with."""
+        prompt = self._prompts[self._row(slot)]
+        given = self._given.get(prompt.id, ())
+        return replace(prompt, given_ids=given, given_text=self._decode(given)) if given else prompt
 
     def _note_start(self, slot: Slot, version: PolicyVersion) -> None:
         self._versions[slot] = version

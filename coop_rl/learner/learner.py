@@ -155,7 +155,9 @@ class Learner:
     def _update(self, step: int, objective: Objective) -> StepStats:
         """Take one optimiser step with the gradient that lies in the engine."""
         settings = self._settings
-        lr = rate_at(settings.section, step, settings.num_steps) * objective.lr_scale
+        lr = objective.lr
+        if lr is None:
+            lr = rate_at(settings.section, step, settings.num_steps) * objective.lr_scale
         if objective.has_second_optimizer:
             self._has_second_optimizer = True
             self.engine.swap_optimizer_state()

@@ -100,8 +100,9 @@ class Passes:
         sums: StepSums | None,
     ) -> torch.Tensor:
         rl = self._settings.rl
+        teacher_T = self._teacher_log_probs(micro) if estimator.needs_teacher else None
         scores = self._engine(micro.grid)
-        tokens = self._tokens(micro, scores)
+        tokens = self._tokens(micro, scores, teacher_T)
         num_rows = len(tokens.advantage_B)
         loss, num_clipped = estimator.loss(tokens, counts)
         log_ratio_B = sequence_log_ratio(
@@ -151,7 +152,16 @@ class Passes:
             counts.tokens,
         )
 
-    def _tokens(self, micro: MicroBatch, scores: TokenScores) -> RolloutTokens:
+    @torch.no_grad()
+    def _teacher_log_probs(self, micro: MicroBatch) -> torch.Tensor:
+        """Return log pi of the responses behind their teacher's prompts."""
+        teacher = micro.teacher or micro  # an anchor has none, and its rank must compute as well
+        self._count_forward(teacher)
+        return self._engine(teacher.grid).log_prob_T
+
+    def _tokens(
+        self, micro: MicroBatch, scores: TokenScores, teacher_T: torch.Tensor | None
+    ) -> RolloutTokens:
         device, cap = self._engine.device, self._settings.rl.mismatch_cap
         log_prob_T = scores.log_prob_T
         old_T = self._old.get(id(micro), log_prob_T.detach())
@@ -166,6 +176,7 @@ class Passes:
             row_T=row_T,
             advantage_B=micro.advantage_B.to(device),
             length_B=row_T.bincount(minlength=len(micro.row_B)),
+            teacher_log_prob_T=teacher_T,
         )
 
     @span("SFT passes")

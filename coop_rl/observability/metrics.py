@@ -59,10 +59,12 @@ def count_tokens(groups: Sequence[ScoredGroup]) -> int:
     return sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
 
 
-def _rollout_metrics(groups: Sequence[ScoredGroup], version: int) -> Metrics:
+def _rollout_metrics(sampled: Sequence[ScoredGroup], version: int) -> Metrics:
+    """Return figures of the groups that had to find the whole response, and of the others apart."""
+    groups = [group for group in sampled if not group.prompt.given_ids]
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     rewards = [reward for group in groups for reward in group.rewards]
-    metrics: Metrics = {"tokens/generated": count_tokens(groups)}
+    metrics: Metrics = {"tokens/generated": count_tokens(sampled), **_given_metrics(sampled)}
     if not rollouts:
         return metrics
     values = np.array([reward.value for reward in rewards])
@@ -84,6 +86,20 @@ def _rollout_metrics(groups: Sequence[ScoredGroup], version: int) -> Metrics:
         "policy/lag": max(version - rollout.version.theta for rollout in rollouts),
         "policy/lag_mean": version - sum(r.version.theta for r in rollouts) / len(rollouts),
         "policy/mixed": sum(bool(r.version_spans) for r in rollouts) / len(rollouts),
+    }
+
+
+def _given_metrics(sampled: Sequence[ScoredGroup]) -> Metrics:
+    """Return figures of the groups whose responses began with a part of a demonstration, if any."""
+    groups = [group for group in sampled if group.prompt.given_ids]
+    rewards = [reward for group in groups for reward in group.rewards]
+    if not rewards:
+        return {}
+    return {
+        "groups/given": len(groups) / len(sampled),
+        "reward/given": sum(reward.value for reward in rewards) / len(rewards),
+        "reward/given_accuracy": sum(reward.is_correct for reward in rewards) / len(rewards),
+        "response/given": sum(len(group.prompt.given_ids) for group in groups) / len(groups),
     }
 
 

@@ -149,6 +149,7 @@ def _sample_row(step: int, group: ScoredGroup, rollout: Rollout, reward: Reward)
         "version_spans": [[str(version), length] for version, length in rollout.version_spans],
         "prompt_id": group.prompt.id,
         "prompt": group.prompt.text,
+        "given": group.prompt.given_text,
         "response": rollout.text,
         "answer": group.prompt.answer,
         "reward": reward.value,

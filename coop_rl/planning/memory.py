@@ -54,7 +54,7 @@ def learner_memory(
 
     With `learner.offload` AdamW's moments come onto a GPU when activations and logits are gone: the
     larger of both counts. Left out: `shadow.offload`, which spares one branch only, and the second
-    AdamW state that `relift` keeps.
+    AdamW state that `relift`, and `cold_start` with `fresh_optimizer`, keep.
 
     Args:
         config: The run's config.

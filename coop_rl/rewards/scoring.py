@@ -18,7 +18,7 @@ def score_group(pool: RewardPool, group: RolloutGroup) -> ScoredGroup:
 
 def _to_answer(prompt: Prompt, rollout: Rollout) -> Answer:
     return Answer(
-        rollout.text,
+        prompt.given_text + rollout.text,
         prompt.answer,
         prompt.details,
         prompt.verifier,

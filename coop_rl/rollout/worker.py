@@ -35,7 +35,7 @@ class RolloutWorker:
         rollouts = await asyncio.gather(
             *(
                 self._engine.generate(
-                    prompt.token_ids, sampling, sample_seed(sampling.seed, prompt.id, index)
+                    prompt.context_ids, sampling, sample_seed(sampling.seed, prompt.id, index)
                 )
                 for index in range(sampling.num_samples)
             )

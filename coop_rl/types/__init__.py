@@ -39,6 +39,8 @@ from coop_rl.types.learning import (
     Work,
 )
 from coop_rl.types.rollout import (
+    NOTHING_GIVEN,
+    Given,
     Prompt,
     Reward,
     Rollout,
@@ -50,6 +52,7 @@ from coop_rl.types.rollout import (
 from coop_rl.types.version import Branch, PolicyVersion
 
 __all__ = [
+    "NOTHING_GIVEN",
     "AdapterGradients",
     "Branch",
     "BranchBatch",
@@ -58,6 +61,7 @@ __all__ = [
     "DemonstrationFit",
     "DemonstrationLoss",
     "DemonstrationTerm",
+    "Given",
     "GradientParts",
     "Guidance",
     "GuidanceUpdate",

@@ -28,6 +28,9 @@ class Demonstration:
     """The data source it stems from; `demonstrations` guidance weighs sources."""
     weight: float = 1.0
     """Factor of its terms in the SFT loss; where the loss is `shaped`, the trace's advantage."""
+    teacher_prompt_ids: tuple[int, ...] = ()
+    """The prompt with the demonstration written into it, from which the policy teaches itself
+    (`self_distil`); empty: not rendered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class TokenSample:
     behaviour_log_probs: tuple[float, ...]
     advantage: float
     """Group-relative advantage A_i, the same for every token of the response."""
+    teacher_prompt_ids: tuple[int, ...] = ()
+    """The prompt under which a teacher scores the response; empty: there is none."""
 
 
 class TokenGrid(NamedTuple):
@@ -94,6 +99,8 @@ class MicroBatch:
     """float32; log pi_b of the scored tokens; empty for demonstrations."""
     num_tokens: int
     """Places of the grid that hold a token of a sample; 0: an anchor."""
+    teacher: MicroBatch | None = None
+    """The same responses, in the same order, behind their teacher's prompts; None: none."""
 
     @property
     def num_places(self) -> int:

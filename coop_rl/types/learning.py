@@ -64,8 +64,11 @@ class Objective:
     """Whether theta-hat restarts from theta after this step's gradients."""
     lr_scale: float = 1.0
     """Factor on the learner's rate at this step."""
+    lr: float | None = None
+    """The step's rate itself; None: the learner's, times `lr_scale`."""
     has_second_optimizer: bool = False
-    """Whether the step uses theta's second optimiser state (ReLIFT's SFT steps)."""
+    """Whether the step uses theta's second optimiser state (ReLIFT's SFT steps, RL after a cold
+    start with `fresh_optimizer`)."""
 
     @property
     def sources(self) -> tuple[str, ...]:

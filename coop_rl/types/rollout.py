@@ -4,12 +4,17 @@ Producers and consumers: `data` makes Prompt; a rollout actor makes RolloutGroup
 worker makes ScoredGroup from that; `algorithm.packing` consumes ScoredGroup.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from coop_rl.errors import VersionError
 from coop_rl.types.version import PolicyVersion
+
+Given = Mapping[str, tuple[int, ...]]
+"""Prompt id -> tokens that the responses to it begin with, instead of sampling them."""
+NOTHING_GIVEN: Given = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,16 @@ class Prompt:
     """Name of its verifier; empty: the one of `reward.kind`."""
     source: str = ""
     """The source of a mixture it comes from; empty: there is one."""
+    given_ids: tuple[int, ...] = ()
+    """Tokens of a demonstration that its responses begin with: context, neither sampled nor trained
+    on; empty: none."""
+    given_text: str = ""
+    """The same as text, which the verifier reads before a response's own."""
+
+    @property
+    def context_ids(self) -> tuple[int, ...]:
+        """What is sampled from: the prompt, and what is given of the response."""
+        return self.token_ids + self.given_ids
 
 
 @dataclass(frozen=True, slots=True)

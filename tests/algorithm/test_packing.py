@@ -56,6 +56,30 @@ def test_every_row_arrives_once_with_its_own_values(
     assert sorted(seen) == list(range(len(sizes)))
 
 
+@settings(max_examples=50, deadline=None)
+@given(lengths, st.integers(1, 3), st.integers(1, 200), layouts)
+def test_a_teacher_scores_the_same_tokens_in_the_same_order_behind_its_own_prompt(
+    sizes, num_ranks: int, budget: int, layout: Layout
+) -> None:
+    samples = samples_of(sizes)
+    shared = [samples[i % 3].prompt_ids for i in range(len(samples))]
+    samples = [
+        replace(s, prompt_ids=p, teacher_prompt_ids=(98, 99, *p))
+        for s, p in zip(samples, shared, strict=True)
+    ]
+    batch = pack(samples, [], PackShape(num_ranks, budget, layout=layout))
+    for micro in (micro for rank in batch.rl for micro in rank):
+        if not len(micro.row_B):
+            assert micro.teacher is None
+            continue
+        teacher = micro.teacher
+        assert teacher is not None
+        assert teacher.row_T.tolist() == micro.row_T.tolist()
+        assert teacher.grid.target_T.tolist() == micro.grid.target_T.tolist()
+        for ours, theirs in zip(micro.grid.source_T, teacher.grid.source_T, strict=True):
+            assert seen_from(teacher, int(theirs)) == [98, 99, *seen_from(micro, int(ours))]
+
+
 def seen_from(micro: MicroBatch, place: int) -> list[int]:
     """The tokens a place of the grid attends to, which must lie at positions 0, 1, ..."""
     grid = micro.grid

@@ -240,3 +240,29 @@ def test_sources_come_from_their_column(build, tmp_path: Path) -> None:
     data = load_run_data(build(path, "demonstrations.source_column=origin"))
     assert [d.source for d in data.demonstrations] == ["a", "b", "a", "c"]
     assert {d.source for d in load_run_data(build(path)).demonstrations} == {"demonstrations"}
+
+
+SHOWN = 'method={kind: self_distil, template: "{prompt}{demonstration}\\n{prompt}"}'
+
+
+def test_a_teachers_prompt_holds_the_question_and_its_demonstration(build) -> None:
+    data = load_run_data(build(SHOWN))
+    tokenizer = load_tokenizer(str(MODEL))
+    shown = data.demonstrations[0]
+    assert tokenizer.decode(shown.teacher_prompt_ids) == "1+2=?\n1+2=3\n#3\n1+2=?\n"
+    assert shown.prompt_ids == data.prompts[0].token_ids
+    assert data.decode(shown.response_ids) == "1+2=3\n#3"
+    assert load_run_data(build()).demonstrations[0].teacher_prompt_ids == ()
+
+
+def test_a_teachers_prompt_that_leaves_no_room_for_the_response_is_refused(build) -> None:
+    said = "prompts with a demonstration in them may have 20 tokens .context 76 less 56"
+    with pytest.raises(DataError, match=said):
+        load_run_data(build(SHOWN, "model.max_length=76"))
+
+
+def test_prefix_is_refused_where_no_prompt_comes_up_again(build) -> None:
+    """There are 4 prompts, and 2 of them in a step."""
+    assert len(load_run_data(build("method.kind=prefix", "run.num_steps=3")).prompts) == 4
+    with pytest.raises(DataError, match=r"2 steps of prompts\.per_step 2 do not go through the 4"):
+        load_run_data(build("method.kind=prefix", "run.num_steps=2"))

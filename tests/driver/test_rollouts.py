@@ -73,7 +73,7 @@ def rollouts(num_rows: int, answers: Answers, *overrides: str) -> TeamRollouts:
     )
     prompts = [Prompt(str(i), "", (1,), "") for i in range(num_rows)]
     return TeamRollouts(
-        config, answers, Mixture.of(prompts), build_method(config).estimator, Stages()
+        config, answers, Mixture.of(prompts), build_method(config).estimator, Stages(), decode=str
     )
 
 
@@ -165,3 +165,11 @@ def test_a_group_sampled_with_other_weights_ends_the_run() -> None:
     answers = Answers(serves=PolicyVersion(3, 3), stamps=PolicyVersion(1, 1))
     with pytest.raises(VersionError, match="max_policy_lag"):
         rollouts(40, answers, *overrides).next_batch(3, PolicyVersion(3, 3))
+
+
+def test_prompts_are_asked_with_what_is_given_to_them_and_others_as_they_are() -> None:
+    role = rollouts(4, Answers())
+    sampled = role.next_batch(0, VERSION, {"1": (7, 8), "2": (), "99": (5,)})
+    found = {g.prompt.id: (g.prompt.given_ids, g.prompt.given_text) for g in sampled.groups}
+    assert found == {"0": ((), ""), "1": ((7, 8), "(7, 8)"), "2": ((), ""), "3": ((), "")}
+    assert not any(group.prompt.given_ids for group in role.next_batch(1, VERSION).groups)

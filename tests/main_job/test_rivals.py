@@ -5,7 +5,9 @@ and a switch that validation decides. What the others ask of the stack is in tho
 their rules are in tests/whole_loop.
 """
 
+import json
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,58 @@ def test_cold_start_switches_to_rl_for_good(tmp_path: Path) -> None:
     assert 0 < switch < NUM_STEPS
     assert [row["tokens/generated"] > 0 for row in rows] == [k >= switch for k in range(NUM_STEPS)]
     assert [row["tokens/trained_sft"] > 0 for row in rows] == [k < switch for k in range(NUM_STEPS)]
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+def test_a_tuned_cold_start_is_two_trainings_in_a_row(tmp_path: Path) -> None:
+    overrides = (
+        "method.switch=epochs",
+        "method.epochs=1",
+        "demonstrations.per_step=512",
+        "method.sft_lr=3e-4",
+        "method.sft_lr_schedule=cosine",
+        "method.sft_warmup_steps=1",
+        "method.fresh_optimizer=true",
+    )
+    rows = ten_steps(tmp_path / "run", "cold_start", *overrides)
+    switch = next(row["step"] for row in rows if row["tokens/generated"] > 0)
+    assert switch == 4  # an epoch over 2048 demonstrations less those kept for validation
+    assert [row["tokens/trained_sft"] > 0 for row in rows] == [k < switch for k in range(NUM_STEPS)]
+    assert rows[switch - 1]["loss/sft"] < rows[0]["loss/sft"]
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+def test_prefix_gives_failed_prompts_the_start_of_a_demonstration(tmp_path: Path) -> None:
+    with Path("configs/local/demo/demonstrations.jsonl").open() as file:
+        rows = list(islice(file, 16))  # both steps of an epoch come up five times
+    (tmp_path / "few.jsonl").write_text("".join(rows))
+    solution = {json.loads(row)["id"]: json.loads(row)["reasoning"] for row in rows}
+    overrides = (
+        f"prompts.path={tmp_path / 'few.jsonl'}",
+        "method.share=0.9",
+        "observability.samples_per_step=1000",
+    )
+    found = ten_steps(tmp_path / "run", "prefix", *overrides)
+    assert all("groups/given" not in row for row in found[:2])
+    aided = [row for row in found if "groups/given" in row]
+    assert aided
+    assert all(row["tokens/trained_sft"] == 0 for row in found)
+    # An engine's log-probs of what it went on with are the learner's, given the same context.
+    assert all(abs(row["policy/mismatch_kl"]) < 1e-4 for row in found)
+    for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines():
+        sample = json.loads(line)
+        assert solution[sample["prompt_id"]].startswith(sample["given"][:5])
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(300)
+def test_self_distil_learns_from_the_policy_that_sees_the_demonstration(tmp_path: Path) -> None:
+    # The demo's model knows no words: its teacher reads the solved sum before the same sum.
+    template = 'method.template="{prompt}{demonstration}\n{prompt}"'
+    rows = ten_steps(tmp_path / "run", "self_distil", PAIRED, template)
+    assert all(row["tokens/trained_rl"] == row["tokens/generated"] > 0 for row in rows)
+    assert all(row["tokens/trained_sft"] == 0 for row in rows)
+    assert all(row["loss/rl"] != 0.0 for row in rows)
+    assert sum(row["loss/rl"] for row in rows[-3:]) < sum(row["loss/rl"] for row in rows[:3])

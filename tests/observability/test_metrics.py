@@ -9,7 +9,7 @@ from coop_rl.metric_names import METRICS, describe
 from coop_rl.observability.metrics import step_metrics
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import SkipReason, Updates
-from tests.observability.records import GUIDANCE, bridge, sft
+from tests.observability.records import GUIDANCE, RIGHT, bridge, group, sft
 
 TIMINGS = {"time/step_s": 4.0, "time/generate_s": 3.0, "sync/bytes": 10.0, "sync/seconds": 0.5}
 
@@ -48,6 +48,23 @@ def test_figures_of_a_step() -> None:
         "sync/bytes": 10.0,
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+
+
+def test_responses_that_began_with_a_part_of_a_demonstration_are_reported_apart() -> None:
+    record = bridge()
+    plain = step_metrics(record, TIMINGS)
+    helped = group("d", RIGHT, RIGHT, RIGHT)
+    helped = replace(helped, prompt=replace(helped.prompt, given_ids=(7, 8), given_text="2+2="))
+    sampled = replace(record.sampled, groups=(*record.sampled.groups, helped))
+    metrics = step_metrics(replace(record, sampled=sampled), TIMINGS)
+    assert metrics == plain | {
+        "tokens/generated": 15,
+        "groups/given": 1 / 4,
+        "reward/given": 1.0,
+        "reward/given_accuracy": 1.0,
+        "response/given": 2.0,
+    }
+    assert all(describe(name) for name in metrics)
 
 
 def test_what_was_not_measured_is_null() -> None:

@@ -90,6 +90,7 @@ def test_samples_are_written_and_one_is_shown(tmp_path: Path) -> None:
         "version_spans": [],
         "prompt_id": "a",
         "prompt": "2+2=?\n",
+        "given": "",
         "response": "#4",
         "answer": "4",
         "reward": 1.0,

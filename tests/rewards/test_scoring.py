@@ -54,6 +54,15 @@ def test_exact_never_raises(text: str, gold: str) -> None:
     assert "#" in gold or verify_exact(right, settings).is_correct
 
 
+def test_a_response_is_read_from_its_start_that_was_given() -> None:
+    begun = group("a", "41", "1", "2", "#7")
+    begun = replace(begun, prompt=replace(begun.prompt, given_ids=(5, 6), given_text="#4"))
+    pool = RewardPool(section())
+    scored = score_group(pool, begun)
+    pool.close()
+    assert [reward.is_correct for reward in scored.rewards] == [True, False, False]
+
+
 def test_groups_are_scored_in_order_truncated_ones_too() -> None:
     pool = RewardPool(section())
     first, second = group("a", "4", "#4", "#5"), group("b", "…", "#…", "")

@@ -1,6 +1,7 @@
 """Groups out of an engine: seeds, order, versions, failure."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,12 @@ def test_group_does_not_depend_on_company_or_order():
     together = generate(PROMPTS)
     alone = [generate([p])[0] for p in reversed(PROMPTS)]
     assert together == alone[::-1]
+
+
+def test_what_is_given_of_a_response_is_sampled_from_and_not_part_of_it():
+    prompt = PROMPTS[0]
+    begun = replace(prompt, token_ids=prompt.token_ids[:1], given_ids=prompt.token_ids[1:])
+    assert generate([begun])[0].rollouts == generate([prompt])[0].rollouts
 
 
 def test_another_seed_gives_other_samples():

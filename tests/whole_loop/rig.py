@@ -325,6 +325,7 @@ def start(
             Mixture.of(task.prompts),
             method.estimator,
             Stages(),
+            decode=str,
         ),
         shadow_rollouts=LocalShadowRollouts(config, branches, task),
         demonstrations=Demonstrations(config, Mixture.of(task.demonstrations)),

@@ -23,7 +23,12 @@ ESTIMATORS = (
     "cispo",
     "ppo",
 )
-EXTRA = {"relift": ("method.buffer_size=2",), "cold_start": ("method.check_every=2",)}
+EXTRA = {
+    "relift": ("method.buffer_size=2",),
+    "cold_start": ("method.check_every=2",),
+    # The toy's demonstrations are two tokens long; what is given solves it, and teaches nothing.
+    "prefix": ("method.share=0.9", "method.anneal_steps=1000", "prompts.per_step=6"),
+}
 MINIBATCHES = ("learner.num_minibatches=2", "learner.num_epochs=2")
 
 
@@ -90,6 +95,66 @@ def test_every_estimator_trains_theta_in_rl(tmp_path: Path, kind: str) -> None:
     run = start(configure("method.kind=rl", "run.num_steps=3", estimator(kind)), tmp_path)
     assert_sound(run)
     assert run.branches.meta is None
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_after_a_cold_start_rl_begins_with_moments_of_its_own_where_it_shall(
+    tmp_path: Path, fresh: bool
+) -> None:
+    """AdamW's first step moves a weight by the rate, whatever its gradient; a later one does not,
+    for its moments hold those of SFT."""
+    overrides = ("method.switch=epochs", "method.epochs=1", f"method.fresh_optimizer={fresh}")
+    kind, clip = method("cold_start", *overrides), "learner.max_grad_norm=1000"
+    before, after = (
+        flat_theta(start(configure(*kind, clip, f"run.num_steps={n}"), tmp_path / f"{n}"))
+        for n in (2, 3)  # an epoch is 2 steps
+    )
+    rates = (after - before).abs()[after != before] / 0.01
+    assert bool((rates > 0.99).float().mean() > 0.95) == fresh
+
+
+def test_prefix_samples_from_the_start_it_gives_and_reports_that_apart(tmp_path: Path) -> None:
+    run = start(configure(*method("prefix"), "run.num_steps=8"), tmp_path)
+    failed: set[str] = set()
+    has_given = False
+    for record, row in zip(run.records, run.rows, strict=True):
+        groups = record.sampled.groups
+        alone = [group for group in groups if not group.prompt.given_ids]
+        given = [group for group in groups if group.prompt.given_ids]
+        assert {group.prompt.id for group in given} == failed & {g.prompt.id for g in groups}
+        failed -= {group.prompt.id for group in given}
+        failed |= {g.prompt.id for g in alone if not any(r.is_correct for r in g.rewards)}
+        # The toy's first token is the whole answer.
+        assert all(reward.is_correct for group in given for reward in group.rewards)
+        rewards = [reward.value for group in alone for reward in group.rewards]
+        assert row["reward/mean"] == pytest.approx(sum(rewards) / len(rewards))
+        assert row.get("groups/given", 0.0) == len(given) / len(groups)
+        assert row.get("reward/given_accuracy") == (1.0 if given else None)
+        assert max(map(abs, record.joint.samples.log_ratio_N)) < 1e-4
+        has_given |= bool(given)
+    assert has_given
+
+
+@pytest.mark.parametrize("layout", ["trees", "padded"])
+def test_self_distil_reports_the_gap_to_the_policy_that_sees_the_demonstration(
+    tmp_path: Path, layout: str
+) -> None:
+    task = make_task()
+    run = start(configure(*method("self_distil"), f"learner.packing={layout}"), tmp_path, task)
+    taught = {d.prompt_ids: d.teacher_prompt_ids for d in task.demonstrations}
+    pairs = [
+        (group.prompt.token_ids, rollout.token_ids)
+        for group in run.records[0].sampled.groups
+        for rollout in group.rollouts
+    ]
+    begun = build_branches(run.config, task).joint
+    student, teacher = (
+        [value for row in begun.score(rows) for value in row]
+        for rows in (pairs, [(taught[prompt], response) for prompt, response in pairs])
+    )
+    gaps = [s - t for s, t in zip(student, teacher, strict=True)]
+    assert run.rows[0]["loss/rl"] == pytest.approx(sum(gaps) / len(gaps), rel=1e-3)
+    assert max(map(abs, gaps)) > 0.01
 
 
 def test_dapo_replaces_groups_that_say_nothing(tmp_path: Path) -> None:

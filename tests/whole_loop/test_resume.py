@@ -116,3 +116,38 @@ def test_cold_start_goes_on_in_its_phase(tmp_path: Path, stop_after: int) -> Non
     )
     assert_same(whole, resumed, rows)
     assert [record.objective.sft_weight for record in whole.records] == [1.0] * 4 + [0.0] * 4
+
+
+TUNED = (
+    "method.kind=cold_start",
+    "method.switch=epochs",
+    "method.epochs=2",
+    "method.sft_lr=0.02",
+    "method.sft_lr_schedule=cosine",
+    "method.sft_warmup_steps=1",
+    "method.fresh_optimizer=true",
+    "learner.lr_schedule=cosine",
+    "learner.warmup_steps=2",
+)
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 6])
+def test_a_tuned_cold_start_goes_on_with_its_rates_and_both_optimisers(
+    tmp_path: Path, stop_after: int
+) -> None:
+    """Two epochs are 4 steps; the stops are in SFT, at the switch and in RL."""
+    whole, resumed, rows = stop_and_go_on(tmp_path, stop_after, *TUNED, sources={"good": "right"})
+    assert_same(whole, resumed, rows)
+    assert [record.objective.has_second_optimizer for record in whole.records] == (
+        [False] * 4 + [True] * 4
+    )
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 6])
+def test_prefix_goes_on_with_what_it_remembers(tmp_path: Path, stop_after: int) -> None:
+    overrides = ("method.kind=prefix", "method.share=0.9", "method.anneal_steps=1000")
+    whole, resumed, rows = stop_and_go_on(
+        tmp_path, stop_after, *overrides, sources={"good": "right"}
+    )
+    assert_same(whole, resumed, rows)
+    assert any(row.get("groups/given") for row in resumed.rows)

@@ -44,7 +44,7 @@ class Task:
     validation: tuple[Demonstration, ...] = ()
 
     def reward(self, prompt: Prompt, response_ids: Sequence[int]) -> Reward:
-        is_right = response_ids[0] in self.right[prompt.id]
+        is_right = (*prompt.given_ids, *response_ids)[0] in self.right[prompt.id]
         return Reward(float(is_right), is_right)
 
 
@@ -68,7 +68,10 @@ def make_task(num_prompts: int = 6, num_right: int = 3, **sources: str) -> Task:
     def shown(source: str, kind: str, prompt: Prompt) -> Demonstration:
         shift = 0 if kind == "right" else num_right + 2
         token = 1 + (first[prompt.id] - 1 + shift) % (VOCABULARY - 1)
-        return Demonstration(f"{source}-{prompt.id}", prompt.token_ids, (token, END), source)
+        name, taught = f"{source}-{prompt.id}", (token, END, *prompt.token_ids)
+        return Demonstration(
+            name, prompt.token_ids, (token, END), source, teacher_prompt_ids=taught
+        )
 
     demonstrations = tuple(
         shown(source, kind, prompt)
@@ -145,7 +148,7 @@ def sample_groups(
             for i in range(size)
         ]
     )
-    ids_NL = torch.tensor([prompt.token_ids for prompt in prompts for _ in range(size)])
+    ids_NL = torch.tensor([prompt.context_ids for prompt in prompts for _ in range(size)])
     prompt_length = ids_NL.size(1)
     log_probs = []
     for t in range(limit):

@@ -48,6 +48,9 @@ class RolloutTokens:
     """The advantage A of each row."""
     length_B: torch.Tensor
     """int64; response tokens of each row; 0 for an anchor row."""
+    teacher_log_prob_T: torch.Tensor | None = None
+    """log pi of the same tokens behind the teacher's prompt, detached; None unless the estimator
+    asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,8 @@ class RlEstimator(ABC):
     backward pass serves theta and w."""
     needs_entropy: ClassVar[bool] = False
     """Whether `RolloutCounts.entropy` must be measured, which costs a forward pass."""
+    needs_teacher: ClassVar[bool] = False
+    """Whether `RolloutTokens.teacher_log_prob_T` must be measured, which costs a forward pass."""
 
     @abstractmethod
     def advantages(self, groups: Sequence[ScoredGroup]) -> Advantages:

@@ -12,8 +12,10 @@ from coop_rl.algorithm.methods.chord import Chord
 from coop_rl.algorithm.methods.cold_start import ColdStart
 from coop_rl.algorithm.methods.hpt import Hpt
 from coop_rl.algorithm.methods.luffy import Luffy
+from coop_rl.algorithm.methods.prefix import Prefix
 from coop_rl.algorithm.methods.relift import Relift
 from coop_rl.algorithm.methods.rl import Rl
+from coop_rl.algorithm.methods.self_distil import SelfDistil
 from coop_rl.algorithm.methods.sft import Sft
 from coop_rl.algorithm.methods.srft import Srft
 from coop_rl.algorithm.methods.sum import Sum
@@ -32,6 +34,8 @@ METHODS: dict[str, type[AnyMethod]] = {
     "luffy": Luffy,
     "srft": Srft,
     "relift": Relift,
+    "prefix": Prefix,
+    "self_distil": SelfDistil,
 }
 
 

@@ -8,7 +8,7 @@ One optimiser for both, as one model has. Source: the rival "alternating" of BRI
 """
 
 from coop_rl.algorithm.methods.base import Method
-from coop_rl.config.method import AlternateMethod
+from coop_rl.config.rivals import AlternateMethod
 from coop_rl.types import Guidance, Objective
 
 

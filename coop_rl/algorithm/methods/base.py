@@ -1,17 +1,18 @@
 """What the loop asks of a method: what a step needs, and what is learned from it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 from coop_rl.algorithm.estimators import Advantages, RlEstimator, build_estimator
 from coop_rl.algorithm.gain import GainSettings
 from coop_rl.config import RunConfig
-from coop_rl.config.method import MethodSection, WhichDemonstrations
+from coop_rl.config.method_section import MethodSection, WhichDemonstrations
 from coop_rl.config.sizes import has_shadow
 from coop_rl.types import (
     CooperativeGain,
     Demonstration,
+    Given,
     Guidance,
     Lesson,
     Objective,
@@ -28,6 +29,8 @@ class Needs:
 
     rollouts: bool
     demonstrations: WhichDemonstrations
+    given: Given = field(default_factory=dict, hash=False)
+    """What responses begin with, by prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ def to_token_samples(groups: Sequence[ScoredGroup], advantages: Advantages) -> l
     """Return N samples with their advantages, A_G of each group, in order."""
     return [
         TokenSample(
-            prompt_ids=group.prompt.token_ids,
+            prompt_ids=group.prompt.context_ids,
             response_ids=rollout.token_ids,
             behaviour_log_probs=rollout.behaviour_log_probs,
             advantage=float(advantage),

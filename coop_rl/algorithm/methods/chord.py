@@ -15,7 +15,7 @@ warmup 0, decay 200, peak 0.9, valley 0.05; with phi mu = 0.1 throughout.
 import math
 
 from coop_rl.algorithm.methods.base import Method
-from coop_rl.config.method import ChordMethod
+from coop_rl.config.rivals import ChordMethod
 from coop_rl.types import DemonstrationTerm, Guidance, Objective
 
 

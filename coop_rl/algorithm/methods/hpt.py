@@ -15,7 +15,7 @@ model) is from the authors' scripts.
 """
 
 from coop_rl.algorithm.methods.base import Method, StepData, to_token_samples
-from coop_rl.config.method import HptMethod
+from coop_rl.config.rivals import HptMethod
 from coop_rl.types import Demonstration, Guidance, Lesson, Objective, ScoredGroup
 
 

@@ -33,7 +33,7 @@ from coop_rl.algorithm.estimators.base import (
 )
 from coop_rl.algorithm.estimators.shared import relative_to_group
 from coop_rl.algorithm.methods.base import Method, Needs, StepData, to_token_samples
-from coop_rl.config.method import LuffyMethod
+from coop_rl.config.rivals import LuffyMethod
 from coop_rl.types import (
     Demonstration,
     DemonstrationTerm,

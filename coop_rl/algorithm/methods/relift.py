@@ -21,7 +21,7 @@ from coop_rl.algorithm.estimators import RlEstimator
 from coop_rl.algorithm.methods.base import Method, Needs, StepData, to_token_samples
 from coop_rl.algorithm.methods.luffy import OnPolicy
 from coop_rl.config import RunConfig
-from coop_rl.config.method import ReliftMethod
+from coop_rl.config.rivals import ReliftMethod
 from coop_rl.types import Demonstration, Guidance, Lesson, Objective
 
 

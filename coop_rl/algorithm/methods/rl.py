@@ -6,7 +6,7 @@ Source: the RL baseline of BRIDGE, arXiv 2509.06948, section 5; estimators are i
 """
 
 from coop_rl.algorithm.methods.base import Method
-from coop_rl.config.method import RlMethod
+from coop_rl.config.rivals import RlMethod
 from coop_rl.types import Guidance, Objective
 
 

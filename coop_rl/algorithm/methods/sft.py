@@ -6,7 +6,7 @@ Source: the SFT baseline of BRIDGE, arXiv 2509.06948, section 5.
 """
 
 from coop_rl.algorithm.methods.base import Method
-from coop_rl.config.method import SftMethod
+from coop_rl.config.rivals import SftMethod
 from coop_rl.types import Guidance, Objective
 
 

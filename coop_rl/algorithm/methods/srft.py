@@ -32,7 +32,7 @@ from coop_rl.algorithm.estimators.base import (
 )
 from coop_rl.algorithm.methods.base import Method, Needs, StepData, to_token_samples
 from coop_rl.algorithm.methods.luffy import advantages_with_expert
-from coop_rl.config.method import SrftMethod
+from coop_rl.config.rivals import SrftMethod
 from coop_rl.types import (
     DemonstrationTerm,
     Lesson,

@@ -6,7 +6,7 @@ Source: the rival "sum" of BRIDGE, arXiv 2509.06948, section 5, which states no 
 """
 
 from coop_rl.algorithm.methods.base import Method
-from coop_rl.config.method import SumMethod
+from coop_rl.config.rivals import SumMethod
 from coop_rl.types import Guidance, Objective
 
 

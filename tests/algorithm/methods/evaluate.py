@@ -12,7 +12,7 @@ import torch
 
 from coop_rl.algorithm.estimators import RlEstimator, RolloutCounts, RolloutTokens
 from coop_rl.algorithm.losses import demonstration_loss
-from coop_rl.types import Lesson
+from coop_rl.types import Lesson, TokenSample
 from tests.algorithm.methods.scenes import MAX_TOKENS, MISMATCH_CAP, Table
 
 
@@ -105,10 +105,20 @@ def _rollout_shares(
             row_T=rows.row_T,
             advantage_B=torch.tensor([s.advantage for s in part], dtype=torch.float64),
             length_B=rows.length_B,
+            teacher_log_prob_T=_teacher_log_probs(table, part, log_prob_CV.detach()),
         )
         bonus = entropy_weight * rows.entropies(log_prob_CV).sum() / counts.tokens
         shares.append(estimator.loss(tokens, counts).loss - bonus)
     return shares
+
+
+def _teacher_log_probs(
+    table: Table, part: Sequence[TokenSample], log_prob_CV: torch.Tensor
+) -> torch.Tensor | None:
+    if not part[0].teacher_prompt_ids:
+        return None
+    rows = _Rows.of(table, [(s.teacher_prompt_ids, s.response_ids) for s in part])
+    return rows.log_probs(log_prob_CV)
 
 
 def _demonstration_shares(

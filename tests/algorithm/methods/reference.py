@@ -81,7 +81,7 @@ def rollouts(table: Table, group: ScoredGroup) -> list[list[Token]]:
         [
             Token(table, *pair)
             for pair in zip(
-                table.contexts(group.prompt.token_ids, rollout.token_ids),
+                table.contexts(group.prompt.context_ids, rollout.token_ids),
                 rollout.token_ids,
                 rollout.behaviour_log_probs,
                 strict=True,

@@ -1,7 +1,7 @@
 """Prompts, responses, expert traces and a tabular policy that the tests of methods are about."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,14 +91,23 @@ def random_batch(seed: int) -> Batch:
     return Batch(groups, experts)
 
 
+def taught(batch: Batch) -> Batch:
+    """The same batch, whose demonstrations bring their teacher's prompts."""
+    shown = [replace(d, teacher_prompt_ids=(99, *d.prompt_ids)) for d in batch.demonstrations]
+    return Batch(batch.groups, shown)
+
+
 class Table:
     """pi and pi_old: a row of logits for every context (prompt, response so far)."""
 
     def __init__(self, batch: Batch, seed: int, spread: float = 1.0) -> None:
         self._index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
         rows = [(d.prompt_ids, d.response_ids) for d in batch.demonstrations]
+        teacher_of = {d.id: d.teacher_prompt_ids for d in batch.demonstrations}
         for group in batch.groups:
-            rows += [(group.prompt.token_ids, r.token_ids) for r in group.rollouts]
+            rows += [(group.prompt.context_ids, r.token_ids) for r in group.rollouts]
+            if teacher_ids := teacher_of.get(group.prompt.id):
+                rows += [(teacher_ids, r.token_ids) for r in group.rollouts]
         for prompt_ids, response_ids in rows:
             for length in range(len(response_ids)):
                 self._index.setdefault((prompt_ids, response_ids[:length]), len(self._index))

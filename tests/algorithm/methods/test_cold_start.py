@@ -4,12 +4,15 @@ import json
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
-from coop_rl.algorithm.methods import Method
+from coop_rl.algorithm.methods import Method, build_method
 from coop_rl.algorithm.methods.base import Needs
+from coop_rl.config import load_config
+from coop_rl.errors import ConfigError
 from coop_rl.types import Objective
-from tests.algorithm.methods.scenes import config_of, method_of
+from tests.algorithm.methods.scenes import DEMO, config_of, method_of
 
 NLL = "eval/demonstrations/nll"
 SFT, RL = Needs(False, "next"), Needs(True, "none")
@@ -99,6 +102,62 @@ def test_each_phase_has_one_loss_and_sft_its_own_rate() -> None:
     method.observe_evaluation(0, {NLL: 1.0})
     method.observe_evaluation(1, {NLL: 2.0})
     assert method.objective(1) == Objective(1.0, 0.0)
+
+
+TUNED = (
+    "switch=epochs",
+    "epochs=2",
+    "sft_lr=3e-3",
+    "sft_lr_schedule=cosine",
+    "sft_lr_final=0.1",
+    "sft_warmup_steps=2",
+    "fresh_optimizer=true",
+)
+
+
+def test_a_tuned_sft_phase_runs_its_own_schedule_over_its_epochs() -> None:
+    method = cold_start(*TUNED, rows=160)  # 2 epochs of 5 steps
+    warm_up = np.array([0.5, 1.0])
+    progress = np.arange(8) / 8
+    cosine = 0.1 + 0.9 * (1.0 + np.cos(np.pi * progress)) / 2.0
+    want = 3e-3 * np.concatenate([warm_up, cosine])
+    rates = []
+    for step in range(10):
+        method.observe_evaluation(step, {})
+        rates.append(method.objective(step).lr)
+        assert not method.objective(step).has_second_optimizer
+    assert rates == pytest.approx(want.tolist(), rel=1e-12)
+
+
+def test_with_a_fresh_optimizer_rl_is_a_training_of_its_own_from_the_switch_on() -> None:
+    learner = ("lr=0.01", "warmup_steps=2", "lr_schedule=linear", "lr_final=0.5")
+    overrides = [f"learner.{o}" for o in learner] + [f"method.{o}" for o in TUNED]
+    config = load_config(DEMO, ["method.kind=cold_start", "run.num_steps=20", *overrides])
+    method = build_method(config)
+    method.begin(160, {})
+    for step in range(11):
+        method.observe_evaluation(step, {})
+    linear = 0.5 + 0.5 * (1.0 - np.arange(8) / 8)
+    want = 0.01 * np.concatenate([[0.5, 1.0], linear])
+    objectives = [method.objective(step) for step in range(10, 20)]
+    assert [o.lr for o in objectives] == pytest.approx(want.tolist(), rel=1e-12)
+    assert all(o.has_second_optimizer and o.rl_weight == 1.0 for o in objectives)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("sft_lr=1e-3", "sft_lr_scale=2"), "sft_lr 0.001 and sft_lr_scale 2 both set the rate"),
+        (("sft_lr_schedule=cosine",), "sft_lr_schedule cosine is about sft_lr, which is null"),
+        (("sft_lr_final=0.1",), "sft_lr_final 0.1 is about sft_lr"),
+        (("sft_warmup_steps=3",), "sft_warmup_steps 3 is about sft_lr"),
+    ],
+)
+def test_a_rate_given_twice_or_a_schedule_of_none_is_refused(
+    overrides: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config_of("cold_start", *overrides)
 
 
 def test_other_evaluations_are_no_measurement() -> None:

@@ -25,6 +25,7 @@ from tests.algorithm.methods.scenes import (
     Table,
     config_of,
     random_batch,
+    taught,
 )
 
 TOLERANCE = 1e-6
@@ -36,6 +37,7 @@ CASES = {
     "hpt": ("hpt", "coef=0.3"),
     "luffy": ("luffy", "entropy_weight=0.05"),
     "srft": ("srft", "right_weight=0.3"),
+    "self_distil": ("self_distil",),
     "relift, RL": ("relift", "entropy_weight=0.05"),
     "relift, SFT": ("relift", "entropy_weight=0.05", "buffer_size=1"),
 }
@@ -94,7 +96,7 @@ def passed(table: Table, lesson: Lesson, config: RunConfig, tokens: int) -> np.n
 
 def scene() -> tuple[Batch, Table]:
     """On policy: passes of a single optimiser step have pi_old = pi."""
-    batch = random_batch(5)
+    batch = taught(random_batch(5))
     table = Table(batch, 5)
     table.old_logits_CV = table.logits_CV
     return batch, table
