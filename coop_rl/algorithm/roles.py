@@ -20,6 +20,8 @@ from coop_rl.types import (
     PooledGain,
     Sampled,
     ScoredGroup,
+    SecondTries,
+    SourceBatch,
     StepResult,
 )
 
@@ -49,6 +51,27 @@ class ShadowRollouts(Protocol):
 
     def next_batch(self, step: int, groups: Sequence[ScoredGroup]) -> Sequence[ScoredGroup]:
         """Return groups sampled from pi(theta-hat, w) on the prompts of `groups`."""
+        ...
+
+
+class ScaffoldRollouts(Protocol):
+    """The rollout actors once more, while they serve pi(theta, w) instead of pi(theta)."""
+
+    def next_batch(
+        self,
+        step: int,
+        version: PolicyVersion,
+        failed: Sequence[ScoredGroup],
+        shown: SourceBatch,
+    ) -> Sequence[ScoredGroup]:
+        """Return second tries at the prompts of `failed`, in order (`algorithm.scaffold`).
+
+        Args:
+            step: k.
+            version: What the learners are at.
+            failed: Groups whose prompts are tried again.
+            shown: Their demonstrations, to which w is fitted first where the method says so.
+        """
         ...
 
 
@@ -191,6 +214,8 @@ class StepRecord:
     pooled: PooledGain | None
     """Over the last steps that measured it."""
     update: GuidanceUpdate | None
+    second: SecondTries = SecondTries()
+    """What the scaffold made of failed prompts; empty where w is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +224,7 @@ class Roles:
 
     rollouts: Rollouts
     shadow_rollouts: ShadowRollouts
+    scaffold_rollouts: ScaffoldRollouts
     demonstrations: Demonstrations
     learners: Learners
     meta_controller: MetaController

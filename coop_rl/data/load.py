@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
 from coop_rl.config.schema import ServingConfig
-from coop_rl.config.sizes import validation_rows
+from coop_rl.config.sizes import has_scaffold, validation_rows
 from coop_rl.data.collection import Mixture, render_rows
 from coop_rl.data.golds import unverifiable_prompts, verifiable_share
 from coop_rl.data.jsonl import open_jsonl
@@ -154,7 +154,7 @@ def load_run_data(config: RunConfig) -> RunData:
         kept = min(len(shown), validation_rows(config, len(shown)))
         training, validation = shown.split_tail(kept)
         _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
-    if config.method.demonstrations == "matching":
+    if config.method.demonstrations == "matching" or has_scaffold(config):
         _refuse_no_match(config, prompts, training)
     if config.method.needs_repeats:
         _refuse_single_epoch(config, len(prompts))
