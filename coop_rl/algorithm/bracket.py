@@ -13,7 +13,7 @@ whole: `learner.resolution`).
 | cooperative | the difference of the branches: the method |
 | mixture | h_w^RL alone: plain (1-lambda)SFT + lambda RL, no shadow |
 | sft | 0 |
-| random | a random direction with the norm of the difference |
+| random | a random direction, each tensor of it with the norm of the difference's |
 | frozen | nothing moves |
 """
 
@@ -84,8 +84,11 @@ def _bracket(
         name: torch.randn(value.shape, generator=generator, dtype=value.dtype)
         for name, value in difference.items()
     }
-    scale = norm(difference) / norm(noise)
-    return {name: value * scale for name, value in noise.items()}
+    # Tensor by tensor: A and B of one layer differ in size and in their gradients by far.
+    return {
+        name: value * (float(difference[name].norm()) / float(value.norm()))
+        for name, value in noise.items()
+    }
 
 
 def _stats(bracket: TensorDict, sft: TensorDict) -> BracketStats:

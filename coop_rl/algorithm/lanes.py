@@ -50,6 +50,8 @@ class BatchRow:
     response_ids: tuple[int, ...]
     advantage: float = 0.0
     behaviour_log_probs: tuple[float, ...] = ()
+    is_masked: bool = False
+    """Whether it is scored only, and does not train."""
     teacher_prompt_ids: tuple[int, ...] = ()
 
     @property
@@ -236,6 +238,7 @@ class _Filled:
 def _micro_batch(grid: TokenGrid, rows: Sequence[BatchRow], num_tokens: int) -> MicroBatch:
     log_probs = [value for row in rows for value in row.behaviour_log_probs]
     lengths = torch.tensor([len(row.response_ids) for row in rows], dtype=torch.int64)
+    is_trained_B = torch.tensor([not row.is_masked for row in rows], dtype=torch.bool)
     return MicroBatch(
         grid=grid,
         row_T=torch.arange(len(rows)).repeat_interleave(lengths),
@@ -243,6 +246,7 @@ def _micro_batch(grid: TokenGrid, rows: Sequence[BatchRow], num_tokens: int) -> 
         advantage_B=torch.tensor([row.advantage for row in rows], dtype=torch.float32),
         behaviour_log_prob_T=torch.tensor(log_probs, dtype=torch.float32),
         num_tokens=num_tokens,
+        is_trained_T=None if is_trained_B.all() else is_trained_B.repeat_interleave(lengths),
     )
 
 

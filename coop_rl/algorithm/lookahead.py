@@ -8,10 +8,10 @@ depends on the step's weights through theta_{k+1} only. Weighing data by the der
 objective after one step is arXiv 1803.09050 (plain SGD there); the step differentiated here is
 clipping and AdamW (arXiv 1711.05101, algorithm 2) as torch and DeepSpeed compute them.
 
-**The step.** Components c are `rl` and the sources s of demonstrations, each with the gradient h_c
-of its loss, normalised by its own count:
+**The step.** Components c are `rl` and the sources s that have demonstrations in the step (P), each
+with the gradient h_c of its loss, normalised by its own count:
 
-    h = sum_c a_c h_c                    a_rl = lambda,  a_s = (1 - lambda) v_s
+    h = sum_c a_c h_c                    a_rl = lambda,  a_s = (1 - lambda) v_s / V,  V = sum_P v_s
     g = clip(n) h                        n = |h|,  clip(n) = min( 1, max_norm / (n + 1e-6) )
     m = beta1 m' + (1 - beta1) g         v = beta2 v' + (1 - beta2) g^2
     r = sqrt( v / (1 - beta2^t) )        theta_{k+1} = (1 - rate decay) theta_k
@@ -30,9 +30,10 @@ they cancel but for eps: AdamW's first step is rate * sign(g), which small chang
 
 **The derivatives.** With z_c = < grad J_RL(theta_{k+1}), u_c >:
 
-    dG/dlambda = z_rl - sum_s v_s z_s
+    dG/dlambda = z_rl - zbar,  zbar = sum_P v_s z_s / V
     v = f + (1 - S f) p,  p = softmax(phi)         S sources, floor f: none is lost for good
-    dG/dphi_i  = (1 - lambda) (1 - S f) p_i ( z_i - sum_j p_j z_j )
+    dG/dphi_i  = (1 - lambda) (1 - S f) / V p_i ( x_i - sum_j p_j x_j )
+    x_s = z_s - zbar for s in P, else 0            with all in P: p_i ( z_i - sum_j p_j z_j ), V = 1
 
 Per example, with weights c_e = E softmax(psi)_e (mean 1) on the E examples of a step, whose losses
 l_e enter as a_s / T_s * sum_e c_e l_e, and y_e = d J_RL(theta_{k+1}) / d c_e:
@@ -47,7 +48,15 @@ serve all examples.
 made the step must not judge it: its noise is in h_rl as well, z_rl would hold - < noise, D noise >,
 which is positive, and lambda would rise whatever the truth. L_RL may differ from -J_RL by a
 positive factor (token counts), which scales all derivatives alike and must not matter to who
-follows them (Adam's steps do not depend on it).
+follows them.
+
+**The scale.** Nor may theta's rate matter, nor how far a step happens to move theta: |u_c| falls
+severalfold in AdamW's first steps. So who follows the derivatives takes them over
+
+    |grad J_RL(theta_{k+1})| ( mean_c |u_c|^2 )^(1/2)
+
+which makes z_c the cosine between what the reward asks for and what component c did, times |u_c|
+over that mean. It is one positive number a step, so no sign and no ratio changes.
 
 Vectors may be cut into shards over ranks: everything here is elementwise, and norms and dot
 products over all shards are handed in as numbers.
@@ -176,8 +185,7 @@ def mix_derivative(products: Mapping[str, float], weights: Mapping[str, float]) 
         products: z_c by component; a source that is missing had no demonstration in the step.
         weights: v by source; {"": 1.0} where sources are not told apart.
     """
-    sft = math.fsum(v * products.get(source, 0.0) for source, v in weights.items())
-    return products[RL] - sft
+    return products[RL] - _mean_over_present(products, weights)
 
 
 def source_derivatives(
@@ -194,10 +202,13 @@ def source_derivatives(
     Raises:
         ValueError: S f > 1.
     """
-    scale = (1.0 - mix) * _free_share(len(logits), floor)
-    p = softmax(logits)
-    mean = math.fsum(p[source] * products.get(source, 0.0) for source in p)
-    return {source: scale * p[source] * (products.get(source, 0.0) - mean) for source in p}
+    v, p = source_weights(logits, floor), softmax(logits)
+    present = math.fsum(v[source] for source in p if source in products)
+    scale = (1.0 - mix) * _free_share(len(logits), floor) / present
+    mean = _mean_over_present(products, v)
+    x = {source: products[source] - mean if source in products else 0.0 for source in p}
+    pull = math.fsum(p[source] * x[source] for source in p)
+    return {source: scale * p[source] * (x[source] - pull) for source in p}
 
 
 def example_weights(logits: Mapping[str, float]) -> dict[str, float]:
@@ -217,6 +228,13 @@ def example_derivatives(
     c = example_weights(logits)
     mean = math.fsum(c[name] * slopes[name] for name in c) / len(c)
     return {name: c[name] * (slopes[name] - mean) for name in c}
+
+
+def _mean_over_present(products: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """Return zbar: the mean of z over the sources present in the step, by their share of it."""
+    present = {source: v for source, v in weights.items() if source in products}
+    total = math.fsum(v * products[source] for source, v in present.items())
+    return total / math.fsum(present.values())
 
 
 def _free_share(num_sources: int, floor: float) -> float:

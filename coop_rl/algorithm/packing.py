@@ -51,6 +51,8 @@ class PackShape:
     """Samples per prompt."""
     layout: Layout = "trees"
     """How sequences lie in lanes."""
+    mask_truncated: bool = False
+    """Whether responses that the token limit ended do not train."""
     hidden_size: int = 1024
     """H of the model, which says how much attention costs beside the rest."""
 
@@ -66,6 +68,7 @@ class PackShape:
             group_size=config.rollout.samples_per_prompt,
             hidden_size=hidden_size,
             layout=layout_of(config),
+            mask_truncated=config.rollout.mask_truncated,
         )
 
 
@@ -89,23 +92,30 @@ def pack(
         shape: How to cut.
         sources: Demonstrations of these sources get batches of their own; "": all in one.
     """
-    rl_rows = [
-        BatchRow(
-            i,
-            s.prompt_ids,
-            s.response_ids,
-            s.advantage,
-            s.behaviour_log_probs,
-            s.teacher_prompt_ids,
-        )
-        for i, s in enumerate(samples)
-    ]
+    rl_rows = [_row(i, sample, shape) for i, sample in enumerate(samples)]
+    masked = [row for row in rl_rows if row.is_masked]
     batches = (_pack_source(source, demonstrations, shape) for source in sources)
     return PackedBatch(
         rl=_cut(rl_rows, shape),
         sft=tuple(batch for batch in batches if batch.num_rows),
         num_rl_tokens=sum(len(row.response_ids) for row in rl_rows),
         num_samples=len(rl_rows),
+        num_masked_tokens=sum(len(row.response_ids) for row in masked),
+        num_masked_samples=len(masked),
+    )
+
+
+def _row(index: int, sample: TokenSample, shape: PackShape) -> BatchRow:
+    """Return a rollout's row; without an advantage where it is masked, so that no loss sees it."""
+    is_masked = shape.mask_truncated and sample.is_truncated
+    return BatchRow(
+        index,
+        sample.prompt_ids,
+        sample.response_ids,
+        0.0 if is_masked else sample.advantage,
+        sample.behaviour_log_probs,
+        is_masked,
+        sample.teacher_prompt_ids,
     )
 
 
@@ -133,7 +143,10 @@ def pack_branches(
     own = Lesson(fresh, (), lesson.objective)
     shadow = [pack(*part, shape, sources) for part in _parts(own, shape)]
     # The same denominator as joint's, so that the bracket is a difference of like sums.
-    bracket = replace(shadow[0], num_rl_tokens=joint[0].num_rl_tokens)
+    first = joint[0]
+    bracket = replace(
+        shadow[0], num_rl_tokens=first.num_rl_tokens, num_masked_tokens=first.num_masked_tokens
+    )
     learned = shadow if is_own else joint
     return (
         BranchBatch(tuple(joint) * shape.num_epochs),

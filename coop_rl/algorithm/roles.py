@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from coop_rl.config.method_section import WhichDemonstrations
 from coop_rl.types import (
+    NOTHING_TRIED,
     BranchBatch,
     CooperativeGain,
     Demonstration,
@@ -214,7 +215,7 @@ class StepRecord:
     pooled: PooledGain | None
     """Over the last steps that measured it."""
     update: GuidanceUpdate | None
-    second: SecondTries = SecondTries()
+    second: SecondTries = NOTHING_TRIED
     """What the scaffold made of failed prompts; empty where w is none."""
 
 

@@ -23,6 +23,7 @@ from coop_rl.algorithm.packing import PackShape, first_minibatch, pack_branches,
 from coop_rl.algorithm.roles import Roles, StepRecord
 from coop_rl.algorithm.scaffold import failed_groups, untouched, with_demonstration
 from coop_rl.types import (
+    NOTHING_TRIED,
     CooperativeGain,
     PolicyVersion,
     Sampled,
@@ -89,14 +90,14 @@ def _try_again(
     shape: PackShape,
     roles: Roles,
 ) -> SecondTries:
-    """Let pi(theta, w) try the prompts that failed, where w is a scaffold (`algorithm.scaffold`)."""
+    """Let pi(theta, w) try what failed, where w is a scaffold (`algorithm.scaffold`)."""
     if not method.has_scaffold:
-        return SecondTries()
+        return NOTHING_TRIED
     failed = failed_groups(sampled.groups)
     shown = roles.demonstrations.next_batch(step, "matching", failed)
     failed = with_demonstration(failed, shown)
     if not failed:
-        return SecondTries()
+        return NOTHING_TRIED
     packed = pack_scaffold(shown, shape)
     return SecondTries(shown, roles.scaffold_rollouts.next_batch(step, version, failed, packed))
 

@@ -1,6 +1,6 @@
 """Where data comes from and how it becomes tokens: `prompts`, `demonstrations`."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -173,10 +173,21 @@ class DemonstrationsSection(Traces):
     left out, with a summary; where more are bad, the first one is an error."""
     per_step: int = Field(32, ge=1)
     """Demonstrations per meta-step."""
+    split_by: Literal["length", "nll"] | None = None
+    """Make sources of rows that name none, for `demonstrations` guidance to weigh: `bins` of equal
+    size by response length, or by negative log-likelihood a token under the base model, which the
+    learners measure once before the first step; null: all rows are one source."""
+    bins: int = Field(4, ge=2, le=32)
+    """How many bins `split_by` makes; `length-1` holds the shortest, `nll-1` the likeliest."""
 
     @model_validator(mode="after")
     def _check_sources(self) -> Self:
         check_mixture(self, [source.name for source in self.mixture])
+        if self.split_by is not None and (self.mixture or self.source_column):
+            raise ValueError(
+                f"split_by {self.split_by} makes sources where rows name none; remove "
+                f"{'mixture' if self.mixture else 'source_column'}, or split_by"
+            )
         return self
 
 

@@ -94,13 +94,18 @@ def validate(values: dict[str, Any], origin: str) -> RunConfig:
 def _with_kinds(method: dict[str, Any]) -> dict[str, Any]:
     """Write the default `kind` into a `method` section and its `rl` section, where it is missing.
 
-    pydantic wants it written out; which estimator is the default depends on the method.
+    pydantic wants it written out; which estimator is the default, and which of its settings a
+    method sets otherwise than the estimator does, depends on the method.
     """
     method = {"kind": DEFAULT_METHOD, **method}
     if isinstance(method.get("rl"), dict):
         fields = SectionPath(["method"]).choose_variant(str(method["kind"])).fields
-        default = fields["rl"].default.kind if "rl" in fields else ""
-        method["rl"] = {"kind": default, **method["rl"]}
+        kind, settings = "", {}
+        if "rl" in fields:
+            default = fields["rl"].default
+            kind, settings = default.kind, default.model_dump(exclude_defaults=True)
+        is_default = method["rl"].get("kind", kind) == kind
+        method["rl"] = {"kind": kind, **(settings if is_default else {}), **method["rl"]}
     return method
 
 

@@ -139,17 +139,20 @@ class MetaSection(Section):
     penalty: float | None = Field(None, ge=0.0, le=1.0)
     """The bracket's share in w's step, lambda_w of docs/algorithm.md section 3, step 6; null: the
     same as method.mix."""
-    mix_lr: float = Field(0.02, gt=0)
+    mix_lr: float = Field(0.05, gt=0)
     """Adam's rate for lambda: about how much it changes in a step."""
     mix_min: float = Field(0.05, gt=0.0, lt=1.0)
-    """Smallest lambda that `mix` guidance may choose."""
+    """Smallest lambda that `mix` guidance may choose; a lower method.mix starts there."""
     mix_max: float = Field(0.95, gt=0.0, lt=1.0)
-    """Largest lambda that `mix` guidance may choose."""
+    """Largest lambda that `mix` guidance may choose; a higher method.mix starts there."""
     demonstrations_lr: float = Field(0.1, gt=0)
     """Adam's rate for the logits of the demonstrations' weights: about how much they change in a
     step."""
     demonstrations_min: float = Field(0.01, gt=0.0, lt=0.5)
     """Smallest weight of a source: above 0, so that its weight can rise again."""
+    lookahead: Literal["measured", "placebo"] = "measured"
+    """What `mix` and `demonstrations` guidance follow: the measured products, or their control, the
+    same products dealt at random over components and the last steps."""
     scaffold_share: float = Field(0.5, gt=0.0, lt=1.0)
     """Share of a failed prompt's responses that are sampled again with the scaffold."""
     per_example: bool = False

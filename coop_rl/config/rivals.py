@@ -152,8 +152,8 @@ class HptMethod(EstimatorMethod):
     """A prompt with at most so many right responses is taught by its demonstration (paper: 0)."""
     coef: float = Field(1.0, gt=0.0)
     """Weight of the SFT loss (paper: 1, 0.3 for a 1.5B model)."""
-    rl: AnyRl = DrGrpoRl()
-    """The RL estimator."""
+    rl: AnyRl = DrGrpoRl(entropy_weight=1e-3)
+    """The RL estimator; its entropy bonus is that of the authors' scripts, 0.001."""
 
 
 class LuffySettings(MethodSection):

@@ -21,6 +21,9 @@ class RolloutSection(Section):
     """G, the group size; the group-relative baseline needs at least 2."""
     max_tokens: int = Field(256, ge=1)
     """Upper limit of response tokens."""
+    mask_truncated: bool = False
+    """Whether responses that the limit cut off are left out of the loss and of what it divides by,
+    as DAPO's overlong filtering does; their rewards still count in their group's baseline."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature during training; the learners score at the same one."""
     max_policy_lag: int = Field(0, ge=0)

@@ -6,7 +6,7 @@ got and what to change.
 
 from collections.abc import Sequence
 
-from coop_rl.config.data import PromptsSection, RowSource
+from coop_rl.config.data import DemonstrationsSection, PromptsSection, RowSource
 from coop_rl.config.estimators import DapoRl, ReweightedRl, RlSettings
 from coop_rl.config.evaluation import EvaluationSection
 from coop_rl.config.method import (
@@ -94,33 +94,51 @@ def check_overlong(method: Method, rollout: RolloutSection) -> None:
         )
 
 
+def check_masked(method: Method, rollout: RolloutSection) -> None:
+    """Refuse to mask by the advantage where the loss has a term that does not depend on it."""
+    if rollout.mask_truncated and method.kind == "self_distil":
+        raise ValueError(
+            "rollout.mask_truncated takes responses out of the policy gradient, but method.kind "
+            "self_distil learns from a teacher's log-probs; set rollout.mask_truncated false"
+        )
+
+
 def check_guidance(meta: MetaSection) -> None:
-    """Refuse a meta-controller with nothing to tune."""
+    """Refuse a meta-controller with nothing to tune, and weights of what it does not tune."""
     if not meta.guidance:
         raise ValueError(
             "meta.guidance must name adapter, mix, demonstrations or scaffold, got none"
         )
-    if "scaffold" not in meta.guidance:
-        return
-    if "adapter" in meta.guidance:
+    if meta.per_example and "demonstrations" not in meta.guidance:
         raise ValueError(
-            "meta.guidance adapter and scaffold are two uses of one w: part of the policy, or "
-            "beside it; choose one"
+            "meta.per_example weighs single demonstrations, which needs demonstrations in "
+            f"meta.guidance, got {', '.join(meta.guidance)}; add it, or set meta.per_example false"
         )
-    if meta.w_objective not in ("cooperative", "frozen"):
+
+
+def check_split(demonstrations: DemonstrationsSection, meta: MetaSection, method: Method) -> None:
+    """Refuse bins of demonstrations that nobody weighs."""
+    split_by = demonstrations.split_by
+    is_weighed = method.is_guided and "demonstrations" in meta.guidance
+    if split_by is not None and not is_weighed:
         raise ValueError(
-            f"meta.w_objective {meta.w_objective} is about a w in the policy; a scaffold follows "
-            "the demonstrations of failed prompts; set cooperative, the default, or frozen"
+            f"demonstrations.split_by {split_by} makes bins for demonstrations guidance to weigh; "
+            "add demonstrations to meta.guidance (method.kind bridge), or set split_by null"
         )
 
 
 def check_gradients_of_w(meta: MetaSection, method: BridgeMethod) -> None:
-    """Refuse a w-update from a gradient that theta's mix never computes."""
+    """Refuse a w-update from a gradient that theta's mix never computes, or that weighs nothing."""
     if "adapter" not in meta.guidance or meta.w_objective == "frozen":
         return
+    penalty = method.penalty(meta)
+    if meta.w_objective == "sft" and penalty == 1:
+        raise ValueError(
+            "meta.w_objective sft weighs the SFT gradient of w by 1 - meta.penalty (null: "
+            "method.mix), which is 0; lower meta.penalty, or set meta.w_objective frozen"
+        )
     if method.mix_schedule != "constant" or "mix" in meta.guidance:
         return  # neither reaches 0 or 1
-    penalty = method.penalty(meta)
     needs_rl = penalty > 0 and meta.w_objective != "sft"
     needs_sft = penalty < 1 or meta.w_objective == "sft"
     for share, needed, name in ((method.mix, needs_rl, "RL"), (1 - method.mix, needs_sft, "SFT")):
@@ -221,6 +239,16 @@ def check_scaffold(
     if not is_guided_so and not isinstance(method, LspoMethod):
         return
     name, rl = "meta.guidance scaffold" if is_guided_so else "method.kind lspo", method.rl_settings
+    if is_guided_so and "adapter" in meta.guidance:
+        raise ValueError(
+            "meta.guidance adapter and scaffold are two uses of one w: part of the policy, or "
+            "beside it; choose one"
+        )
+    if is_guided_so and meta.w_objective not in ("cooperative", "frozen"):
+        raise ValueError(
+            f"meta.w_objective {meta.w_objective} is about a w in the policy; a scaffold follows "
+            "the demonstrations of failed prompts; set cooperative, the default, or frozen"
+        )
     if isinstance(rl, DapoRl):
         raise ValueError(
             f"method.rl.kind dapo replaces the groups that all failed, which {name} has to see; "

@@ -79,6 +79,7 @@ class RunConfig(ServingConfig):
         rules.check_evaluation_sets(self.evaluation)
         rules.check_best(self.checkpoint, self.evaluation)
         rules.check_overlong(self.method, self.rollout)
+        rules.check_masked(self.method, self.rollout)
         if isinstance(self.method, BridgeMethod):
             rules.check_guidance(self.meta)
             rules.check_gradients_of_w(self.meta, self.method)
@@ -87,6 +88,7 @@ class RunConfig(ServingConfig):
                 self.shadow, self.gain, self.learner, self.meta, self.method.rl_settings
             )
         rules.check_scaffold(self.method, self.meta, self.rollout, self.reward, self.placement)
+        rules.check_split(self.demonstrations, self.meta, self.method)
         rules.check_lag(self.rollout, self.method)
         rules.check_colocated(self.placement, self.rollout, self.sync)
         rules.check_ranks(self.placement, self.learner)

@@ -93,12 +93,15 @@ def learns_by_lookahead(config: RunConfig) -> bool:
 def mix_and_penalty(config: RunConfig) -> tuple[float, float]:
     """Return (lambda, lambda_w) of a guided method.
 
-    lambda is RL's share in theta's step, before any schedule or guidance; lambda_w is the bracket's
-    share in w's step.
+    lambda is RL's share in theta's first step where no schedule sets it: method.mix, within the
+    bounds of `mix` guidance where that learns it. lambda_w is the bracket's share in w's step.
     """
-    method = config.method
+    method, meta = config.method, config.meta
     assert isinstance(method, BridgeMethod), f"{method.kind} is not guided"
-    return method.mix, method.penalty(config.meta)
+    mix = method.mix
+    if "mix" in meta.guidance:
+        mix = min(max(mix, meta.mix_min), meta.mix_max)
+    return mix, method.penalty(meta)
 
 
 def zero_stage(config: RunConfig, ranks: int | None = None) -> int:

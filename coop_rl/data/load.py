@@ -14,6 +14,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import has_scaffold, validation_rows
+from coop_rl.data.bins import bin_names, split_by_length
 from coop_rl.data.collection import Mixture, render_rows
 from coop_rl.data.golds import unverifiable_prompts, verifiable_share
 from coop_rl.data.jsonl import open_jsonl
@@ -154,6 +155,8 @@ def load_run_data(config: RunConfig) -> RunData:
         kept = min(len(shown), validation_rows(config, len(shown)))
         training, validation = shown.split_tail(kept)
         _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
+        if config.demonstrations.split_by == "length":
+            training = split_by_length(training, config.demonstrations)
     if config.method.demonstrations == "matching" or has_scaffold(config):
         _refuse_no_match(config, prompts, training)
     if config.method.needs_repeats:
@@ -268,6 +271,8 @@ def _load_demonstrations(
 
 def _source_names(section: DemonstrationsSection, shown: Mixture[Demonstration]) -> tuple[str, ...]:
     """Return every source; only where a column names them must all rows be looked at."""
+    if section.split_by is not None:
+        return bin_names(section)
     of_column = [*section.mixture, section] if section.mixture else [section]
     if any(source.source_column for source in of_column):
         return tuple(sorted({d.source for d in shown}))

@@ -114,7 +114,7 @@ class LearnerActor(PeerShell):
             return self._publisher.publish(version)
 
     def publish_scaffold(self, version: PolicyVersion) -> "SyncReport":
-        """Send theta + s*B*A where theta alone is the policy, for second tries at failed prompts."""
+        """Send theta + s*B*A where theta alone is the policy, for second tries."""
         with self._learner.serving_scaffold():
             return self.publish(version)
 

@@ -198,7 +198,7 @@ class TeamShadowRollouts:
 
 
 class TeamScaffoldRollouts:
-    """Second tries of pi(theta, w), which the rollout actors serve until theta is published next."""
+    """Second tries of pi(theta, w), which rollout actors serve until theta is published next."""
 
     def __init__(
         self, config: RunConfig, team: Team, generation: TeamGeneration, stages: Stages

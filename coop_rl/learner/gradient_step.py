@@ -79,7 +79,8 @@ class GradientStep:
     """None: the branches' gradients are subtracted as they are."""
 
     def __post_init__(self) -> None:
-        batch, objective = self.batch, self.objective
+        batch = self.batch
+        objective = self.objective = self.objective.over([part.source for part in batch.sft])
         self.has_rl = objective.rl_weight > 0 and bool(batch.rl[self.engine.rank])
         self.has_sft = objective.sft_weight > 0 and bool(batch.sft)
         assert self.has_rl or self.has_sft, "a step needs rollouts or demonstrations with a weight"

@@ -9,6 +9,7 @@ k + 1. For single demonstrations y_e is a central difference of its loss along q
 taken at theta_{k+1} instead of theta_k, which differ by one step.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,13 +79,16 @@ class Lookahead:
         self.products = LookaheadProducts()
         if not self._kept or rl_parts is None:
             return
-        names = list(self._kept)
-        dots = [-dot(rl_parts, self._kept[name]) for name in names]
-        components = tuple(zip(names, self._reduced(dots), strict=True))
+        names, responses = list(self._kept), list(self._kept.values())
+        dots = [-dot(rl_parts, u) for u in responses]
+        squares = [sum(dot(u, u) for u in responses) / len(responses), dot(rl_parts, rl_parts)]
+        *products, u_square, rl_square = self._reduced([*dots, *squares])
+        components = tuple(zip(names, products, strict=True))
         examples: tuple[tuple[str, float], ...] = ()
         if self._kept_update:
             examples = self._measure_examples(rl_parts, self._kept_update)
-        self.products = LookaheadProducts(components, examples)
+        scale = math.sqrt(u_square * rl_square)
+        self.products = LookaheadProducts(components, examples, scale)
 
     def begin(self, rl_parts: Parts, rl_weight: float) -> None:
         """Start to take an update's gradient apart."""

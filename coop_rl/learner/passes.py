@@ -85,10 +85,12 @@ class Passes:
         """Add the gradient of L_RL: the bracket's loss, or the loss of the run's estimator."""
         estimator = self._bracket if is_bracket else self._settings.estimator
         micros = batch.rl[self._engine.rank]
-        counts = RolloutCounts(batch.num_rl_tokens, batch.num_samples)
+        # At least 1: where every response is masked the loss is 0.
+        tokens, samples = max(1, batch.num_trained_tokens), max(1, batch.num_trained_samples)
+        counts = RolloutCounts(tokens, samples)
         if estimator.needs_entropy:
             entropy = self.mean_entropy(micros, batch.num_rl_tokens)
-            counts = RolloutCounts(batch.num_rl_tokens, batch.num_samples, entropy)
+            counts = RolloutCounts(tokens, samples, entropy)
         for micro in micros:
             # The bonus steers theta's exploration; it is no part of J_RL, the bracket's return.
             bonus = 0.0 if is_bracket else self._settings.rl.entropy_weight
@@ -120,9 +122,11 @@ class Passes:
             if estimator.is_bracket_loss:
                 weight_B = log_ratio_B.exp().clamp(max=rl.ratio_cap)
                 weight_T = weight_B.to(weight_T.dtype)[tokens.row_T]
+            weight_T = _of_trained(weight_T, micro)
             loss = loss + rl.kl.weight * self._kl(micro, tokens, weight_T, counts, sums)
         if entropy_weight > 0:
-            loss = loss - entropy_weight * scores.entropy_T.sum() / counts.tokens
+            entropy_T = _of_trained(scores.entropy_T, micro)
+            loss = loss - entropy_weight * entropy_T.sum() / counts.tokens
         return loss
 
     def _kl(
@@ -234,10 +238,12 @@ class Passes:
         """Return the sum of log pi - log pi_b of each of the N samples, nats."""
         total_N = torch.zeros(batch.num_samples, dtype=torch.float64, device=self._engine.device)
         for micro in batch.rl[self._engine.rank]:
-            tokens = self._tokens(micro, self._engine(micro.grid))
-            total_N[micro.row_B.to(total_N.device)] = sequence_log_ratio(
-                tokens.log_prob_T, tokens.behaviour_log_prob_T, tokens.row_T, len(micro.row_B)
-            ).double()
+            log_prob_T, row_B = self._engine(micro.grid).log_prob_T, micro.row_B
+            behaviour_T, row_T = (
+                t.to(self._engine.device) for t in (micro.behaviour_log_prob_T, micro.row_T)
+            )
+            ratio_B = sequence_log_ratio(log_prob_T, behaviour_T, row_T, len(row_B))
+            total_N[row_B.to(total_N.device)] = ratio_B.double()
             self._count_forward(micro)
         self._engine.all_reduce_sum(total_N)
         return tuple(total_N.tolist())
@@ -260,6 +266,12 @@ class Passes:
 
     def _count_forward(self, micro: MicroBatch) -> None:
         self.counter.forward += micro.num_tokens
+
+
+def _of_trained(value_T: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
+    """Return the values, 0 for tokens of masked responses."""
+    is_trained_T = micro.is_trained_T
+    return value_T if is_trained_T is None else value_T * is_trained_T.to(value_T.device)
 
 
 def _share(terms: Sequence[DemonstrationTerm]) -> float:

@@ -23,7 +23,7 @@ import torch
 from coop_rl.learner.statistics import Reducer, pieces
 from coop_rl.types import Resolution
 
-SPACINGS = 0.5
+SPACINGS = 0.25
 """Fewer are lost in rounding, more leave the range where the difference is linear
 (docs/results.md)."""
 RELATIVE_SPACING = 2.0**-7

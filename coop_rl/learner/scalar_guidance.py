@@ -5,8 +5,10 @@ r"""Guidance besides w: lambda, and the weights of demonstrations, moved by the 
     psi_e   <- psi_e + rate * dG/dpsi_e / rms        for the examples of the step
 
 docs/algorithm.md section 5; the derivatives are in `algorithm.lookahead`. Products that arrive with
-step k are about the update of step k - 1, hence about the guidance that was in force then. Adam,
-because the size of these derivatives says little: they carry the rate of theta.
+step k are about the update of step k - 1, hence about the guidance that was in force then. They are
+taken over their natural size, |grad J_RL| |u|: what is left does not depend on theta's rate, its
+warm-up or AdamW's young moments, which would let the first products outweigh all later ones. Adam
+averages them, and goes the slower the less they agree.
 """
 
 import math
@@ -21,6 +23,7 @@ from coop_rl.algorithm.lookahead import (
     source_derivatives,
     source_weights,
 )
+from coop_rl.algorithm.placebo import Placebo
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import mix_and_penalty
 from coop_rl.types import Guidance, StepResult
@@ -82,13 +85,13 @@ class ScalarGuidance:
         self._section = config.meta
         self._kinds = config.meta.guidance
         mix, _ = mix_and_penalty(config)
-        if "mix" in self._kinds:
-            mix = min(max(mix, self._section.mix_min), self._section.mix_max)
         self._mix = ScalarAdam([MIX], self._section.mix_lr)
         self._mix.set({MIX: mix})
         self._floor = min(self._section.demonstrations_min, 1.0 / max(1, len(sources)))
         self._logits = ScalarAdam(sources, self._section.demonstrations_lr)
         self._examples: dict[str, float] = {}
+        is_control = self._section.lookahead == "placebo"
+        self._placebo = Placebo(config.run.seed) if is_control else None
         self._before = self._now = self._snapshot()
 
     @property
@@ -105,7 +108,12 @@ class ScalarGuidance:
 
     def update(self, report: StepResult) -> None:
         """Follow the products of one step, which are about the update before it."""
-        products, before = dict(report.lookahead.components), self._before
+        measured, before = report.lookahead, self._before
+        products = {c: z / measured.scale for c, z in measured.components if measured.scale > 0.0}
+        slopes = dict(measured.examples)
+        if self._placebo and products:
+            products = self._placebo.deal(report.version.theta, products)
+            slopes = self._placebo.shuffle(report.version.theta, slopes)
         if products and "mix" in self._kinds:
             weights = source_weights(before["logits"], self._floor) if self._is_split else {"": 1.0}
             self._mix.ascend({MIX: mix_derivative(products, weights)})
@@ -114,8 +122,8 @@ class ScalarGuidance:
         if products and "demonstrations" in self._kinds:
             derivatives = source_derivatives(products, before["logits"], before["mix"], self._floor)
             self._logits.ascend(derivatives)
-        if report.lookahead.examples:
-            self._follow_examples(dict(report.lookahead.examples))
+        if slopes:
+            self._follow_examples(slopes)
         self._before, self._now = self._now, self._snapshot()
 
     @property
@@ -144,6 +152,7 @@ class ScalarGuidance:
             "mix": self._mix.state(),
             "logits": self._logits.state(),
             "examples": self._examples,
+            "placebo": self._placebo.state() if self._placebo else [],
             "before": self._before,
             "now": self._now,
         }
@@ -153,4 +162,6 @@ class ScalarGuidance:
         self._mix.load_state(state["mix"])
         self._logits.load_state(state["logits"])
         self._examples = dict(state["examples"])
+        if self._placebo:
+            self._placebo.load_state(state["placebo"])
         self._before, self._now = state["before"], state["now"]

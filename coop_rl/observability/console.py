@@ -139,18 +139,21 @@ class RunConsole(Terminal):
         totals = self._totals
         if self._spent:
             self.line(_spent(self._spent))
-        self.line(
+        done = (
             f"{len(self._steps_done)} steps in {_duration(duration_s)}; "
             f"{totals['tokens']:,.0f} tokens generated; "
-            f"updates of theta: {totals['applied']:.0f} applied, {totals['skipped']:.0f} skipped; "
-            f"of w: {totals['w_applied']:.0f} applied, {totals['w_skipped']:.0f} skipped"
+            f"updates of theta: {totals['applied']:.0f} applied, {totals['skipped']:.0f} skipped"
         )
+        if totals["w_applied"] + totals["w_skipped"] > 0:
+            done += f"; of w: {totals['w_applied']:.0f} applied, {totals['w_skipped']:.0f} skipped"
+        self.line(done)
         self.line(f"run directory {path}")
 
     def _count(self, metrics: "Metrics") -> None:
         self._totals["tokens"] += metrics.get("tokens/generated") or 0.0
+        has_w = metrics.get("guidance/adapter_norm") is not None
         for metric, prefix in (("grad/skipped", ""), ("guidance/skipped", "w_")):
-            value = metrics.get(metric)
+            value = metrics.get(metric) if has_w or not prefix else None
             if value is not None:
                 self._totals[prefix + ("skipped" if value else "applied")] += 1
 

@@ -47,7 +47,7 @@ class Ledger:
         batches = record.batch.minibatches
         sampled, others = record.sampled, (*record.fresh, *record.second.groups)
         generated = count_tokens([*sampled.groups, *sampled.dropped, *others])
-        trained = sum(batch.num_rl_tokens for batch in batches)
+        trained = sum(batch.num_trained_tokens for batch in batches)
         flops = 2 * generated
         for result in (record.joint, record.shadow):
             if result:

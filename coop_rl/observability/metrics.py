@@ -29,7 +29,7 @@ Metrics = dict[str, float | None]
 def step_metrics(record: StepRecord, timings: Mapping[str, float]) -> Metrics:
     """Return one step's row: everything from the record, and the stages' sums as they are."""
     steps, objective = record.batch.minibatches, record.objective
-    num_rl_tokens = sum(batch.num_rl_tokens for batch in steps)
+    num_rl_tokens = sum(batch.num_trained_tokens for batch in steps)
     metrics: dict[str, float | None] = {
         "step": record.step,
         "version": record.version.theta,

@@ -20,6 +20,7 @@ from coop_rl.types.batch import (
     TokenSample,
 )
 from coop_rl.types.learning import (
+    NOTHING_TRIED,
     AdapterGradients,
     CooperativeGain,
     DemonstrationFit,
@@ -56,6 +57,7 @@ from coop_rl.types.version import Branch, PolicyVersion
 
 __all__ = [
     "NOTHING_GIVEN",
+    "NOTHING_TRIED",
     "AdapterGradients",
     "Branch",
     "BranchBatch",

@@ -42,6 +42,8 @@ class TokenSample:
     behaviour_log_probs: tuple[float, ...]
     advantage: float
     """Group-relative advantage A_i, the same for every token of the response."""
+    is_truncated: bool = False
+    """Whether the token limit ended it."""
     teacher_prompt_ids: tuple[int, ...] = ()
     """The prompt under which a teacher scores the response; empty: there is none."""
 
@@ -99,6 +101,8 @@ class MicroBatch:
     """float32; log pi_b of the scored tokens; empty for demonstrations."""
     num_tokens: int
     """Places of the grid that hold a token of a sample; 0: an anchor."""
+    is_trained_T: torch.Tensor | None = None
+    """bool; False for tokens of masked responses; None: all train."""
     teacher: MicroBatch | None = None
     """The same responses, in the same order, behind their teacher's prompts; None: none."""
 
@@ -143,9 +147,23 @@ class PackedBatch:
     sft: tuple[SourceBatch, ...]
     """Demonstrations by source; empty where there are none."""
     num_rl_tokens: int
-    """Response tokens of all rollouts on all ranks: the denominator of the RL loss."""
+    """Response tokens of all rollouts on all ranks."""
     num_samples: int
     """Rollouts on all ranks."""
+    num_masked_tokens: int = 0
+    """Those of them that do not train (rollout.mask_truncated)."""
+    num_masked_samples: int = 0
+    """The same of rollouts."""
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Response tokens that train, on all ranks: the denominator of the RL loss."""
+        return self.num_rl_tokens - self.num_masked_tokens
+
+    @property
+    def num_trained_samples(self) -> int:
+        """Rollouts that train, on all ranks."""
+        return self.num_samples - self.num_masked_samples
 
     @property
     def num_sft_tokens(self) -> int:

@@ -7,7 +7,7 @@ meta-controller makes GuidanceUpdate.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
@@ -78,6 +78,19 @@ class Objective:
         """The sources its terms are about, each once; "" stands for all."""
         return tuple(dict.fromkeys(term.source for term in self.terms))
 
+    def over(self, present: Collection[str]) -> Objective:
+        """Return the loss of a step that has these sources only: their shares keep the sum of all.
+
+        So the SFT loss weighs `sft_weight` whichever sources a step happens to hold.
+        """
+        shares = {term.source: term.share for term in self.terms if term.source}
+        held = [share for source, share in shares.items() if source in present]
+        if len(held) == len(shares) or not held:
+            return self
+        scale = math.fsum(shares.values()) / math.fsum(held)
+        terms = (replace(t, share=t.share * scale) if t.source else t for t in self.terms)
+        return replace(self, terms=tuple(terms))
+
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
@@ -99,6 +112,9 @@ class SecondTries:
     """Of these prompts, under their ids."""
     groups: Sequence[ScoredGroup] = ()
     """The responses to them, in the same order."""
+
+
+NOTHING_TRIED = SecondTries()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +244,9 @@ class LookaheadProducts:
     a source of demonstrations."""
     examples: tuple[tuple[str, float], ...] = ()
     """The same for that update's single demonstrations, by id."""
+    scale: float = 1.0
+    """Their natural size, |grad J_RL| |u|, with |u| the root mean square of how far each component
+    moves theta; so `components` over it are about cosines. 0: the batch says nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ J(theta, w) = sum_a p_a R_a,  p = softmax(theta + w);   dJ/dtheta_a = p_a (R_a -
 import pytest
 import torch
 
-from coop_rl.algorithm.bracket import adapter_gradient
+from coop_rl.algorithm.bracket import adapter_gradient, norm
 from coop_rl.algorithm.losses import rl_loss, sft_loss
 from coop_rl.types import AdapterGradients, PolicyVersion
 
@@ -102,3 +102,17 @@ def test_w_gradient_weighs_sft_and_bracket(penalty: float) -> None:
     assert float((got["a"] - (1 - penalty) * one).norm()) == pytest.approx(
         penalty * stats.bracket_norm, abs=1e-6
     )
+
+
+def test_the_random_control_has_the_brackets_norm_in_every_tensor() -> None:
+    version, generator = PolicyVersion(0, 0), torch.Generator().manual_seed(0)
+    joint_rl = {"A": torch.full((40,), 3.0), "B": torch.full((4, 4), 0.01), "C": torch.ones(2)}
+    shadow_rl = {"A": torch.zeros(40), "B": torch.zeros(4, 4), "C": torch.ones(2)}
+    joint = AdapterGradients("joint", version, joint_rl, {})
+    shadow = AdapterGradients("shadow", version, shadow_rl, {})
+    got, stats = adapter_gradient("random", 1.0, joint, shadow, generator)
+    for name, value in got.items():
+        want = (joint_rl[name] - shadow_rl[name]).norm()
+        torch.testing.assert_close(value.norm(), want)
+    whole, _ = adapter_gradient("cooperative", 1.0, joint, shadow, generator)
+    assert stats.bracket_norm == pytest.approx(norm(whole))

@@ -68,8 +68,11 @@ def components(theta: torch.Tensor, sources: list[str]) -> dict[str, torch.Tenso
 
 
 def fuse(h: dict[str, torch.Tensor], mix: float, logits: dict[str, float]) -> torch.Tensor:
+    """The step over the sources that `h` has; SFT weighs 1 - mix whichever they are."""
     v = lookahead.source_weights(logits, FLOOR)
-    return mix * h[lookahead.RL] + (1.0 - mix) * sum(v[s] * h[s] for s in logits)
+    present = [s for s in logits if s in h]
+    sft = sum(v[s] * h[s] for s in present) / sum(v[s] for s in present)
+    return mix * h[lookahead.RL] + (1.0 - mix) * sft
 
 
 @dataclass
@@ -211,16 +214,20 @@ def test_derivatives_are_those_of_the_actual_gain(kind, num_steps, max_norm, num
     assert relative_error(got, actual(trainer, step.h, logits)) < 1e-4
 
 
-def test_a_source_without_demonstrations_in_the_step_may_be_left_out() -> None:
-    trainer, logits = make_trainer("adamw", 10, TIGHT), LOGITS[3]
-    h = components(trainer.theta, list(logits))
-    h["chat"] = torch.zeros_like(h["chat"])
+@pytest.mark.parametrize("max_norm", [NO_CLIP, TIGHT])
+@pytest.mark.parametrize("present", [["books"], ["web", "chat"], ["books", "chat"]])
+def test_derivatives_are_those_of_a_step_without_some_sources(present, max_norm) -> None:
+    """Those left share the whole of SFT's weight; through the floor absent sources count too."""
+    trainer, logits = make_trainer("adamw", 10, max_norm), LOGITS[3]
+    h = components(trainer.theta, present)
     step = one_step(trainer, h, logits)
     products = step.products(step.responses(step.slope()))
-    del products["chat"]
-    got = predicted(products, logits)
-    assert relative_error(got, actual(trainer, h, logits)) < 1e-4
-    assert got["chat"] != 0.0
+    assert products.keys() == {lookahead.RL, *present}
+    got, want = predicted(products, logits), actual(trainer, h, logits)
+    assert got["mix"] == pytest.approx(want["mix"], rel=1e-4)
+    largest = max(abs(products[s]) for s in present)
+    assert all(got[s] == pytest.approx(want[s], abs=1e-4 * largest) for s in logits)
+    assert (got["books"] == 0.0) == (len(present) == 1)
 
 
 def is_off_by_two(got: float, want: float) -> bool:

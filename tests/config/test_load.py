@@ -200,6 +200,27 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
             ["method.rl.kind=dapo", "method.rl.overlong_tokens=999"],
             "method.rl.overlong_tokens must be at most rollout.max_tokens 256, got 999",
         ),
+        (
+            ["method.kind=self_distil", "rollout.mask_truncated=true"],
+            "set rollout.mask_truncated f",
+        ),
+        (["meta.per_example=true"], "needs demonstrations in meta.guidance, got adapter; add it"),
+        (
+            ["meta.w_objective=sft", "meta.penalty=1"],
+            "by 1 - meta.penalty (null: method.mix), which is 0; lower meta.penalty",
+        ),
+        (
+            ["meta.w_objective=sft", "meta.guidance=[adapter,mix]", "method.mix=1"],
+            "by 1 - meta.penalty (null: method.mix), which is 0; lower meta.penalty",
+        ),
+        (
+            ["demonstrations.split_by=nll"],
+            "add demonstrations to meta.guidance (method.kind bridge)",
+        ),
+        (
+            ["demonstrations.split_by=length", "demonstrations.source_column=s"],
+            "split_by length makes sources where rows name none; remove source_column, or split_by",
+        ),
         (["method.rl.clipp=0.1"], "unknown config key method.rl.clipp"),
         (["method.rl.kind=grpo", "method.rl.clpi=0.1"], "did you mean method.rl.clip?"),
         (["method.rl.kind=grpo", "method.rl.clip=-1"], "method.rl.clip: Input should be greater"),
@@ -231,6 +252,9 @@ def test_variants_of_the_estimator_have_their_methods_default(minimal: Path) -> 
     assert load_config(minimal).method.rl.kind == "reweighted"  # type: ignore[union-attr]
     hpt = load_config(minimal, ["method.kind=hpt", "method.rl.clip=0.3"])
     assert hpt.method.rl.kind == "dr_grpo"  # type: ignore[union-attr]
+    assert hpt.method.rl_settings.entropy_weight == 1e-3
+    other = load_config(minimal, ["method.kind=hpt", "method.rl={kind: grpo}"])
+    assert other.method.rl_settings.entropy_weight == 0.0
     swapped = load_config(minimal, ["method.rl.clip_low=0.1", "method.rl.kind=gspo"])
     assert swapped.method.rl.clip_low == 0.1  # type: ignore[union-attr]
 

@@ -47,6 +47,7 @@ from tests.learner.scenes import (
     build_policy,
     build_samples,
     figures_of,
+    moments_of,
     one_step,
     parameters_of,
     state_of,
@@ -60,6 +61,7 @@ BY_SOURCE = Objective(
     0.7,
     terms=(DemonstrationTerm(share=0.4, source="a"), DemonstrationTerm(share=0.6, source="b")),
 )
+SFT_ALONE = Objective(0.0, 1.0)
 SECOND = Objective(0.0, 1.0, has_second_optimizer=True)
 GRPO = replace(LOSS, estimator=build_estimator(GrpoRl(clip=0.05), 12))
 PPO_RL = PpoRl(clip=0.05, kl=KlSettings(weight=0.1), entropy_weight=0.05)
@@ -403,6 +405,20 @@ def bracket_of(joint: AdapterGradients | None, shadow: AdapterGradients | None) 
     return torch.cat([tensor.reshape(-1) for tensor in bracket.values()])
 
 
+def sft_cut(build: Build) -> dict[str, Any]:
+    """theta's gradient of a step of demonstrations, cut into one micro-batch or one for each."""
+    found: dict[str, Any] = {}
+    for name, micro_batch_tokens in (("one", 10_000), ("many", 1)):
+        learner = build(Setup(EXACT_LEARNER, EXACT_ENGINE))
+        shape = PackShape(learner.engine.world_size, micro_batch_tokens)
+        batch = pack([], build_demonstrations(0), shape)
+        learner.step(0, one_step(batch), SFT_ALONE)
+        parts = moments_of(learner.engine).items()
+        found[name] = torch.cat([part.flatten() for _, part in sorted(parts)])
+        found[f"num_micros_{name}"] = len(batch.sft[0].ranks[0])
+    return found
+
+
 PLAIN: dict[str, Callable[[Build], Any]] = {
     "alignment": alignment,
     "dropped_gradient": dropped_gradient,
@@ -412,6 +428,7 @@ PLAIN: dict[str, Callable[[Build], Any]] = {
     "shifted": shifted,
     "offloaded": offloaded,
     "lookahead_free": lookahead_free,
+    "sft_cut": sft_cut,
 }
 """Scenes that need only a builder."""
 FILED: dict[str, Callable[[Build, Path], Any]] = {

@@ -135,7 +135,7 @@ def test_what_bf16_hides_is_found_and_brought_out() -> None:
     found = resolve(theta, beyond(1.0), Alone())
     moved = sum(float(t[s != 0].abs().sum()) for t, s in zip(theta, step, strict=True)) / 7000
     assert found.amplification == pytest.approx(SPACINGS * moved / 128 / 2.5e-6, rel=1e-2)
-    assert found.differing > 0.5
+    assert found.differing > 0.3
     # Steps that bf16 shows by themselves are left as they are, and equal weights are no noise.
     assert resolve(theta, beyond(1000.0), Alone()).amplification == 1.0
     assert resolve(theta, beyond(0.0), Alone()) == Resolution()

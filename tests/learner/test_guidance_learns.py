@@ -21,7 +21,15 @@ from coop_rl.learner.learner import Learner
 from coop_rl.learner.scalar_guidance import ScalarGuidance
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.models import TokenScores
-from coop_rl.types import Demonstration, PolicyVersion, Prompt, Reward, Rollout, ScoredGroup
+from coop_rl.types import (
+    Demonstration,
+    PolicyVersion,
+    Prompt,
+    Reward,
+    Rollout,
+    ScoredGroup,
+    StepResult,
+)
 from tests.support.local_engine import LocalEngine
 
 NUM_PROMPTS, NUM_ACTIONS, NUM_SAMPLES, NUM_STEPS = 6, 8, 8, 80
@@ -65,6 +73,7 @@ class Toy:
         self.method = Bridge(self.config)
         self.guidance = ScalarGuidance(self.config, sorted(answers))
         self.rng = np.random.default_rng(seed)
+        self.results: list[StepResult] = []
         self.demonstrations = [
             Demonstration(
                 f"{source}-{prompt}-{index}",
@@ -106,6 +115,7 @@ class Toy:
             batch, _ = pack_branches(lesson, (), SHAPE, is_own=False)
             result, _ = self.learner.step(step, batch, lesson.objective)
             self.guidance.update(result)
+            self.results.append(result)
             rewards.append(self.reward())
         return rewards
 
@@ -133,6 +143,33 @@ def test_lambda_rises_where_demonstrations_harm_and_falls_where_they_help(seed: 
         mixes[name] = toy.guidance.guidance.mix
     assert mixes["harm"] > 0.8
     assert mixes["help"] < 0.4
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("start", "is_right"), [("0.1", False), ("0.9", True)])
+def test_a_bad_start_of_lambda_is_mended_within_twenty_steps(
+    seed: int, start: str, is_right: bool
+) -> None:
+    """Little RL beside harmful demonstrations, or few of the good ones."""
+    toy = Toy(seed, {"demonstrations": [is_right]}, "meta.guidance=[mix]", f"method.mix={start}")
+    toy.run(20)
+    mix = toy.guidance.guidance.mix
+    assert mix < 0.5 if is_right else mix > 0.5
+
+
+@pytest.mark.parametrize("lr", ["1e-6", "1e-4"])
+def test_products_over_their_scale_do_not_depend_on_thetas_rate(lr: str) -> None:
+    """They are about cosines: bounded, where the products themselves carry the rate."""
+    found = []
+    for rate in ("1e-5", lr):
+        toy = Toy(0, HELPFUL_AND_HARMFUL, "meta.guidance=[demonstrations]", f"learner.lr={rate}")
+        toy.run(3)
+        measured = toy.results[-1].lookahead
+        assert measured.components
+        found.append([z / measured.scale for _, z in measured.components])
+        # Cauchy and Schwarz, for each of three components of one root mean square.
+        assert all(abs(z) <= 3**0.5 for z in found[-1])
+    assert found[0] == pytest.approx(found[1], rel=1e-2)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

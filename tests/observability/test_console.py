@@ -1,6 +1,8 @@
 """What the user sees: on a terminal, and in a file."""
 
 import io
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,18 @@ def test_evaluation_and_summary() -> None:
     assert "9 tokens generated" in text
     assert "of theta: 1 applied, 0 skipped; of w: 1 applied, 0 skipped" in text
     assert f"run directory {RUN}\n" in text
+
+
+def test_the_summary_of_guidance_without_w_counts_no_updates_of_w() -> None:
+    console, file = plain()
+    record = bridge(0)
+    assert record.update is not None
+    console.begin(0, 1)
+    without_w = replace(record, update=replace(record.update, adapter_norm=math.nan))
+    console.step(step_metrics(without_w, {"time/step_s": 2.0}))
+    console.summary(RUN, [], 1.0)
+    assert "of theta: 1 applied, 0 skipped\n" in file.getvalue()
+    assert "of w" not in file.getvalue()
 
 
 def test_what_a_model_wrote_cannot_drive_the_terminal() -> None:

@@ -17,6 +17,11 @@ CASES: dict[str, tuple[str, ...]] = {
     "mix": ("meta.guidance=[mix]",),
     "demonstrations": ("meta.guidance=[demonstrations]",),
     "all_guidance": ("meta.guidance=[adapter,mix,demonstrations]",),
+    "placebo": (
+        "meta.guidance=[mix,demonstrations]",
+        "meta.per_example=true",
+        "meta.lookahead=placebo",
+    ),
     "per_example": ("meta.guidance=[demonstrations]", "meta.per_example=true"),
     "per_example_all": (
         "meta.guidance=[adapter,mix,demonstrations]",

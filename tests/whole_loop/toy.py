@@ -105,7 +105,7 @@ def make_policy(config: RunConfig, *, has_adapter: bool) -> tuple[PolicyModel, A
     policy = PolicyModel(
         causal_lm,
         temperature=config.rollout.temperature,
-        has_entropy_gradient=config.method.kind in ("luffy", "relift"),
+        has_entropy_gradient=config.method.rl_settings.entropy_weight > 0,
     )
     return policy, adapter
 

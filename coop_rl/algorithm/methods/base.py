@@ -11,6 +11,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.method_section import MethodSection, WhichDemonstrations
 from coop_rl.config.sizes import has_scaffold, has_shadow
 from coop_rl.types import (
+    NOTHING_TRIED,
     CooperativeGain,
     Demonstration,
     Given,
@@ -48,7 +49,7 @@ class StepData:
     prompts without one are missing."""
     guidance: Guidance | None = None
     """What the meta-controller says; None: there is none."""
-    second: SecondTries = SecondTries()
+    second: SecondTries = NOTHING_TRIED
     """Responses of pi(theta, w) to prompts that failed; empty where w is no scaffold."""
 
     def expert_of(self) -> dict[str, Demonstration]:
@@ -145,6 +146,7 @@ def to_token_samples(groups: Sequence[ScoredGroup], advantages: Advantages) -> l
             response_ids=rollout.token_ids,
             behaviour_log_probs=rollout.behaviour_log_probs,
             advantage=float(advantage),
+            is_truncated=rollout.is_truncated,
         )
         for group, advantage_G in zip(groups, advantages, strict=True)
         for rollout, advantage in zip(group.rollouts, advantage_G, strict=True)

@@ -6,14 +6,15 @@ r"""`bridge`: cooperative SFT and RL, arXiv 2509.06948, equations 7-9 (docs/algo
 
 all gradients taken at step k before any update. The printed eq. (9) has a minus in the second
 line; ascent is right. Every `shadow.resync_every` = m steps, after the gradients of step k, the
-second line becomes  theta-hat_{k+1} <- theta_k + optimiser(g_theta^RL at theta_k)  with an optimiser
-state of the shadow's own, so theta-hat is always 1...m RL-only steps from a theta of the chain.
+second line becomes  theta-hat_{k+1} <- theta_k + optimiser(g_theta^RL at theta_k)  with moments of
+the shadow's own, so theta-hat is always 1...m RL-only steps from a theta of the chain.
 
 lambda is constant, or rises from 0 to 1 over K steps (never quite reaching either, because w needs
-both gradients), or is what the meta-controller learned (`mix` guidance):
+both gradients), or is what the meta-controller learned (`mix` guidance; inside its bounds from the
+first step on, so that every step has both losses):
     linear   lambda_k = (k + 1/2) / K
     cosine   lambda_k = (1 - cos(pi (k + 1/2) / K)) / 2
-With `demonstrations` guidance g_theta^SFT = sum_s v_s g_s over the sources s.
+With `demonstrations` guidance g_theta^SFT = sum_s v_s g_s / sum_s v_s over the sources s of a step.
 """
 
 import math
@@ -24,6 +25,7 @@ from typing import Any
 from coop_rl.algorithm.methods.base import Method, StepData
 from coop_rl.config import RunConfig
 from coop_rl.config.method import BridgeMethod
+from coop_rl.config.sizes import mix_and_penalty
 from coop_rl.types import (
     CooperativeGain,
     DemonstrationTerm,
@@ -49,6 +51,7 @@ class Bridge(Method[BridgeMethod]):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self._is_mix_learned = "mix" in config.meta.guidance
+        self._mix, _ = mix_and_penalty(config)
         self._num_steps = config.run.num_steps
         self._resync_every = config.shadow.resync_every
         self._learns_own = config.shadow.rollouts == "own"
@@ -68,8 +71,8 @@ class Bridge(Method[BridgeMethod]):
     def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
         """Return lambda L_RL + (1 - lambda) L_SFT, the sources weighed where guidance says so."""
         if guidance is None or not self._is_mix_learned:
-            section = self.section
-            mix = scheduled_mix(step, self._num_steps, section.mix_schedule, section.mix)
+            schedule = self.section.mix_schedule
+            mix = scheduled_mix(step, self._num_steps, schedule, self._mix)
         else:
             mix = guidance.mix
         every = self._resync_every

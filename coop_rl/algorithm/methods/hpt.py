@@ -11,7 +11,9 @@ with their number. The authors' code also takes the mean over a micro-batch's de
 
 Source: Hybrid Post-Training, arXiv 2509.04419, section 2.4, equations 8 to 13. Paper: gate 0 (2 of
 8 for LLaMA), rate 5e-6, RL by Dr. GRPO, the default of `method.rl` here; coef 1 (0.3 for a 1.5B
-model) is from the authors' scripts.
+model) and the weight of the entropy bonus, 0.001, are from the authors' scripts. Their bonus is the
+mean entropy over a micro-batch's rollouts and demonstrations together; here it is that over the
+rollouts, as in every L_RL.
 """
 
 from coop_rl.algorithm.methods.base import Method, StepData, to_token_samples

@@ -20,10 +20,12 @@ from tests.algorithm.methods.scenes import (
 
 CLIP = 0.2
 COEF = 0.3
+ENTROPY = 1e-3
+"""In the authors' scripts (actor.entropy_coeff)."""
 
 
 def equation(table: Table, batch: Batch, gate: int) -> Total:
-    """Dr. GRPO over the kept groups + coef NLL over the others' demonstrations."""
+    """Dr. GRPO and entropy bonus over kept groups + coef NLL over the others' demonstrations."""
     total = Total(table)
     kept, taught = [], list[Token]()
     for group in batch.groups:
@@ -44,6 +46,9 @@ def equation(table: Table, batch: Batch, gate: int) -> Total:
                     total.add(token, weight * limited, 0.0)
                 else:
                     total.add_ratio(token, weight)
+    sampled = [token for group in kept for tokens in rollouts(table, group) for token in tokens]
+    if sampled:
+        total.add_mean_entropy(sampled, -ENTROPY)
     for token in taught:
         total.add_log_prob(token, -COEF / len(taught))
     return total
@@ -57,7 +62,8 @@ def test_loss_and_gradient_are_those_of_the_equation(seed: int, gate: int, num_m
     table = Table(batch, seed)
     method = method_of("hpt", f"gate={gate}", f"coef={COEF}")
     lesson = method.compose(StepData(0, batch.groups, batch.demonstrations))
-    got = evaluate(table, lesson, method.estimator, num_micros=num_micros)
+    bonus = method.section.rl_settings.entropy_weight
+    got = evaluate(table, lesson, method.estimator, num_micros=num_micros, entropy_weight=bonus)
     want = equation(table, batch, gate)
     assert got.loss == pytest.approx(want.loss, rel=1e-10)
     np.testing.assert_allclose(got.gradient_CV, want.gradient_CV, rtol=1e-9, atol=1e-14)
