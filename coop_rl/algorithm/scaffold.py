@@ -76,8 +76,8 @@ def _spliced(first: ScoredGroup, second: ScoredGroup) -> ScoredGroup:
 def untouched(groups: Sequence[ScoredGroup], second: SecondTries) -> list[int]:
     """Return the indices of the groups without second tries.
 
-    The others' own responses are all wrong, so they say nothing of a gain: like groups that dynamic
-    sampling dropped, they count as 0.
+    The others' own responses are all wrong, so where rewards are 1 and 0 they say nothing of a
+    gain: like groups that dynamic sampling dropped, they count as 0.
     """
     tried = {group.prompt.id for group in second.groups}
     return [index for index, group in enumerate(groups) if group.prompt.id not in tried]
