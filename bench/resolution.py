@@ -63,7 +63,12 @@ class Bench:
         chosen = torch.randint(len(self.rows), (2 * PER_STEP,), generator=generator).tolist()
         advantages = torch.randn(PER_STEP, generator=generator).tolist()
         samples = [
-            TokenSample(*self.rows[i], engine.log_probs(*self.rows[i]), a)
+            TokenSample(
+                prompt_ids=self.rows[i][0],
+                response_ids=self.rows[i][1],
+                behaviour_log_probs=engine.log_probs(*self.rows[i]),
+                advantage=a,
+            )
             for i, a in zip(chosen, advantages, strict=False)
         ]
         shown = [Demonstration(str(i), *self.rows[i]) for i in chosen[PER_STEP:]]

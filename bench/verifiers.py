@@ -18,7 +18,8 @@ from sympy import Expr, latex
 
 from coop_rl.config.reward import RewardSection
 from coop_rl.rewards.knights_knaves import roles_in
-from coop_rl.rewards.math_answer import normalise, parse_answer
+from coop_rl.rewards.math_answer import parse_answer
+from coop_rl.rewards.math_text import normalise, read
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.verdict import Answer
 
@@ -52,10 +53,10 @@ def questions(row: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tupl
     yield "\\dfrac", f"\\boxed{{{gold.replace(chr(92) + 'frac', chr(92) + 'dfrac')}}}"
     yield "display", f"\\[\\boxed{{ {gold} }}\\]"
     yield "####", f"Done.\n#### {gold}"
-    parsed = parse_answer(normalise(gold))
-    value = parsed[0] if parsed else None
+    value = parse_answer(normalise(gold))
     if isinstance(value, Expr) and value.is_number and value.is_finite:
-        yield "with unit", f"\\boxed{{{gold}\\text{{ cm}}}}"
+        if not read(gold).unit:
+            yield "with unit", f"\\boxed{{{gold}\\text{{ cm}}}}"
         if value.is_Integer:
             yield "with commas", f"\\boxed{{{int(value):,}}}"
             yield "as decimal", f"\\boxed{{{int(value)}.0}}"
@@ -64,7 +65,7 @@ def questions(row: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tupl
         yield "solution", row["solution"]
     other = without_dollars(after.get("answer_tex") or after["answer"])
     theirs = parse_answer(normalise(other))
-    if normalise(other) != normalise(gold) and not (parsed and theirs and parsed[0] == theirs[0]):
+    if normalise(other) != normalise(gold) and (value is None or value != theirs):
         yield "not the next gold", f"\\boxed{{{other}}}"
 
 

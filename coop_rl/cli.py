@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from coop_rl.config import RunConfig, load_config
+from coop_rl.config.reward import VerifierKind
 from coop_rl.errors import Interrupted, RunError, UserError
 
 app = typer.Typer(
@@ -203,6 +204,36 @@ def evaluate(
         tuple(overrides or ()),
     )
     run_evaluation(request, out)
+
+
+@app.command()
+def judge(
+    file: Annotated[
+        Path, typer.Argument(help="JSONL: a response and its gold answer a line.", metavar="FILE")
+    ],
+    kind: Annotated[VerifierKind, typer.Option("--kind", help="See reward.kind.")] = "math",
+    response_column: Annotated[
+        str, typer.Option("--response-column", help="Column of the response.")
+    ] = "response",
+    gold_column: Annotated[
+        str, typer.Option("--gold-column", help="Column of the right answer.")
+    ] = "gold",
+    details_columns: Annotated[
+        list[str] | None,
+        typer.Option("--details-column", help="A column the verifier needs besides: golds, ..."),
+    ] = None,
+    marker: Annotated[str, typer.Option("--marker", help="See reward.marker; exact only.")] = "#",
+    function: Annotated[
+        str | None, typer.Option("--function", help="See reward.function; python only.")
+    ] = None,
+) -> None:
+    """Judge responses one already has; where rows say `right`, print those judged otherwise."""
+    from rich.console import Console
+
+    from coop_rl.commands.judge import judge_file
+
+    columns = (response_column, gold_column, *(details_columns or ()))
+    judge_file(file, kind, marker, function, columns, Console(highlight=False, markup=False))
 
 
 @data_app.command("check")

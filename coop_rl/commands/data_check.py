@@ -20,7 +20,7 @@ from coop_rl.config.data import RowSource, Traces
 from coop_rl.data.load import open_rows
 from coop_rl.data.overlap import KINDS, Kind, Overlap, OverlapIndex, Question
 from coop_rl.data.rows import ReadRows, TextRow
-from coop_rl.errors import ConfigError, RunDirectoryError
+from coop_rl.errors import ConfigError, DataError, RunDirectoryError
 from coop_rl.evaluation.benchmarks import benchmark_rows, find_benchmark
 from coop_rl.files import rewriting
 
@@ -73,6 +73,7 @@ def _evaluation_questions(config: RunConfig) -> Iterator[Question]:
     if section.data is not None:
         column = section.data.prompt_column
         read = open_rows("evaluation.data", section.data, (column,), config, section.num_items)
+        _require_rows("evaluation.data", read)
         for row in read.rows:
             yield Question(row.place, row.columns[column])
     for name in section.benchmarks:
@@ -102,12 +103,19 @@ def _check(
     name: str, source: RowSource, columns: list[str], config: RunConfig, index: OverlapIndex
 ) -> Checked:
     read = open_rows(name, source, columns, config)
+    _require_rows(name, read)
     overlaps = {
         position: found
         for position, row in enumerate(read.rows)
         if (found := index.find(Question(row.place, row.columns[source.prompt_column])))
     }
     return Checked(name, read, columns, overlaps)
+
+
+def _require_rows(name: str, read: ReadRows) -> None:
+    """Refuse to find no overlap where no row was looked at."""
+    if not read.rows:
+        raise DataError(f"{name}: none of {read.bad.total} rows can be read: {read.bad.first}")
 
 
 def _print(checked: Sequence[Checked], num_questions: int, console: Console) -> None:

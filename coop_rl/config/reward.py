@@ -17,9 +17,9 @@ class FormatTerm(Section):
 
     kind: Literal["format"] = "format"
     style: Literal["boxed", "think", "think_boxed", "answer_tags", "pattern"] = "boxed"
-    """`boxed`: a closed `\\boxed{}`; `think`: one `<think>...</think>` first, and text after it;
-    `think_boxed`: both; `answer_tags`: `<think>...</think> <answer>...</answer>`; `pattern`: the
-    regular expression `pattern` matches the whole response."""
+    """`boxed`: the last `\\boxed{}` closed; `think`: one `<think>...</think>` first, and text after
+    it; `think_boxed`: both; `answer_tags`: `<think>...</think> <answer>...</answer>`; none of them
+    empty; `pattern`: the regular expression `pattern` matches the whole response."""
     pattern: str | None = None
     """A regular expression; style `pattern` only."""
     weight: float = 0.1
@@ -70,9 +70,9 @@ class RewardSection(Section):
 
     kind: VerifierKind = "exact"
     """What decides whether a response is right. `exact`: the text after the last marker equals the
-    gold answer; `number`: the last number equals it; `math`: equal mathematics, by math-verify;
-    `choice`: the letter of an option; `knights_knaves`: everybody's role; `reasoning_gym`: the
-    task's own scorer; `python`: `function`. See docs/rewards.md."""
+    gold answer; `number`: the number in the box, or the last one, equals it; `math`: equal
+    mathematics, by math-verify; `choice`: the letter of an option; `knights_knaves`: everybody's
+    role; `reasoning_gym`: the task's own scorer; `python`: `function`. See docs/rewards.md."""
     function: str | None = Field(None, pattern=FUNCTION_PATTERN)
     """`module:function` or `path/to/file.py:function`; kind `python` only."""
     marker: str = Field("#", min_length=1)

@@ -10,13 +10,22 @@ from typing import TypeVar
 
 from coop_rl.config.reward import RewardSection
 from coop_rl.data.rows import RowError, TextRow
+from coop_rl.errors import ConfigError, first_line
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.registry import VERIFIERS, settings_of
+from coop_rl.rewards.user import functions_of, load_function
 from coop_rl.rewards.verdict import Answer
-from coop_rl.types import Prompt
+from coop_rl.types import Prompt, Reward
 
 CHECKED_PROMPTS, CHECKED_TRACES = 2_000, 256
 """Most prompts judged in the pool, and most demonstrations judged; evenly spaced ones."""
+CALLED_PROMPTS = 4
+"""Prompts the user's functions are called on before anything starts."""
+RESPONSE_FORMS = (
+    "GOLD",
+    r"The answer is \boxed{GOLD}.",
+    "<think>So.</think><answer>GOLD</answer>\n#### GOLD",
+)
 T = TypeVar("T")
 
 
@@ -43,6 +52,46 @@ def unverifiable_prompts(
         for (row, answer), is_right in zip(asked, verdicts, strict=True)
         if not is_right
     ]
+
+
+def refuse_failing_functions(prompts: Sequence[Prompt], section: RewardSection) -> None:
+    """Call the user's functions on a few prompts, with their gold answers in the usual forms.
+
+    Raises:
+        ConfigError: Every call failed; names the first failure.
+    """
+    answers = [
+        Answer(form.replace("GOLD", prompt.answer), prompt.answer, prompt.details, prompt.verifier)
+        for prompt in prompts
+        for form in RESPONSE_FORMS
+    ]
+    locations = functions_of(section)
+    if not locations or not answers:
+        return
+    pool = RewardPool(section, kinds=sorted({a.verifier for a in answers if a.verifier}))
+    try:
+        verdicts = pool.score(answers)
+    finally:
+        pool.close()
+    if any(verdict.status == "scored" for verdict in verdicts):
+        return
+    raise ConfigError(
+        f"reward function {', '.join(locations)}: all {len(answers)} calls on prompts failed, "
+        f"{_failure(locations, answers[0], verdicts[0])}; mend it, or every reward would be 0"
+    )
+
+
+def _failure(locations: Sequence[str], answer: Answer, verdict: Reward) -> str:
+    """Return why the first call failed; a call that did not end is not made again."""
+    if verdict.status == "timeout":
+        return "the first by reward.time_limit_s"
+    for location in locations:
+        try:
+            result = load_function(location)(answer)
+            float(result.value if isinstance(result, Reward) else result)
+        except Exception as error:  # the user's code
+            return f"the first by {type(error).__name__}: {first_line(error)}"
+    return "the first by the process's end"
 
 
 def verifiable_share(

@@ -16,7 +16,12 @@ from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import has_scaffold, validation_rows
 from coop_rl.data.bins import bin_names, split_by_length
 from coop_rl.data.collection import Mixture, render_rows
-from coop_rl.data.golds import unverifiable_prompts, verifiable_share
+from coop_rl.data.golds import (
+    CALLED_PROMPTS,
+    refuse_failing_functions,
+    unverifiable_prompts,
+    verifiable_share,
+)
 from coop_rl.data.jsonl import open_jsonl
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
 from coop_rl.data.rendering import Renderer, load_tokenizer
@@ -147,6 +152,7 @@ def load_run_data(config: RunConfig) -> RunData:
     if trains_rl:
         prompts = _load_prompts(config.prompts, loader, dropped)
         _refuse_more_than_rows("prompts", config.prompts.per_step, prompts)
+        refuse_failing_functions(prompts[:CALLED_PROMPTS], config.reward)
     training: Mixture[Demonstration] = Mixture([], [])
     validation: tuple[Demonstration, ...] = ()
     if trains_sft:

@@ -1,12 +1,13 @@
 """The verifier `exact`: the text after the last marker equals the gold answer, both stripped."""
 
+from coop_rl.rewards.final_answer import outside_thinking
 from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
 from coop_rl.types import Reward
 
 
 def verify_exact(answer: Answer, settings: VerifierSettings) -> Reward:
     """Compare as strings; a response without the marker is wrong."""
-    _, marker, given = answer.text.rpartition(settings.marker)
+    _, marker, given = outside_thinking(answer.whole_text).rpartition(settings.marker)
     has_format = bool(marker)
     given = given.strip() if has_format else ""
     is_correct = has_format and given == answer.gold.strip()

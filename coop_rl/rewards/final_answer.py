@@ -1,18 +1,23 @@
 r"""Where in a response the final answer stands; the verifiers `math`, `choice` and others call it.
 
-    response -> after `</think>`, inside the last <answer> -> the first of these that there is:
+    response -> outside <think>...</think>, inside the last <answer> -> the first of these there is:
         the last \boxed{...}                      has the form asked for
         what follows the last ####                has the form asked for
         what follows "the answer is" or the like  found, but not in that form
         the last formula or number                the same
 
+A thought that never closed holds no answer, and a last box that is empty or never closed is none.
 Every repetition in the patterns is bounded, so no text takes long.
 """
 
 import re
 from dataclasses import dataclass
 
-BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\boxed\s+([^\s${]+)")
+THINK, END_THINK = "<think>", "</think>"
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\boxed\s+([^\s${]+)|\\boxed([-+.\d][^\s${]*)")
+BETWEEN_BOXES = re.compile(r"[\s$.]*(?:,|;|and|or|,\s*and|,\s*or|\\text\{\s*(?:and|or)\s*\})[\s$]*")
+"""What joins boxes to one answer of several parts."""
+MOST_BOXES, MOST_BETWEEN = 60, 40
 MOST_CHARACTERS = 2000
 """Final answers are shorter; of a longer one nothing is read."""
 TAIL_CHARACTERS = 20_000
@@ -36,52 +41,68 @@ class FinalAnswer:
 
 def find_final_answer(response: str) -> FinalAnswer | None:
     """Return the final answer of a response; None where there is none."""
-    text = _conclusion(response)
+    said = outside_thinking(response)
+    text = _tagged(said) or said
     boxed = last_boxed(text)
     if boxed is not None:
-        return FinalAnswer(boxed, True)
+        return FinalAnswer(boxed, True) if boxed else None
     if BOX.search(text):  # a box that never closes: nothing else was meant as the answer
         return None
     _, marker, marked = text.rpartition("####")
     if marker:
         line = marked.strip().split("\n", 1)[0].strip()
         return FinalAnswer(line, True) if line and _is_short(line) else None
-    tagged = _tagged(response)
+    tagged = _tagged(said)
     if tagged is not None:
         return FinalAnswer(tagged, True) if tagged and _is_short(tagged) else None
     return _unmarked(text[-TAIL_CHARACTERS:])
 
 
+def outside_thinking(response: str) -> str:
+    """Return what follows the reasoning, without a thought that never closed."""
+    _, tag, after = response.rpartition(END_THINK)
+    return (after if tag else response).partition(THINK)[0]
+
+
 def last_boxed(text: str) -> str | None:
-    r"""Return what stands in the last closed `\boxed{...}`; None without one."""
+    r"""Return what stands in the last `\boxed{...}`; None without one, or where it never closes.
+
+    Boxes joined by a comma, `and` or `or` are one answer: `\boxed{2} and \boxed{3}` is 2, 3.
+    """
+    parts: list[str] = []
+    begin = len(text)
     for match in reversed(list(BOX.finditer(text))):
-        if match.group(1) is not None:
-            return match.group(1)
-        inside = _until_closed(text, match.end())
-        if inside is not None:
-            return inside.strip()
-    return None
+        bare = match.group(1) or match.group(2)
+        inside = bare or _until_closed(text, match.end())
+        if inside is None:
+            break
+        end = match.end() if bare else match.end() + len(inside) + 1
+        is_around = bool(parts) and end > begin
+        if parts and not is_around and not BETWEEN_BOXES.fullmatch(text[end:begin][:MOST_BETWEEN]):
+            break
+        begin = match.start()
+        inside = inside.strip()
+        if not is_around and inside not in parts:
+            parts.insert(0, inside)
+        if not inside or len(parts) == MOST_BOXES:
+            break
+    return ", ".join(parts) if parts else None
 
 
 def _until_closed(text: str, start: int) -> str | None:
     """Return the text from `start` to its closing brace; None where that is missing or far."""
-    depth = 1
+    depth, is_escaped = 1, False
     for position in range(start, min(len(text), start + MOST_CHARACTERS + 1)):
         character = text[position]
-        if character == "{" and text[position - 1] != "\\":
+        if is_escaped or character == "\\":
+            is_escaped = not is_escaped
+        elif character == "{":
             depth += 1
-        elif character == "}" and text[position - 1] != "\\":
+        elif character == "}":
             depth -= 1
             if depth == 0:
                 return text[start:position]
     return None
-
-
-def _conclusion(response: str) -> str:
-    """Return what follows the reasoning; all of a response that marks none."""
-    _, tag, after = response.rpartition("</think>")
-    text = after if tag else response
-    return _tagged(text) or text
 
 
 def _tagged(text: str) -> str | None:

@@ -7,7 +7,7 @@ and the right one.
 
 import re
 
-from coop_rl.rewards.final_answer import find_final_answer
+from coop_rl.rewards.final_answer import find_final_answer, outside_thinking
 from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
 from coop_rl.types import Reward
 
@@ -31,7 +31,7 @@ def roles_in(text: str) -> dict[str, str] | None:
 
 def verify_knights_knaves(answer: Answer, _settings: VerifierSettings) -> Reward:
     """Compare everybody's role; who is missing, or called both, makes it wrong."""
-    given_text, has_format = _conclusion(answer.text)
+    given_text, has_format = _conclusion(answer.whole_text)
     gold, given = roles_in(answer.gold) or {}, roles_in(given_text) or {}
     named = {name: given[name] for name in gold if name in given}
     is_correct = bool(gold) and named == gold
@@ -49,7 +49,7 @@ def _conclusion(text: str) -> tuple[str, bool]:
     final = find_final_answer(text)
     if final is not None and final.has_format:
         return final.text, True
-    tail = text[-TAIL_CHARACTERS:]
+    tail = outside_thinking(text)[-TAIL_CHARACTERS:]
     cues = list(CUE.finditer(tail))
     return tail[cues[-1].end() :] if cues else tail, False
 

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from coop_rl.rewards.final_answer import THINK
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.verdict import Answer
 from coop_rl.types import Prompt, Rollout, RolloutGroup, ScoredGroup
@@ -23,6 +24,7 @@ def _to_answer(prompt: Prompt, rollout: Rollout) -> Answer:
         prompt.verifier,
         len(rollout.token_ids),
         rollout.is_truncated,
+        prompt.text.rstrip().endswith(THINK),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from coop_rl.rewards.final_answer import find_final_answer
+from coop_rl.rewards.final_answer import find_final_answer, outside_thinking
 from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
 from coop_rl.types import Reward
 
@@ -20,13 +20,15 @@ MOST_CHARACTERS = 4000
 
 def verify_task_score(answer: Answer, _settings: VerifierSettings) -> Reward:
     """Score the final answer; the value is 1 or 0."""
-    final = find_final_answer(answer.text)
+    final = find_final_answer(answer.whole_text)
     details = json.loads(answer.details)
     if final is not None and final.has_format:
         is_correct = _is_right(final.text, details)
         return Reward(float(is_correct), is_correct, answer=final.text)
     # Unmarked: what follows "the answer is", or all of the last paragraph (a grid, a sequence).
-    candidates = ([final.text] if final else []) + [_last_lines(answer.text)]
+    candidates = ([final.text] if final else []) + [
+        _last_lines(outside_thinking(answer.whole_text))
+    ]
     right = next((text for text in candidates if _is_right(text, details)), None)
     given = candidates[0] if right is None else right
     return Reward(float(right is not None), right is not None, answer=given, has_format=False)

@@ -31,31 +31,32 @@ def length_penalty(num_tokens: int, free_tokens: int, max_tokens: int) -> float:
 def has_form(text: str, style: str, pattern: str = "") -> bool:
     """Whether a response has the form that `style` names (`config.reward.FormatTerm`)."""
     if style == "boxed":
-        return last_boxed(text) is not None
+        return bool(last_boxed(text))
     if style == "pattern":
         return _compiled(pattern).fullmatch(text) is not None
     after = _after_thinking(text)
     if style == "think":
         return after is not None
     if style == "think_boxed":
-        return after is not None and last_boxed(after) is not None
+        return after is not None and bool(last_boxed(after))
     return after is not None and _is_one_pair(after.strip(), "<answer>", "</answer>")
 
 
 def _after_thinking(text: str) -> str | None:
-    """Return what follows one <think>...</think> at the start; None without, or with more.
+    """Return what follows one <think>...</think> at the start; None without, empty or with more.
 
     A chat template may open the tag itself, so the response need not.
     """
     thought, end, after = text.strip().removeprefix("<think>").partition("</think>")
     tags = ("<think>", "</think>")
     is_one = bool(end) and not any(tag in thought or tag in after for tag in tags)
-    return after if is_one and after.strip() else None
+    return after if is_one and thought.strip() and after.strip() else None
 
 
 def _is_one_pair(text: str, start: str, end: str) -> bool:
     is_wrapped = text.startswith(start) and text.endswith(end)
-    return is_wrapped and text.count(start) == text.count(end) == 1
+    is_filled = bool(text.removeprefix(start).removesuffix(end).strip())
+    return is_wrapped and is_filled and text.count(start) == text.count(end) == 1
 
 
 @lru_cache(maxsize=64)

@@ -23,6 +23,13 @@ class Answer:
     """Length of the response."""
     is_truncated: bool = False
     """Whether the token limit ended it."""
+    is_thinking: bool = False
+    """Whether its prompt ends in an open <think>, so that the response begins inside it."""
+
+    @property
+    def whole_text(self) -> str:
+        """The response, with the <think> that its prompt opened."""
+        return "<think>" + self.text if self.is_thinking else self.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 from coop_rl.commands.data_check import check_data
 from coop_rl.data.load import load_run_data
 from coop_rl.data.overlap import kind_of
-from coop_rl.errors import ConfigError
+from coop_rl.errors import ConfigError, DataError
 from tests.data.test_collection import configure, write
 
 
@@ -53,3 +53,19 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         kind_of("nearly")
     with pytest.raises(ConfigError, match="--drop and --to go together"):
         printed(configure(tmp_path), "near")
+
+
+def test_sources_of_which_no_row_can_be_read_are_an_error(tmp_path: Path) -> None:
+    """Also by wrong columns: nothing was compared, so "no overlap" would be wrong."""
+    with pytest.raises(
+        DataError, match=r"prompts: none of 30 rows can be read: .*'question' is mi"
+    ):
+        printed(configure(tmp_path, "method.kind=rl", "prompts.prompt_column=question"))
+    with pytest.raises(
+        DataError, match=r"evaluation\.data: none of 30 rows can be read: .*missing"
+    ):
+        printed(configure(tmp_path, "evaluation.data.prompt_column=question"))
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("no JSON\n" * 3, encoding="utf-8")
+    with pytest.raises(DataError, match=r"demonstrations: none of 3 rows can be read: .*not JSON"):
+        printed(configure(tmp_path, "method.kind=sft", f"demonstrations.path={bad}"))

@@ -16,7 +16,15 @@ from coop_rl.rewards.final_answer import find_final_answer, last_boxed
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}", True),
         (r"\boxed 7", "7", True),
         (r"\fbox{7}", "7", True),
-        (r"\boxed{4} and \boxed{never closed", "4", True),
+        (r"\boxed{2} and \boxed{3}", "2, 3", True),
+        (r"$\boxed{2}$, $\boxed{3}$ or $\boxed{4}$", "2, 3, 4", True),
+        (r"\boxed{3} and \boxed{3}", "3", True),
+        (r"\boxed{2} so \boxed{3}", "3", True),
+        (r"\boxed{\boxed{5}}", "5", True),
+        (r"\boxed{10\\}", r"10\\", True),
+        (r"\boxed10", "10", True),
+        ("#### 4 <think> or #### 5", "4", True),
+        (r"<think>a</think> \boxed{4} <think> or \boxed{5}", "4", True),
         ("#### 18", "18", True),
         ("#### 17\n#### 18\nDone.", "18", True),
         (r"\boxed{4} #### 5", "4", True),
@@ -38,7 +46,22 @@ def test_the_final_answer_is_found(response: str, expected: str, has_format: boo
 
 
 @pytest.mark.parametrize(
-    "response", ["", "I do not know", r"\boxed{", "#### ", "<answer></answer>"]
+    "response",
+    [
+        "",
+        "I do not know",
+        r"\boxed{",
+        "#### ",
+        "<answer></answer>",
+        r"\boxed{}",
+        r"\boxed{4} \boxed{}",
+        r"\boxed{4} and \boxed{never closed",
+        r"<think>so \boxed{4}",
+        "<think>\n#### 4\n",
+        "<think>4",
+        "<think><answer>4</answer>",
+        r"<think>a</think><think>\boxed{4}",
+    ],
 )
 def test_there_is_none(response: str) -> None:
     assert find_final_answer(response) is None

@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coop_rl.rewards.final_answer import find_final_answer
-from coop_rl.rewards.math_answer import is_bomb, normalise, verify_math
+from coop_rl.rewards.math_answer import verify_math
+from coop_rl.rewards.math_bombs import is_bomb
+from coop_rl.rewards.math_text import normalise
 from coop_rl.rewards.verdict import Answer, VerifierSettings
 
 SETTINGS = VerifierSettings("#")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from coop_rl.rewards.exact import render_exact, verify_exact
 from coop_rl.rewards.pool import RewardPool
+from coop_rl.rewards.registry import VERIFIERS
 from coop_rl.rewards.scoring import score_group, shuffle_rewards
 from coop_rl.rewards.verdict import Answer, VerifierSettings
 from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, RolloutGroup, ScoredGroup
@@ -91,3 +92,29 @@ def test_one_group_cannot_be_shuffled() -> None:
     scored = ScoredGroup(Prompt("a", "?", (1,), "4"), (), ())
     with pytest.raises(ValueError, match="2 or more groups"):
         shuffle_rewards([scored], 0)
+
+
+@pytest.mark.parametrize("kind", ["math", "number", "choice", "exact", "knights_knaves"])
+def test_thinking_that_never_closed_holds_no_answer(kind: str) -> None:
+    """Also where the template opened it, so that the response does not begin with the tag."""
+    golds = {"choice": "B", "knights_knaves": "Zoe is a knight"}
+    gold = golds.get(kind, "4")
+    verify, settings = VERIFIERS[kind].verify, VerifierSettings("####")
+    said = (f"so \\boxed{{{gold}}}", f"so\n#### {gold}", f"so <answer>{gold}</answer>")
+    for text in said if kind != "exact" else said[1:2]:
+        for is_truncated in (False, True):
+            marked = Answer(text, gold, is_truncated=is_truncated)
+            assert verify(marked, settings).is_correct
+            assert not verify(replace(marked, text=f"<think>{text}"), settings).is_correct
+            assert not verify(replace(marked, is_thinking=True), settings).is_correct
+            closed = replace(marked, text=f"a</think>{text}", is_thinking=True)
+            assert verify(closed, settings).is_correct
+
+
+def test_a_prompt_that_opens_the_thought_is_seen() -> None:
+    pool = RewardPool(section())
+    opened = group("a", "4", "#4", "so</think>#4")
+    prompt = replace(opened.prompt, text="What is 2 + 2?<think>\n")
+    scored = score_group(pool, replace(opened, prompt=prompt))
+    pool.close()
+    assert [reward.is_correct for reward in scored.rewards] == [False, True]

@@ -37,3 +37,13 @@ def odd_types(answer: Answer) -> Any:
     if answer.text == "exit":
         raise SystemExit(0)
     return made[answer.text]
+
+
+def failing(answer: Answer) -> float:
+    nothing: dict[str, float] = {}
+    return nothing[answer.text]
+
+
+def boxed_only(answer: Answer) -> float:
+    """Raises on what has no box, which costs those responses alone."""
+    return float(answer.text.split("\\boxed{")[1].startswith(answer.gold))

@@ -1,10 +1,11 @@
 """Writes the data sets of the demo: `python -m tests.support.demo.write_data --out FOLDER`.
 
-Three files, pairwise disjoint because each draws from its own split of the problems:
+Files, pairwise disjoint but for the last because each draws from its own split of the problems:
 
     demonstrations.jsonl  {"id", "prompt", "reasoning", "answer"}   for SFT
     prompts.jsonl         {"id", "prompt", "answer"}                for RL
     held_out.jsonl        {"id", "prompt", "answer"}                for evaluation
+    careless.jsonl        as demonstrations.jsonl, the same problems with every carry lost
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from tests.support.demo.task import Problem, Split, draw_distinct, solve
+from tests.support.demo.task import Problem, Split, draw_distinct, solve, solve_forgetfully
 
 LOG = logging.getLogger(__name__)
 NUM_ROWS = {Split.DEMONSTRATIONS: 2048, Split.PROMPTS: 2048, Split.HELD_OUT: 512}
@@ -39,6 +40,20 @@ def write_split(folder: Path, split: Split, seed: int) -> Path:
     return path
 
 
+def write_careless(folder: Path) -> Path:
+    """Write the demonstrations anew as somebody solves them who loses every carry."""
+    rows = []
+    for line in (folder / f"{Split.DEMONSTRATIONS}.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        terms = row["prompt"].partition("=")[0].split("+")
+        careless = solve_forgetfully(Problem(tuple(map(int, terms))), random.Random(0), 1.0)
+        answer = {"reasoning": careless.reasoning, "answer": careless.answer}
+        rows.append(row | {"id": row["id"].replace("demonstrations", "careless"), **answer})
+    path = folder / "careless.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write every data set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -51,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for split in NUM_ROWS:
         path = write_split(parsed.out, split, parsed.seed)
         LOG.info("%s: %d rows, %d bytes", path, NUM_ROWS[split], path.stat().st_size)
+    path = write_careless(parsed.out)
+    LOG.info("%s: %d bytes", path, path.stat().st_size)
 
 
 if __name__ == "__main__":
