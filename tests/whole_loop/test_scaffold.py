@@ -29,10 +29,12 @@ def test_theta_is_bitwise_what_it_is_without_an_adapter(
     tmp_path: Path, kind: tuple[str, ...]
 ) -> None:
     run = run_of(tmp_path, *kind)
+    begun = build_branches(run.config, TASK).joint.adapter
+    assert begun is not None
     assert run.branches.joint.adapter is not None
-    assert run.branches.joint.adapter.norm() > build_branches(run.config, TASK).joint.adapter.norm()
-    rl = f"method.rl={{kind: {run.config.method.rl_settings.kind}}}"
-    plain, _ = build_learner(configure("method.kind=sum", rl), "joint")
+    assert run.branches.joint.adapter.norm() > begun.norm()
+    rl = "grpo" if kind == LSPO else "reweighted"
+    plain, _ = build_learner(configure("method.kind=sum", f"method.rl={{kind: {rl}}}"), "joint")
     assert plain.adapter is None
     for record in run.records:
         batch = replace(record.batch, scaffold=None)
@@ -48,6 +50,7 @@ def test_w_is_fitted_to_demonstrations_of_failed_prompts_and_to_nothing_else(
     tmp_path: Path,
 ) -> None:
     run = run_of(tmp_path, *GUIDED)
+    moved = run.column("guidance/update_norm")
     for record, row in zip(run.records, run.rows, strict=True):
         groups = record.sampled.groups
         failed = {group.prompt.id for group in groups if not has_right(group)}
@@ -55,7 +58,7 @@ def test_w_is_fitted_to_demonstrations_of_failed_prompts_and_to_nothing_else(
         assert {group.prompt.id for group in record.second.groups} == failed
         shown = record.batch.scaffold
         assert set(shown.ids if shown else ()) == failed
-        assert (row["guidance/update_norm"] > 0) == bool(failed)
+        assert (moved[record.step] > 0) == bool(failed)
         assert row.get("guidance/skipped_nothing_failed", 0) == (not failed)
 
 
@@ -142,16 +145,17 @@ def _right_tries(first, spliced):
 def test_a_scaffold_learns_to_turn_what_theta_fails_while_it_stands_still(tmp_path: Path) -> None:
     still = ("learner.lr=1e-6", "method.mix=1.0", "run.num_steps=30", "adapter.lr=0.02")
     run = run_of(tmp_path, *GUIDED, *still, "rollout.temperature=0.1")
-    turned = []
+    turned = run.column("scaffold/turned")
+    generated, spent = run.column("tokens/generated"), run.column("ledger/tokens_generated")
+    measured = iter(turned)
     for record, row in zip(run.records, run.rows, strict=True):
         tried = record.second.groups
         assert row.get("scaffold/tried", 0.0) == len(tried) / 6
         if tried:
-            turned.append(row["scaffold/turned"])
             right = [any(r.is_correct for r in group.rewards) for group in tried]
-            assert turned[-1] == sum(right) / len(tried)
+            assert next(measured) == sum(right) / len(tried)
             assert all(len(group.rollouts) == 2 for group in tried)  # half of four
-            assert row["ledger/tokens_generated"] > row["tokens/generated"]
+    assert spent[-1] == sum(generated) + sum(run.column("tokens/generated_scaffold"))
     assert sum(turned[:5]) == 0.0
     assert sum(turned[-10:]) / 10 > 0.25
 
