@@ -11,7 +11,7 @@ number of ranks.
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -157,28 +157,25 @@ class DeepSpeedEngine:
         return int(self._storage.optimizer.state[self._storage.masters[0]]["step"])
 
     @contextmanager
-    def computing_with(self, masters: Sequence[torch.Tensor]) -> Iterator[None]:
-        """Compute with other masters meanwhile."""
-        kept = [master.clone() for master in self.master_tensors()]
-        self._overwrite(masters)
+    def computing_with(self, masters: Iterable[torch.Tensor]) -> Iterator[None]:
+        """Compute with other masters meanwhile; the own ones are in host memory."""
+        kept = []
+        for master, value in zip(self.master_tensors(), masters, strict=True):
+            kept.append(master.to("cpu", copy=True))
+            master.copy_(value)
+        self.refresh_weights()
         yield
-        self._overwrite(kept)
+        for master, value in zip(self.master_tensors(), kept, strict=True):
+            master.copy_(value)
+        self.refresh_weights()
 
     @contextmanager
     def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> Iterator[None]:
         """Compute with theta + factor * parts meanwhile."""
-        moved = [
-            master.add(part.view_as(master), alpha=factor)
-            for master, part in zip(self.master_tensors(), self._whole(parts), strict=True)
-        ]
+        pairs = zip(self.master_tensors(), self._whole(parts), strict=True)
+        moved = (master.add(part.view_as(master), alpha=factor) for master, part in pairs)
         with self.computing_with(moved):
             yield
-
-    @torch.no_grad()
-    def _overwrite(self, values: Sequence[torch.Tensor]) -> None:
-        for master, value in zip(self._storage.masters, values, strict=True):
-            master.copy_(value)
-        self.refresh_weights()
 
     def _whole(self, parts: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Yield `parts` cut like the masters, which stage 0 holds whole on every rank."""

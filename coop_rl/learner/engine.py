@@ -4,7 +4,7 @@ Every method but `metadata` is a collective: all ranks of a learner group call i
 same order and the same number of times.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
@@ -112,8 +112,12 @@ class TrainingEngine(Protocol):
         """Return AdamW's step count t."""
         ...
 
-    def computing_with(self, masters: Sequence[torch.Tensor]) -> AbstractContextManager[None]:
-        """Compute with other masters meanwhile, which are cut like `master_tensors`."""
+    def computing_with(self, masters: Iterable[torch.Tensor]) -> AbstractContextManager[None]:
+        """Compute with other masters meanwhile, which are cut like `master_tensors`.
+
+        They are taken one by one, each before its own is overwritten, so that they may depend on
+        it. The own ones wait in host memory.
+        """
         ...
 
     def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> AbstractContextManager[None]:

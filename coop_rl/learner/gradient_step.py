@@ -8,7 +8,7 @@ sft_phase       SFT backward passes weighted 1 - lambda: the fused theta-gradien
 finish          norms of the parts, sums over all ranks, w's gradients
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,14 +39,15 @@ class Amplified:
     """What a bracket needs whose difference rounding hides: theta, at the shadow."""
 
     theta: list[torch.Tensor]
-    """Its masters, cut like `TrainingEngine.master_tensors`."""
+    """Its masters, cut like `TrainingEngine.master_tensors`, in host memory."""
     resolution: Resolution
 
-    def moved(self, theta_hat: list[torch.Tensor], sign: float) -> list[torch.Tensor]:
-        """Return theta + sign c (theta-hat - theta)."""
+    def moved(self, theta_hat: list[torch.Tensor], sign: float) -> Iterator[torch.Tensor]:
+        """Yield theta + sign c (theta-hat - theta), one master at a time."""
         factor = sign * self.resolution.amplification
-        pairs = zip(self.theta, theta_hat, strict=True)
-        return [(other - value).mul_(factor).add_(value) for value, other in pairs]
+        for own, other in zip(self.theta, theta_hat, strict=True):
+            value = own.to(other.device)
+            yield (other - value).mul_(factor).add_(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,12 +96,10 @@ def send_masters(group: BroadcastGroup, engine: TrainingEngine) -> None:
 
 @span("theta to the shadow")
 def receive_masters(group: BroadcastGroup, engine: TrainingEngine) -> list[torch.Tensor]:
-    """Return what `send_masters` sends, on the device of `engine`, whose own masters stay."""
-    received = []
-    for own in engine.master_tensors():
-        tensor = torch.empty(own.shape, dtype=own.dtype)
+    """Return what `send_masters` sends, in host memory; the masters of `engine` stay."""
+    received = [torch.empty(own.shape, dtype=own.dtype) for own in engine.master_tensors()]
+    for tensor in received:
         group.broadcast(tensor, ROOT)
-        received.append(tensor.to(own.device))
     return received
 
 

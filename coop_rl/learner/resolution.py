@@ -35,7 +35,7 @@ def resolve(theta: Parts, theta_hat: Parts, reducer: Reducer) -> Resolution:
     """Choose c, and measure what it resolves.
 
     Args:
-        theta: This rank's masters.
+        theta: This rank's masters, on any device.
         theta_hat: The shadow's, cut alike.
         reducer: Sums over the ranks.
     """
@@ -59,6 +59,7 @@ def resolve(theta: Parts, theta_hat: Parts, reducer: Reducer) -> Resolution:
 def _moved(theta: Parts, theta_hat: Parts) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield (values of theta, their d) of the weights that differ, a piece at a time."""
     for of_theta, of_shadow in zip(theta, theta_hat, strict=True):
-        for value, other in zip(pieces(of_theta), pieces(of_shadow), strict=True):
+        for own, other in zip(pieces(of_theta), pieces(of_shadow), strict=True):
+            value = own.to(other.device)
             change = other - value
             yield value[change != 0], change[change != 0]

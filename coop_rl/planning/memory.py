@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import (
-    amplifies_bracket,
     has_adapter,
     has_one_step_shadow,
     learns_by_lookahead,
@@ -92,8 +91,6 @@ def learner_memory(
         parts["look-ahead"] = 2 * FP32_BYTES * own
     if is_beside := has_one_step_shadow(config):
         parts["one-step shadow"] = 3 * FP32_BYTES * own
-    if amplifies_bracket(config):
-        parts["amplified bracket"] = 3 * FP32_BYTES * (own if stage else size)
     if is_lookahead or is_beside or config.learner.grad_stats_every:
         copies = config.method.samples + (config.method.demonstrations != "none")
         parts["gradient statistics"] = copies * FP32_BYTES * own

@@ -189,6 +189,18 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
         (["gain.audit_every=5"], "gain.audit_every samples from the shadow"),
         (["shadow.rollouts=own"], "shadow.rollouts own samples from the shadow"),
         (
+            ["gain.audit_every=5", "meta.w_objective=mixture", "shadow.num_rollout_actors=1"],
+            "gain.audit_every samples from the branch shadow, which runs only where w follows it",
+        ),
+        (
+            ["gain.estimator=fresh", "meta.guidance=[mix]", "shadow.num_rollout_actors=1"],
+            "gain.estimator fresh samples from the branch shadow, which runs only where",
+        ),
+        (
+            ["gain.estimator=fresh", "method.rl={kind: dapo}", "shadow.num_rollout_actors=1"],
+            "gain.estimator fresh compares groups that dynamic sampling chose by joint's luck",
+        ),
+        (
             ["shadow.rollouts=own", "shadow.num_rollout_actors=1", "gain.estimator=reweighted"],
             "set gain.estimator fresh",
         ),

@@ -1,6 +1,6 @@
 """theta in plain torch, one process: the reference that DeepSpeed is measured against."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -84,24 +84,22 @@ class LocalEngine:
         return int(self._state(next(iter(self._params.values())))["step"])
 
     @contextmanager
-    def computing_with(self, masters: Sequence[torch.Tensor]) -> Iterator[None]:
+    def computing_with(self, masters: Iterable[torch.Tensor]) -> Iterator[None]:
         """Compute with other parameters meanwhile."""
-        kept = [parameter.clone() for parameter in self.master_tensors()]
-        self._overwrite(masters)
+        kept = []
+        for parameter, value in zip(self.master_tensors(), masters, strict=True):
+            kept.append(parameter.clone())
+            parameter.copy_(value)
         yield
-        self._overwrite(kept)
+        for parameter, value in zip(self.master_tensors(), kept, strict=True):
+            parameter.copy_(value)
 
     @contextmanager
     def shifted(self, parts: Sequence[torch.Tensor], factor: float) -> Iterator[None]:
         """Compute with shifted parameters meanwhile."""
         pairs = zip(self.master_tensors(), parts, strict=True)
-        with self.computing_with([p.add(part, alpha=factor) for p, part in pairs]):
+        with self.computing_with(p.add(part, alpha=factor) for p, part in pairs):
             yield
-
-    @torch.no_grad()
-    def _overwrite(self, values: Sequence[torch.Tensor]) -> None:
-        for parameter, value in zip(self._params.values(), values, strict=True):
-            parameter.copy_(value)
 
     @torch.no_grad()
     def swap_optimizer_state(self) -> None:

@@ -139,3 +139,25 @@ def test_the_shadow_restarts_every_m_steps_but_not_at_the_first() -> None:
     assert [k for k in range(4) if every.objective(k).resync_shadow] == [1, 2, 3]
     for override in ("shadow.resync_every=null", "meta.w_objective=sft"):
         assert not any(bridge(override).objective(k).resync_shadow for k in range(12))
+
+
+def test_auto_stays_reweighted_where_joints_luck_chooses_the_groups() -> None:
+    """Dynamic sampling drops groups by joint's rewards: fresh ones were not chosen that way."""
+    low = replace(GAIN, ess=0.1)
+    for rl, falls_back in (
+        ("{kind: reweighted}", True),
+        ("{kind: dapo}", False),
+        ("{kind: dapo, max_refills: 0}", True),
+    ):
+        method = bridge(FRESH, f"method.rl={rl}")
+        method.observe_gain(low)
+        assert method.wants_fresh is falls_back
+
+
+def test_the_pooled_gain_is_part_of_the_state() -> None:
+    method = bridge()
+    method.observe_gain(replace(GAIN, value=0.2, stderr=0.1))
+    again = bridge()
+    again.load_state(json.loads(json.dumps(method.state())))
+    assert again.gains.pooled() == method.gains.pooled()
+    assert again.gains.pooled() is not None
