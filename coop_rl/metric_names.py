@@ -43,6 +43,7 @@ METRICS: dict[str, Metric] = {
     "time/<stage>_s": Metric("s", "spent in a stage; save: the checkpoint after the previous step"),
     "tokens/generated": Metric("tokens", "response tokens sampled for training"),
     "tokens/generated_shadow": Metric("tokens", "response tokens sampled from the shadow"),
+    "tokens/generated_scaffold": Metric("tokens", "response tokens of second tries (scaffold)"),
     "tokens/trained_rl": Metric("tokens", "response tokens in the RL loss of joint"),
     "tokens/trained_sft": Metric("tokens", "response tokens in the SFT loss of joint"),
     "tokens/trained_shadow": Metric("tokens", "response tokens in the RL loss of the shadow"),
@@ -71,7 +72,11 @@ METRICS: dict[str, Metric] = {
     "response/given": Metric("tokens", "mean length of what the responses of groups/given had"),
     "response/truncated": Metric("share", "responses that hit rollout.max_tokens"),
     "policy/entropy": Metric("nats", "mean entropy of joint at the sampled tokens"),
-    "policy/mismatch_kl": Metric("nats", "mean of log pi_b - log pi at the sampled tokens"),
+    "policy/mismatch_kl": Metric(
+        "nats",
+        "mean of log pi_b - log pi at the sampled tokens; second tries (scaffold) are sampled from "
+        "another policy, and count",
+    ),
     "policy/kl_ref": Metric("nats", "mean KL estimate of a token to the start; null without a KL"),
     "policy/clip_fraction": Metric("share", "tokens whose ratio the estimator's clip cut off"),
     "policy/lag": Metric("updates", "most theta updates a rollout's oldest token is behind"),
@@ -125,6 +130,11 @@ METRICS: dict[str, Metric] = {
     "guidance/product/<component>": Metric(
         "", "d J_RL / d weight of a component of the update before (look-ahead)"
     ),
+    "scaffold/tried": Metric(
+        "share", "prompts tried again with w because their responses were all wrong"
+    ),
+    "scaffold/turned": Metric("share", "of them, those with a right second try"),
+    "scaffold/accuracy": Metric("share", "second tries with the right answer"),
     "shadow/kl": Metric("nats", "mean over responses of log pi_joint - log pi_shadow"),
     "sync/bytes": Metric("bytes", "sent to the rollout actors"),
     "sync/seconds": Metric("s", "of it, as the sender measured"),
@@ -132,7 +142,9 @@ METRICS: dict[str, Metric] = {
         "nats", "mean |log pi_engine - log pi_learner| of the worst engine; when checked"
     ),
     "sync/canary_max": Metric("nats", "largest such difference of a token"),
-    "ledger/tokens_generated": Metric("tokens", "sampled for training so far, by both branches"),
+    "ledger/tokens_generated": Metric(
+        "tokens", "sampled for training so far, shadow and scaffold included"
+    ),
     "ledger/tokens_rl": Metric("tokens", "response tokens in joint's RL loss so far"),
     "ledger/tokens_sft": Metric("tokens", "response tokens in joint's SFT loss so far"),
     "ledger/tokens_shadow": Metric("tokens", "response tokens in the shadow's RL loss so far"),

@@ -137,7 +137,8 @@ def pack_branches(
     joint = [pack(*part, shape, sources) for part in _parts(lesson, shape)]
     joint = [batch for batch in joint if batch.num_samples or batch.sft]
     if not fresh:
-        both = BranchBatch(tuple(joint) * shape.num_epochs)
+        scaffold = pack_scaffold(lesson.scaffold, shape) if lesson.scaffold else None
+        both = BranchBatch(tuple(joint) * shape.num_epochs, scaffold=scaffold)
         return both, both
     own = Lesson(fresh, (), lesson.objective)
     shadow = [pack(*part, shape, sources) for part in _parts(own, shape)]
@@ -151,6 +152,11 @@ def pack_branches(
         BranchBatch(tuple(joint) * shape.num_epochs),
         BranchBatch(tuple(learned) * shape.num_epochs, bracket),
     )
+
+
+def pack_scaffold(demonstrations: Sequence[Demonstration], shape: PackShape) -> SourceBatch:
+    """Cut the demonstrations that w is fitted to."""
+    return _pack_source("", demonstrations, shape)
 
 
 def first_minibatch(groups: Sequence[ScoredGroup], shape: PackShape) -> Sequence[ScoredGroup]:

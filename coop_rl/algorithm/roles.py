@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from coop_rl.config.method_section import WhichDemonstrations
 from coop_rl.types import (
+    NOTHING_TRIED,
     BranchBatch,
     CooperativeGain,
     Demonstration,
@@ -20,6 +21,8 @@ from coop_rl.types import (
     PooledGain,
     Sampled,
     ScoredGroup,
+    SecondTries,
+    SourceBatch,
     StepResult,
 )
 
@@ -49,6 +52,27 @@ class ShadowRollouts(Protocol):
 
     def next_batch(self, step: int, groups: Sequence[ScoredGroup]) -> Sequence[ScoredGroup]:
         """Return groups sampled from pi(theta-hat, w) on the prompts of `groups`."""
+        ...
+
+
+class ScaffoldRollouts(Protocol):
+    """The rollout actors once more, while they serve pi(theta, w) instead of pi(theta)."""
+
+    def next_batch(
+        self,
+        step: int,
+        version: PolicyVersion,
+        failed: Sequence[ScoredGroup],
+        shown: SourceBatch,
+    ) -> Sequence[ScoredGroup]:
+        """Return second tries at the prompts of `failed`, in order (`algorithm.scaffold`).
+
+        Args:
+            step: k.
+            version: What the learners are at.
+            failed: Groups whose prompts are tried again.
+            shown: Their demonstrations, to which w is fitted first where the method says so.
+        """
         ...
 
 
@@ -191,6 +215,8 @@ class StepRecord:
     pooled: PooledGain | None
     """Over the last steps that measured it."""
     update: GuidanceUpdate | None
+    second: SecondTries = NOTHING_TRIED
+    """What the scaffold made of failed prompts; empty where w is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +225,7 @@ class Roles:
 
     rollouts: Rollouts
     shadow_rollouts: ShadowRollouts
+    scaffold_rollouts: ScaffoldRollouts
     demonstrations: Demonstrations
     learners: Learners
     meta_controller: MetaController

@@ -19,9 +19,18 @@ from collections.abc import Sequence
 from coop_rl.algorithm.gain import estimate_gain
 from coop_rl.algorithm.methods import AnyMethod
 from coop_rl.algorithm.methods.base import StepData, to_token_samples
-from coop_rl.algorithm.packing import PackShape, first_minibatch, pack_branches
+from coop_rl.algorithm.packing import PackShape, first_minibatch, pack_branches, pack_scaffold
 from coop_rl.algorithm.roles import Roles, StepRecord
-from coop_rl.types import CooperativeGain, PolicyVersion, Sampled, ScoredGroup, StepResult
+from coop_rl.algorithm.scaffold import failed_groups, untouched, with_demonstration
+from coop_rl.types import (
+    NOTHING_TRIED,
+    CooperativeGain,
+    PolicyVersion,
+    Sampled,
+    ScoredGroup,
+    SecondTries,
+    StepResult,
+)
 
 
 def train(num_steps: int, method: AnyMethod, shape: PackShape, roles: Roles) -> PolicyVersion:
@@ -42,12 +51,13 @@ def train(num_steps: int, method: AnyMethod, shape: PackShape, roles: Roles) -> 
             roles.rollouts.next_batch(step, version, needs.given) if needs.rollouts else Sampled()
         )
         shown = roles.demonstrations.next_batch(step, needs.demonstrations, sampled.groups)
-        lesson = method.compose(StepData(step, sampled.groups, shown, guidance))
+        second = _try_again(step, version, sampled, method, shape, roles)
+        lesson = method.compose(StepData(step, sampled.groups, shown, guidance, second))
         fresh = roles.shadow_rollouts.next_batch(step, sampled.groups) if method.wants_fresh else ()
         own = to_token_samples(fresh, method.estimator.advantages(fresh))
         batches = pack_branches(lesson, own, shape, is_own=method.shadow_learns_own)
         joint, shadow = roles.learners.step(step, batches, lesson.objective)
-        gain = _estimate_gain(step, sampled, fresh, joint, shadow, method, shape)
+        gain = _estimate_gain(step, sampled, second, fresh, joint, shadow, method, shape)
         method.observe_gain(gain)
         update = roles.meta_controller.update(joint, shadow, gain)
         guidance = update.guidance if update else None
@@ -57,6 +67,7 @@ def train(num_steps: int, method: AnyMethod, shape: PackShape, roles: Roles) -> 
             objective=lesson.objective,
             sampled=sampled,
             fresh=fresh,
+            second=second,
             batch=batches[0],
             joint=joint,
             shadow=shadow,
@@ -71,9 +82,30 @@ def train(num_steps: int, method: AnyMethod, shape: PackShape, roles: Roles) -> 
     return version
 
 
+def _try_again(
+    step: int,
+    version: PolicyVersion,
+    sampled: Sampled,
+    method: AnyMethod,
+    shape: PackShape,
+    roles: Roles,
+) -> SecondTries:
+    """Let pi(theta, w) try what failed, where w is a scaffold (`algorithm.scaffold`)."""
+    if not method.has_scaffold:
+        return NOTHING_TRIED
+    failed = failed_groups(sampled.groups)
+    shown = roles.demonstrations.next_batch(step, "matching", failed)
+    failed = with_demonstration(failed, shown)
+    if not failed:
+        return NOTHING_TRIED
+    packed = pack_scaffold(shown, shape)
+    return SecondTries(shown, roles.scaffold_rollouts.next_batch(step, version, failed, packed))
+
+
 def _estimate_gain(
     step: int,
     sampled: Sampled,
+    second: SecondTries,
     fresh: Sequence[ScoredGroup],
     joint: StepResult,
     shadow: StepResult | None,
@@ -85,9 +117,18 @@ def _estimate_gain(
     if samples is None:
         return None
     first, own = first_minibatch(sampled.groups, shape), first_minibatch(fresh, shape)
-    num_dropped = len(sampled.dropped) * len(first) / len(sampled.groups)
+    kept = untouched(first, second)
+    if not kept:
+        return None
+    num_dropped = len(sampled.dropped) * len(first) / len(sampled.groups) + len(first) - len(kept)
     return estimate_gain(
-        first, own, num_dropped, joint.samples, samples, method.gain, method.shadow_age(step)
+        [first[index] for index in kept],
+        own,
+        num_dropped,
+        joint.samples.of_groups(kept, shape.group_size),
+        samples.of_groups(kept, shape.group_size),
+        method.gain,
+        method.shadow_age(step),
     )
 
 

@@ -19,7 +19,7 @@ from coop_rl.driver.evaluation import Evaluator
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.learners import TeamLearners, TeamMetaController, TeamWeights
 from coop_rl.driver.profiling import ProfilingObserver
-from coop_rl.driver.rollouts import TeamRollouts, TeamShadowRollouts
+from coop_rl.driver.rollouts import TeamRollouts, TeamScaffoldRollouts, TeamShadowRollouts
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.driver.validation import Measurements, TeamValidation
 from coop_rl.observability.forgetting import describe_forgetting
@@ -61,6 +61,7 @@ class Session:
                 config, joint, data.prompts, method.estimator, stages, data.decode
             ),
             shadow_rollouts=shadow_rollouts,
+            scaffold_rollouts=TeamScaffoldRollouts(config, team, joint, stages),
             demonstrations=Demonstrations(config, split_by_nll(config, team, data.demonstrations)),
             learners=TeamLearners(config, team, stages),
             meta_controller=TeamMetaController(config, team, stages),

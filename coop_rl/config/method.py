@@ -13,6 +13,7 @@ from coop_rl.config.rivals import (
     ChordMethod,
     ColdStartMethod,
     HptMethod,
+    LspoMethod,
     LuffyMethod,
     PrefixMethod,
     ReliftMethod,
@@ -56,7 +57,8 @@ Method = Annotated[
     | SrftMethod
     | ReliftMethod
     | PrefixMethod
-    | SelfDistilMethod,
+    | SelfDistilMethod
+    | LspoMethod,
     Field(discriminator="kind"),
 ]
 
@@ -127,9 +129,10 @@ class GainSection(Section):
 class MetaSection(Section):
     """The meta-controller, which owns w."""
 
-    guidance: tuple[Literal["adapter", "mix", "demonstrations"], ...] = ("adapter",)
+    guidance: tuple[Literal["adapter", "mix", "demonstrations", "scaffold"], ...] = ("adapter",)
     """What the meta-controller tunes: `adapter`, the paper's w; `mix`, lambda; `demonstrations`,
-    a weight for every source of demonstrations (docs/algorithm.md section 5)."""
+    a weight for every source of demonstrations; `scaffold`, a w that is no part of the policy but
+    lets it sample right responses to prompts that failed (docs/algorithm.md section 5)."""
     w_objective: Literal["cooperative", "mixture", "sft", "frozen", "random"] = "cooperative"
     """What w follows: the method, or one of its controls (docs/algorithm.md section 5)."""
 
@@ -150,6 +153,8 @@ class MetaSection(Section):
     lookahead: Literal["measured", "placebo"] = "measured"
     """What `mix` and `demonstrations` guidance follow: the measured products, or their control, the
     same products dealt at random over components and the last steps."""
+    scaffold_share: float = Field(0.5, gt=0.0, lt=1.0)
+    """Share of a failed prompt's responses that are sampled again with the scaffold."""
     per_example: bool = False
     """Whether `demonstrations` guidance also weighs every demonstration by itself."""
 

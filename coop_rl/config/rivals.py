@@ -227,6 +227,21 @@ class PrefixMethod(EstimatorMethod):
         return self
 
 
+class LspoMethod(EstimatorMethod):
+    """LSPO, arXiv 2607.27787: prompts that all failed are tried again with an adapter that is
+    fitted to their demonstrations, anew at every step; theta alone is trained and published."""
+
+    demonstrations = "matching"
+
+    kind: Literal["lspo"] = "lspo"
+    share: float = Field(0.5, gt=0.0, lt=1.0)
+    """Share of a failed prompt's responses that are tried again; the right ones are kept."""
+    fit_steps: int = Field(4, ge=1)
+    """AdamW steps that the adapter is fitted in, at the rate adapter.lr."""
+    rl: AnyRl = GrpoRl()
+    """The RL estimator."""
+
+
 class SelfDistilMethod(MethodSection):
     """SDFT, arXiv 2601.19897: the policy that sees the prompt's demonstration is the teacher of the
     policy that does not, on the latter's own responses."""

@@ -7,7 +7,7 @@ got and what to change.
 from collections.abc import Sequence
 
 from coop_rl.config.data import DemonstrationsSection, PromptsSection, RowSource
-from coop_rl.config.estimators import DapoRl, RlSettings
+from coop_rl.config.estimators import DapoRl, ReweightedRl, RlSettings
 from coop_rl.config.evaluation import EvaluationSection
 from coop_rl.config.method import (
     BridgeMethod,
@@ -17,6 +17,7 @@ from coop_rl.config.method import (
     ShadowSection,
 )
 from coop_rl.config.reward import RewardSection
+from coop_rl.config.rivals import LspoMethod
 from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
 from coop_rl.config.run import CheckpointSection, ModelSection, ObservabilitySection, RunSection
 from coop_rl.metric_names import VALIDATION_NLL, evaluation_name
@@ -105,7 +106,9 @@ def check_masked(method: Method, rollout: RolloutSection) -> None:
 def check_guidance(meta: MetaSection) -> None:
     """Refuse a meta-controller with nothing to tune, and weights of what it does not tune."""
     if not meta.guidance:
-        raise ValueError("meta.guidance must name adapter, mix or demonstrations, got none")
+        raise ValueError(
+            "meta.guidance must name adapter, mix, demonstrations or scaffold, got none"
+        )
     if meta.per_example and "demonstrations" not in meta.guidance:
         raise ValueError(
             "meta.per_example weighs single demonstrations, which needs demonstrations in "
@@ -222,6 +225,55 @@ def check_shadow(
                 f"{name}.offload needs learner.zero_stage 0 or 3, got {learner.zero_stage}; "
                 "DeepSpeed keeps views of the optimiser state at the others"
             )
+
+
+def check_scaffold(
+    method: Method,
+    meta: MetaSection,
+    rollout: RolloutSection,
+    reward: RewardSection,
+    place: PlacementSection,
+) -> None:
+    """Refuse what second tries with a scaffold cannot go with."""
+    is_guided_so = method.is_guided and "scaffold" in meta.guidance
+    if not is_guided_so and not isinstance(method, LspoMethod):
+        return
+    name, rl = "meta.guidance scaffold" if is_guided_so else "method.kind lspo", method.rl_settings
+    if is_guided_so and "adapter" in meta.guidance:
+        raise ValueError(
+            "meta.guidance adapter and scaffold are two uses of one w: part of the policy, or "
+            "beside it; choose one"
+        )
+    if is_guided_so and meta.w_objective not in ("cooperative", "frozen"):
+        raise ValueError(
+            f"meta.w_objective {meta.w_objective} is about a w in the policy; a scaffold follows "
+            "the demonstrations of failed prompts; set cooperative, the default, or frozen"
+        )
+    if isinstance(rl, DapoRl):
+        raise ValueError(
+            f"method.rl.kind dapo replaces the groups that all failed, which {name} has to see; "
+            "choose another, such as grpo"
+        )
+    if rl.mismatch_cap is None and not isinstance(rl, ReweightedRl):
+        raise ValueError(
+            f"method.rl.mismatch_cap null leaves out the weight back from the scaffold, which "
+            f"{name} needs; set a cap, or method.rl.kind reweighted"
+        )
+    if rollout.max_policy_lag > 0:
+        raise ValueError(
+            f"{name} samples twice at one version; set rollout.max_policy_lag 0, got "
+            f"{rollout.max_policy_lag}"
+        )
+    if place.colocated:
+        raise ValueError(
+            f"{name} publishes twice a step, which placement.colocated has not been tried with; "
+            "set it false"
+        )
+    if reward.shuffle or reward.flip_probability > 0:
+        raise ValueError(
+            f"reward.shuffle and reward.flip_probability do not reach the second tries of {name}; "
+            "drop them"
+        )
 
 
 def check_lag(rollout: RolloutSection, method: Method) -> None:

@@ -87,6 +87,7 @@ class RunConfig(ServingConfig):
             rules.check_shadow(
                 self.shadow, self.gain, self.learner, self.meta, self.method.rl_settings
             )
+        rules.check_scaffold(self.method, self.meta, self.rollout, self.reward, self.placement)
         rules.check_split(self.demonstrations, self.meta, self.method)
         rules.check_lag(self.rollout, self.method)
         rules.check_colocated(self.placement, self.rollout, self.sync)

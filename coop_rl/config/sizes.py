@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coop_rl.config.method import BridgeMethod
+from coop_rl.config.rivals import LspoMethod
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import RunConfig, ServingConfig
 
@@ -44,8 +45,27 @@ class DerivedSizes(Devices):
 
 
 def has_adapter(config: RunConfig) -> bool:
-    """Whether the policy has an adapter, w."""
-    return config.method.is_guided and "adapter" in config.meta.guidance
+    """Whether there is an adapter, w: part of the policy, or a scaffold beside it."""
+    is_part = config.method.is_guided and "adapter" in config.meta.guidance
+    return is_part or has_scaffold(config)
+
+
+def has_scaffold(config: RunConfig) -> bool:
+    """Whether w is a scaffold, so that theta alone is trained, evaluated and published."""
+    is_guided = config.method.is_guided and "scaffold" in config.meta.guidance
+    return is_guided or isinstance(config.method, LspoMethod)
+
+
+def scaffold_samples(config: RunConfig) -> int:
+    """Return how many responses to a failed prompt are sampled again with the scaffold."""
+    method = config.method
+    share = method.share if isinstance(method, LspoMethod) else config.meta.scaffold_share
+    return max(1, int(share * config.rollout.samples_per_prompt))
+
+
+def scaffold_fit_steps(config: RunConfig) -> int:
+    """Return the steps in which learners fit the scaffold; 0: the meta-controller does, or none."""
+    return config.method.fit_steps if isinstance(config.method, LspoMethod) else 0
 
 
 def has_shadow(config: RunConfig) -> bool:

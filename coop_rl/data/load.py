@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
 from coop_rl.config.schema import ServingConfig
-from coop_rl.config.sizes import validation_rows
+from coop_rl.config.sizes import has_scaffold, validation_rows
 from coop_rl.data.bins import bin_names, split_by_length
 from coop_rl.data.collection import Mixture, render_rows
 from coop_rl.data.golds import (
@@ -163,7 +163,7 @@ def load_run_data(config: RunConfig) -> RunData:
         _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
         if config.demonstrations.split_by == "length":
             training = split_by_length(training, config.demonstrations)
-    if config.method.demonstrations == "matching":
+    if config.method.demonstrations == "matching" or has_scaffold(config):
         _refuse_no_match(config, prompts, training)
     if config.method.needs_repeats:
         _refuse_single_epoch(config, len(prompts))

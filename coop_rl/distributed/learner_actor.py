@@ -29,6 +29,7 @@ from coop_rl.types import (
     DemonstrationFit,
     Objective,
     PolicyVersion,
+    SourceBatch,
     StepResult,
     TokenRow,
 )
@@ -111,6 +112,16 @@ class LearnerActor(PeerShell):
         with self._turn("publish"):
             self._learner.check_version(version)
             return self._publisher.publish(version)
+
+    def publish_scaffold(self, version: PolicyVersion) -> "SyncReport":
+        """Send theta + s*B*A where theta alone is the policy, for second tries."""
+        with self._learner.serving_scaffold():
+            return self.publish(version)
+
+    def fit_scaffold(self, shown: SourceBatch) -> None:
+        """Fit w anew to demonstrations; all ranks are called alike."""
+        with self._turn("fit scaffold"):
+            self._learner.fit_scaffold(shown)
 
     def save(self, folder: str) -> None:
         """Write this branch's state."""

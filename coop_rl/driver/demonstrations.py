@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from coop_rl.config import RunConfig
 from coop_rl.config.method_section import WhichDemonstrations
+from coop_rl.config.sizes import has_scaffold
 from coop_rl.data.collection import Mixture
 from coop_rl.types import Demonstration, ScoredGroup
 
@@ -22,7 +23,7 @@ class Demonstrations:
         self.num_rows = len(demonstrations)
         self._demonstrations = demonstrations
         self._of_prompt: dict[tuple[int, ...], Demonstration] = {}
-        if config.method.demonstrations == "matching":
+        if config.method.demonstrations == "matching" or has_scaffold(config):
             for index in reversed(range(len(demonstrations))):
                 self._of_prompt[demonstrations[index].prompt_ids] = demonstrations[index]
         per_step, seed = config.demonstrations.per_step, config.run.seed

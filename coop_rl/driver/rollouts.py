@@ -1,4 +1,4 @@
-"""The loop's roles `Rollouts` and `ShadowRollouts`: prompts out, scored groups in.
+"""The loop's roles that sample: prompts out, scored groups in.
 
 `driver.window` decides which prompts are sampled when and which groups make a batch; `generation`
 has them sampled and scored. Called by `algorithm.train`.
@@ -12,9 +12,11 @@ from typing import Any
 from coop_rl.algorithm.estimators import RlEstimator
 from coop_rl.config import RunConfig
 from coop_rl.config.estimators import DapoRl
+from coop_rl.config.sizes import scaffold_fit_steps, scaffold_samples
 from coop_rl.data.collection import Mixture
 from coop_rl.distributed.calls import gather
 from coop_rl.distributed.learner_actor import LearnerActor
+from coop_rl.distributed.member import argument, put
 from coop_rl.distributed.team import Team
 from coop_rl.driver.generation import Generation, TeamGeneration
 from coop_rl.driver.window import Slot, Window
@@ -29,12 +31,15 @@ from coop_rl.types import (
     Sampled,
     SamplingSettings,
     ScoredGroup,
+    SourceBatch,
 )
 
 SEED_STRIDE = 1_000_003
 """Keeps the seeds of different steps and runs apart before they are hashed per sample."""
 SHADOW_SEED = 500_009
 """Added to the seed of rollouts of the shadow: equal weights must not draw equal samples."""
+SCAFFOLD_SEED = 750_019
+"""Added to the seed of second tries: a w that does nothing must not draw the same samples again."""
 REFILL_STREAM = 2
 """Order stream of the prompts that dynamic sampling puts in; prompts use 0, demonstrations 1."""
 
@@ -190,3 +195,42 @@ class TeamShadowRollouts:
         calls = [rank.call(LearnerActor.publish, version) for rank in self._team.shadow]
         gather(calls, 4 * self._config.sync.timeout_s)
         return self._generation.run(prompts, sampling, version)
+
+
+class TeamScaffoldRollouts:
+    """Second tries of pi(theta, w), which rollout actors serve until theta is published next."""
+
+    def __init__(
+        self, config: RunConfig, team: Team, generation: TeamGeneration, stages: Stages
+    ) -> None:
+        """Sample with `generation`, that of the policy."""
+        self._config = config
+        self._is_fitted_first = scaffold_fit_steps(config) > 0
+        self._team = team
+        self._generation = generation
+        self._stages = stages
+
+    def next_batch(
+        self,
+        step: int,
+        version: PolicyVersion,
+        failed: Sequence[ScoredGroup],
+        shown: SourceBatch,
+    ) -> Sequence[ScoredGroup]:
+        """Publish theta + s*B*A, fitted to `shown` first where the method says so, and sample."""
+        sampling = replace(
+            step_sampling(self._config, step, SCAFFOLD_SEED),
+            num_samples=scaffold_samples(self._config),
+        )
+        with self._stages.stage("generate_scaffold"):
+            if self._is_fitted_first:
+                batch = argument(put(shown))
+                fitting = [rank.call(LearnerActor.fit_scaffold, batch) for rank in self._team.joint]
+                gather(fitting, self._config.placement.call_timeout_s)
+            send = partial(self._send, version)
+            self._generation.change_weights(version, send, is_read=True)
+            return self._generation.run([group.prompt for group in failed], sampling, version)
+
+    def _send(self, version: PolicyVersion) -> None:
+        calls = [rank.call(LearnerActor.publish_scaffold, version) for rank in self._team.joint]
+        gather(calls, 4 * self._config.sync.timeout_s)

@@ -1,5 +1,7 @@
 """The policy in a checkpoint, theta + s*B*A, as a Hugging Face folder that engines can load.
 
+Where w is a scaffold, the policy is theta.
+
     <run>/checkpoints/step-000060/joint/   theta in fp32, w flat   --merged, rounded once-->
     <run>/exports/step-000060-1f3a9c02/    model.safetensors, the base model's other files
 
@@ -13,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from coop_rl.config import RunConfig
-from coop_rl.config.sizes import has_adapter
+from coop_rl.config.sizes import has_adapter, has_scaffold
 from coop_rl.data.model_folder import local_folder
 from coop_rl.errors import RunDirectoryError
 from coop_rl.files import rewriting
@@ -72,7 +74,7 @@ def export_policy(config: RunConfig, checkpoint: Path, digest: str, exports: Pat
 
 def _merged(config: RunConfig, reader: StateReader) -> dict[str, torch.Tensor]:
     adapter = None
-    if has_adapter(config):
+    if has_adapter(config) and not has_scaffold(config):
         shapes = adapter_shapes(load_skeleton(config.model.path), config.adapter.targets)
         section = config.adapter
         adapter = Adapter(shapes, rank=section.rank, alpha=section.alpha, seed=0)

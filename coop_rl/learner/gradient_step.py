@@ -70,6 +70,7 @@ class GradientStep:
     engine: TrainingEngine
     passes: Passes
     adapter: Adapter | None
+    """w as a part of the policy; None: there is none."""
     lookahead: Lookahead | None
     batch: PackedBatch
     objective: Objective
@@ -198,19 +199,22 @@ class GradientStep:
             adapter = AdapterGradients(branch, version, w_rl, self._w_sft, self._w_bracket)
         return Gradients(means, self._relative or samples, parts, adapter, self._rl_parts)
 
-    @span("gradient of w")
     def _take_w_gradients(self, weight: float) -> NamedGradients:
-        """Return w's gradient since the last call over `weight`, summed over ranks, on the CPU."""
-        if self.adapter is None:
-            return {}
-        gradients = self.adapter.gradients()
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients.values()])
-        self.engine.all_reduce_sum(flat)
-        flat = (flat / (weight * self.engine.loss_factor)).cpu()
-        parts = torch.split(flat, [gradient.numel() for gradient in gradients.values()])
-        self.adapter.zero_grad()
-        # Cloned: a pickled view would take all of `flat` along, once for every tensor.
-        return {
-            name: part.view_as(gradient).clone()
-            for (name, gradient), part in zip(gradients.items(), parts, strict=True)
-        }
+        """Return w's gradient since the last call over `weight`; nothing without an adapter."""
+        return take_w_gradients(self.engine, self.adapter, weight) if self.adapter else {}
+
+
+@span("gradient of w")
+def take_w_gradients(engine: TrainingEngine, adapter: Adapter, weight: float) -> NamedGradients:
+    """Return w's gradient since the last call over `weight`, summed over ranks, on the CPU."""
+    gradients = adapter.gradients()
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients.values()])
+    engine.all_reduce_sum(flat)
+    flat = (flat / (weight * engine.loss_factor)).cpu()
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients.values()])
+    adapter.zero_grad()
+    # Cloned: a pickled view would take all of `flat` along, once for every tensor.
+    return {
+        name: part.view_as(gradient).clone()
+        for (name, gradient), part in zip(gradients.items(), parts, strict=True)
+    }

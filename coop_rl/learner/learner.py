@@ -3,6 +3,7 @@
     BranchBatch, Objective --compute--> gradients of theta and w --[re-sync]--> step --> StepResult
 
 One step (docs/algorithm.md section 3), on every rank at the same time:
+    scaffold phase: only where w is a scaffold and prompts failed (`scaffold`)  -> h_w^SFT read
     bracket phase: only where theta's RL loss is not the bracket's (another estimator, or `fresh`
         rollouts), separate backward passes             -> h_w^RL read, theta's gradient dropped
     RL phase: backward passes, unweighted                -> h_w^RL read
@@ -13,7 +14,7 @@ One step (docs/algorithm.md section 3), on every rank at the same time:
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import prod
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from coop_rl.learner.peers import (
     send_state,
 )
 from coop_rl.learner.resolution import resolve
+from coop_rl.learner.scaffold import Scaffold
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.state import read_learner, write_learner
 from coop_rl.learner.statistics import mean_of
@@ -57,6 +59,7 @@ from coop_rl.types import (
     PackedBatch,
     PolicyVersion,
     SampleSums,
+    SourceBatch,
     StepResult,
     TokenRow,
     Updates,
@@ -102,6 +105,9 @@ class Learner:
                 every=settings.gain_every,
                 is_rounded=settings.is_rounded,
             )
+        self._scaffold: Scaffold | None = None
+        if settings.scaffold and adapter:
+            self._scaffold = Scaffold(engine, self._passes, adapter, settings.scaffold)
         self._has_second_optimizer = False
 
     def attach_group(self, name: str, group: BroadcastGroup) -> None:
@@ -118,7 +124,7 @@ class Learner:
             batch: The step's data of all ranks.
             objective: The loss; RL alone for `shadow`.
         """
-        self._passes.counter = TokenCounter()
+        of_scaffold = self._scaffold_gradients(batch.scaffold)
         self._passes.remember_old_log_probs(batch.minibatches)
         beside = self._measure_one_step_shadow(step, batch.minibatches[0])
         taken: list[Gradients] = []
@@ -131,7 +137,24 @@ class Learner:
                 self._resync(batch)
             with self._moments_at_hand():
                 updates.append(self._update(step, objective, taken[-1]))
-        return self._result(taken, updates, beside), taken[0].adapter
+        return self._result(taken, updates, beside), of_scaffold or taken[0].adapter
+
+    def _scaffold_gradients(self, shown: SourceBatch | None) -> AdapterGradients | None:
+        """Return what the meta-controller fits the scaffold by; None where w is none."""
+        if self._scaffold is None:
+            return None
+        sft = self._scaffold.gradients(shown) if shown else {}
+        return AdapterGradients(self.branch, self.version, {}, sft)
+
+    def fit_scaffold(self, shown: SourceBatch) -> None:
+        """Fit w anew to demonstrations, for second tries at their prompts (`lspo`)."""
+        assert self._scaffold is not None, "w is no scaffold"
+        self._scaffold.fit(shown, self._settings.scaffold_fit_steps)
+
+    def serving_scaffold(self) -> AbstractContextManager[None]:
+        """Let what is published be theta + s*B*A, where otherwise it is theta alone."""
+        assert self._scaffold is not None, "w is no scaffold"
+        return self._scaffold.adapter.switched_on()
 
     def compute(
         self,
@@ -156,7 +179,7 @@ class Learner:
         gradient = GradientStep(
             self.engine,
             self._passes,
-            self.adapter,
+            None if self._scaffold else self.adapter,
             self._lookahead,
             batch,
             objective,
@@ -217,11 +240,10 @@ class Learner:
     ) -> StepResult:
         """Sum a meta-step up and advance the version."""
         taken_at = self.version
-        # Without an adapter nobody pushes one; its count then follows theta's.
+        # Where nobody pushes w, its count follows theta's.
+        is_pushed = self.adapter is not None and not self._settings.scaffold_fit_steps
         self.version = (
-            taken_at.next()
-            if self.adapter is None
-            else PolicyVersion(taken_at.theta + 1, taken_at.adapter)
+            PolicyVersion(taken_at.theta + 1, taken_at.adapter) if is_pushed else taken_at.next()
         )
         return StepResult(
             branch=self.branch,
@@ -240,8 +262,8 @@ class Learner:
         )
 
     def _work(self) -> Work:
-        """Sum what the passes of this meta-step computed over the ranks."""
-        counter = self._passes.counter
+        """Sum what the passes since the last meta-step computed over the ranks."""
+        counter, self._passes.counter = self._passes.counter, TokenCounter()
         tokens_2 = torch.tensor([counter.forward, counter.backward], dtype=torch.float64)
         tokens_2 = tokens_2.to(self.engine.device)
         self.engine.all_reduce_sum(tokens_2)

@@ -2,9 +2,10 @@ r"""The keeper of guidance: turns the branches' gradients into the next w and pu
 
     w  <-  w - AdamW( (1 - lambda_w) h_w^SFT + lambda_w (h_w^RL - h-hat_w^RL) )
 
-with h the gradients of the losses (docs/algorithm.md section 3, step 6); lambda and the
-demonstrations' weights are in `scalar_guidance`. `distributed` wraps it in an actor. Every update
-advances the adapter's version and is pushed, also when w does not move.
+with h the gradients of the losses (docs/algorithm.md section 3, step 6). A scaffold
+follows h_w^SFT of the demonstrations of failed prompts alone, and rests where none failed. lambda
+and the demonstrations' weights are in `scalar_guidance`. `distributed` wraps it in an actor. Every
+update advances the adapter's version and is pushed, also when w does not move.
 """
 
 import math
@@ -16,7 +17,7 @@ import torch
 from coop_rl.algorithm.bracket import BracketStats, adapter_gradient
 from coop_rl.algorithm.schedules import rate_at
 from coop_rl.config import RunConfig
-from coop_rl.config.sizes import mix_and_penalty
+from coop_rl.config.sizes import has_scaffold, mix_and_penalty
 from coop_rl.errors import VersionError
 from coop_rl.learner.groups import W_GROUP
 from coop_rl.learner.peers import BroadcastGroup, send_w
@@ -63,6 +64,10 @@ class MetaController:
         self._num_steps = config.run.num_steps
         self._w_objective = config.meta.w_objective
         _, self._penalty = mix_and_penalty(config)
+        self._is_scaffold = has_scaffold(config)
+        if self._is_scaffold:
+            self._penalty = 0.0
+            self._w_objective = "frozen" if self._w_objective == "frozen" else "sft"
         self._scalars = ScalarGuidance(config, sources)
         # For the control `random`; another seed than that of w's start.
         self._generator = torch.Generator().manual_seed(config.run.seed + 1)
@@ -129,6 +134,8 @@ class MetaController:
         shadow: AdapterGradients | None,
         gain: CooperativeGain | None,
     ) -> tuple[SkipReason, BracketStats]:
+        if self._is_scaffold and not joint.sft:
+            return SkipReason.NOTHING_FAILED, NOT_MEASURED
         gradient, stats = adapter_gradient(
             self._w_objective, self._penalty, joint, shadow, self._generator
         )

@@ -4,8 +4,15 @@ from dataclasses import dataclass
 
 from coop_rl.algorithm.methods import build_method
 from coop_rl.config import RunConfig
+from coop_rl.config.optimizer import OptimizerSection
 from coop_rl.config.roles import LearnerSection
-from coop_rl.config.sizes import amplifies_bracket, has_one_step_shadow, learns_by_lookahead
+from coop_rl.config.sizes import (
+    amplifies_bracket,
+    has_one_step_shadow,
+    has_scaffold,
+    learns_by_lookahead,
+    scaffold_fit_steps,
+)
 from coop_rl.learner.passes import LossSettings
 from coop_rl.types import Branch
 
@@ -31,6 +38,10 @@ class LearnerSettings:
     """Meta-steps between two gains that joint measures by itself; 0: it measures none."""
     is_rounded: bool = False
     """Whether the model computes in fewer bits than its masters have."""
+    scaffold: OptimizerSection | None = None
+    """The adapter's optimiser where w is a scaffold, off in theta's passes; None: it is none."""
+    scaffold_fit_steps: int = 0
+    """Steps in which learners fit it by themselves; 0: the meta-controller does."""
     amplifies: bool = False
     """Whether the bracket is taken over a longer way, because rounding hides theta-hat - theta."""
     offloaded: frozenset[Branch] = frozenset()
@@ -57,6 +68,8 @@ class LearnerSettings:
             is_gradient_shared=config.shadow.rollouts == "shared",
             gain_every=config.gain.every if has_one_step_shadow(config) else 0,
             is_rounded=config.model.dtype != "float32",
+            scaffold_fit_steps=scaffold_fit_steps(config),
+            scaffold=config.adapter if has_scaffold(config) else None,
             amplifies=amplifies_bracket(config),
             copies_moments=config.shadow.optimizer_state == "copy",
             offloaded=frozenset(branch for branch, is_away in away.items() if is_away),

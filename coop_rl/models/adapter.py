@@ -11,7 +11,8 @@ authoritative copy; learners hold replicas that `load_flat` overwrites.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -76,6 +77,8 @@ class Adapter:
             device: Where w lives; it is drawn on the CPU, so that its values do not depend on it.
             dtype: fp32, except in gradient checks.
         """
+        self.is_on = True
+        """Whether the layers compute with w, and `merge` adds it."""
         self.rank = rank
         self.alpha = alpha
         self.scale = alpha / rank
@@ -112,6 +115,8 @@ class Adapter:
 
     def _forward(self, name: str, layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
         """Compute an adapted layer, merged where the layer's type holds w's part."""
+        if not self.is_on:
+            return nn.functional.linear(x, layer.weight, layer.bias)
         a_RI, b_OR = (self._tensors[f"{name}.{factor}"] for factor in ("lora_A", "lora_B"))
         if layer.weight.dtype == a_RI.dtype:
             merged: torch.Tensor = MergedLinear.apply(  # type: ignore[no-untyped-call]
@@ -122,14 +127,23 @@ class Adapter:
         part = nn.functional.linear(low_rank, b_OR.to(x.dtype))
         return nn.functional.linear(x, layer.weight, layer.bias) + self.scale * part
 
+    @contextmanager
+    def switched_on(self) -> Iterator[None]:
+        """Let layers and `merge` use w, where they otherwise do not."""
+        was_on, self.is_on = self.is_on, True
+        try:
+            yield
+        finally:
+            self.is_on = was_on
+
     @torch.no_grad()
     def merge(self, name: str, theta_OI: torch.Tensor) -> torch.Tensor:
-        """Return theta + s*B*A for the checkpoint weight `name`; theta where w has no part.
+        """Return theta + s*B*A for the weight `name`; theta where w has no part or is off.
 
         One pass over the weight: the product is added as it is computed.
         """
         layer = name.removesuffix(".weight")
-        if layer not in self.shapes:
+        if layer not in self.shapes or not self.is_on:
             return theta_OI
         b_OR, a_RI = (
             self._tensors[f"{layer}.{factor}"].to(theta_OI.device)

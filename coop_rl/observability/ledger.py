@@ -45,7 +45,8 @@ class Ledger:
     def add(self, record: StepRecord, step_s: float) -> Metrics:
         """Add a step; returns the totals under their metric names."""
         batches = record.batch.minibatches
-        generated = count_tokens([*record.sampled.groups, *record.sampled.dropped, *record.fresh])
+        sampled, others = record.sampled, (*record.fresh, *record.second.groups)
+        generated = count_tokens([*sampled.groups, *sampled.dropped, *others])
         trained = sum(batch.num_trained_tokens for batch in batches)
         flops = 2 * generated
         for result in (record.joint, record.shadow):

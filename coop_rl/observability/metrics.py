@@ -10,6 +10,7 @@ import numpy as np
 
 from coop_rl.algorithm.packing import useful_share
 from coop_rl.algorithm.roles import StepRecord
+from coop_rl.algorithm.scaffold import has_right
 from coop_rl.metric_names import REWARD
 from coop_rl.types import (
     CooperativeGain,
@@ -39,6 +40,7 @@ def step_metrics(record: StepRecord, timings: Mapping[str, float]) -> Metrics:
         "tokens/trained_shadow": num_rl_tokens if record.shadow else 0,
         "tokens/useful": useful_share(steps),
         "groups/dropped": len(record.sampled.dropped),
+        **_scaffold_metrics(record),
         **_rollout_metrics([*record.sampled.groups, *record.sampled.dropped], record.version.theta),
         **_learner_metrics(record.joint, record.shadow),
         **_gain_metrics(record.gain, record.pooled),
@@ -101,6 +103,20 @@ def _given_metrics(sampled: Sequence[ScoredGroup]) -> Metrics:
         "reward/given": sum(reward.value for reward in rewards) / len(rewards),
         "reward/given_accuracy": sum(reward.is_correct for reward in rewards) / len(rewards),
         "response/given": sum(len(group.prompt.given_ids) for group in groups) / len(groups),
+    }
+
+
+def _scaffold_metrics(record: StepRecord) -> Metrics:
+    """Return how the second tries fared, where there were any."""
+    tried = record.second.groups
+    if not tried:
+        return {}
+    rights = [reward.is_correct for group in tried for reward in group.rewards]
+    return {
+        "tokens/generated_scaffold": count_tokens(tried),
+        "scaffold/tried": len(tried) / len(record.sampled.groups),
+        "scaffold/turned": sum(has_right(group) for group in tried) / len(tried),
+        "scaffold/accuracy": sum(rights) / len(rights),
     }
 
 

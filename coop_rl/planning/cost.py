@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.config.sizes import has_shadow
+from coop_rl.config.sizes import has_scaffold, has_shadow, scaffold_fit_steps, scaffold_samples
 from coop_rl.planning.devices import Device
 from coop_rl.planning.memory import engine_memory, longest_sequence
 from coop_rl.planning.shape import ModelShape
@@ -52,14 +52,20 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
     prompt = max(1.0, (length - config.rollout.max_tokens) * RESPONSE_SHARE)
     branches = 2 if has_shadow(config) else 1
     rl_tokens = sizes.num_samples * (prompt + response)
-    sft_tokens = sizes.num_demonstrations * (prompt + response)
+    num_demonstrations, num_tries, num_syncs = sizes.num_demonstrations, 0, 1
+    if has_scaffold(config):  # the most it can cost: every prompt is tried again
+        num_demonstrations += max(1, scaffold_fit_steps(config)) * sizes.num_prompts
+        num_tries, num_syncs = sizes.num_prompts * scaffold_samples(config), 2
+    sft_tokens = num_demonstrations * (prompt + response)
+    sync_bytes = float(num_syncs * BYTES[config.rollout.dtype] * shape.num_params)
     return StepCost(
-        generated_tokens=sizes.num_samples * response,
+        generated_tokens=(sizes.num_samples + num_tries) * response,
         trained_tokens=branches * rl_tokens + sft_tokens,
-        sync_bytes=float(BYTES[config.rollout.dtype] * shape.num_params),
-        generate_s=_generate_s(config, shape, device, sizes.num_samples, prompt, response),
+        sync_bytes=sync_bytes,
+        generate_s=_generate_s(config, shape, device, sizes.num_samples, prompt, response)
+        + _generate_s(config, shape, device, num_tries, prompt, response),
         train_s=_train_s(config, shape, device, rl_tokens, sft_tokens),
-        sync_s=BYTES[config.rollout.dtype] * shape.num_params / (device.link_gbs * 1e9),
+        sync_s=sync_bytes / (device.link_gbs * 1e9),
     )
 
 

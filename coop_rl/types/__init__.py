@@ -20,6 +20,7 @@ from coop_rl.types.batch import (
     TokenSample,
 )
 from coop_rl.types.learning import (
+    NOTHING_TRIED,
     AdapterGradients,
     CooperativeGain,
     DemonstrationFit,
@@ -34,6 +35,7 @@ from coop_rl.types.learning import (
     PooledGain,
     Resolution,
     SampleSums,
+    SecondTries,
     SkipReason,
     StepMeans,
     StepResult,
@@ -55,6 +57,7 @@ from coop_rl.types.version import Branch, PolicyVersion
 
 __all__ = [
     "NOTHING_GIVEN",
+    "NOTHING_TRIED",
     "AdapterGradients",
     "Branch",
     "BranchBatch",
@@ -84,6 +87,7 @@ __all__ = [
     "Sampled",
     "SamplingSettings",
     "ScoredGroup",
+    "SecondTries",
     "SkipReason",
     "SourceBatch",
     "StepMeans",

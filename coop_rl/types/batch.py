@@ -179,3 +179,5 @@ class BranchBatch:
     """One optimiser step each, in order; the gradients of w are those of the first."""
     bracket: PackedBatch | None = None
     """Rollouts that w's RL gradient is measured on; None: those of the first minibatch."""
+    scaffold: SourceBatch | None = None
+    """Demonstrations that w alone is fitted to, where it is a scaffold; None: there are none."""

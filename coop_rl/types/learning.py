@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from coop_rl.types.batch import Demonstration, TokenSample
+from coop_rl.types.rollout import ScoredGroup
 from coop_rl.types.version import Branch, PolicyVersion
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class SkipReason(StrEnum):
     ROUNDED = "rounded"
     NON_FINITE = "non_finite"
     FROZEN = "frozen"
+    NOTHING_FAILED = "nothing_failed"
 
 
 DemonstrationLoss = Literal["nll", "phi", "shaped"]
@@ -98,6 +100,21 @@ class Lesson:
     """Rollouts, group by group."""
     demonstrations: Sequence[Demonstration]
     objective: Objective
+    scaffold: Sequence[Demonstration] = ()
+    """What w is fitted to, theta's gradient dropped; empty where w is no scaffold."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecondTries:
+    """What pi(theta, w) made of prompts that theta alone had failed (`algorithm.scaffold`)."""
+
+    demonstrations: Sequence[Demonstration] = ()
+    """Of these prompts, under their ids."""
+    groups: Sequence[ScoredGroup] = ()
+    """The responses to them, in the same order."""
+
+
+NOTHING_TRIED = SecondTries()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +188,14 @@ class SampleSums:
     """Whether they are the shadow's less joint's, because rounding hides small differences."""
     resolution: Resolution = Resolution()
     """Of the weights they were computed with."""
+
+    def of_groups(self, kept: Sequence[int], size: int) -> SampleSums:
+        """Return the sums of some groups' samples, of `size` samples each."""
+
+        def of(value_N: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(v for g in kept for v in value_N[g * size : (g + 1) * size])
+
+        return replace(self, log_ratio_N=of(self.log_ratio_N), kl_N=of(self.kl_N))
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["meta.guidance=[]"], "meta.guidance must name adapter, mix or demonstrations"),
+        (["meta.guidance=[]"], "meta.guidance must name adapter, mix, demonstrations or scaffold"),
         (
             ["meta.guidance=[mix]", "learner.num_minibatches=2"],
             "meta.guidance mix differentiates one optimiser step",
@@ -215,6 +215,14 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
         (
             ["method.kind=self_distil", "rollout.mask_truncated=true"],
             "set rollout.mask_truncated f",
+        ),
+        (["meta.guidance=[adapter,scaffold]"], "are two uses of one w"),
+        (["meta.guidance=[scaffold]", "meta.w_objective=random"], "is about a w in the policy"),
+        (["meta.guidance=[scaffold]", "rollout.max_policy_lag=1"], "samples twice at one version"),
+        (["meta.guidance=[scaffold]", "reward.shuffle=true"], "do not reach the second tries of"),
+        (
+            ["method.kind=lspo", "placement.colocated=true", "placement.rollout.gpus=0.5"],
+            "method.kind lspo publishes twice a step",
         ),
         (["meta.per_example=true"], "needs demonstrations in meta.guidance, got adapter; add it"),
         (

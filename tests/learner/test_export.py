@@ -32,7 +32,7 @@ class Theta:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["bridge", "rl"])
+@pytest.mark.parametrize("kind", ["bridge", "rl", "lspo"])
 def test_merged_and_rounded_like_a_weight_sync(tmp_path: Path, kind: str, dtype: str) -> None:
     base = save_tiny(tmp_path / "base")
     config = load_config(
@@ -45,10 +45,11 @@ def test_merged_and_rounded_like_a_weight_sync(tmp_path: Path, kind: str, dtype:
     for name, tensor in trained.items():
         writer.add(f"master/{name}", tensor)
         writer.add(f"exp_avg/{name}", tensor)
-    if kind == "bridge":
+    if kind != "rl":
         shapes = adapter_shapes(model, config.adapter.targets)
         adapter = Adapter(shapes, rank=config.adapter.rank, alpha=config.adapter.alpha, seed=0)
         adapter.load_flat(torch.randn(adapter.numel(), generator=torch.Generator().manual_seed(1)))
+        adapter.is_on = kind == "bridge"  # a scaffold is no part of the policy
         writer.add("adapter", adapter.flatten())
     writer.finish({"theta": 3, "adapter": 2})
 

@@ -35,6 +35,21 @@ def test_merged_weights_give_the_hooked_logits() -> None:
     assert adapter.merge("model.embed_tokens.weight", embedding) is embedding
 
 
+def test_switched_off_it_is_not_there() -> None:
+    token_ids_KL = to_grid(random_rows()).token_ids_KL
+    model = tiny_model()
+    base = model(token_ids_KL).logits
+    adapter = random_adapter(model)
+    adapter.attach(model)
+    adapter.is_on = False
+    assert torch.equal(model(token_ids_KL).logits, base)
+    theta = model.get_parameter("model.layers.0.self_attn.q_proj.weight")
+    assert adapter.merge("model.layers.0.self_attn.q_proj.weight", theta) is theta
+    with adapter.switched_on():
+        assert (model(token_ids_KL).logits - base).abs().max() > 0.1
+    assert not adapter.is_on
+
+
 def test_peft_loads_the_export_to_the_same_logits(tmp_path) -> None:
     from peft import PeftModel
 

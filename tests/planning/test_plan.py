@@ -8,6 +8,9 @@ from rich.console import Console
 
 from coop_rl.commands.plan import plan_run
 from coop_rl.config import load_config
+from coop_rl.planning.cost import step_cost
+from coop_rl.planning.devices import device_named
+from coop_rl.planning.shape import shape_of
 from tests.support.in_process import ROOT, Ended, coop_rl
 
 GOLDEN = ROOT / "tests/planning/golden"
@@ -28,6 +31,7 @@ def plan(*arguments: str) -> Ended:
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.yaml"))
 RIVALS = (
     "rl", "sft", "cold_start", "sum", "alternate", "chord", "hpt", "luffy", "srft", "relift",
+    "lspo",
 )  # fmt: skip
 
 
@@ -87,3 +91,15 @@ def test_an_unknown_device_is_refused() -> None:
     done = plan("configs/local/demo.yaml", "--device", "H1000")
     assert done.returncode == 2
     assert "known are L4" in done.stderr
+
+
+@pytest.mark.parametrize("sets", [["meta.guidance=[scaffold]"], ["method.kind=lspo"]])
+def test_a_scaffold_is_planned_with_a_second_sync_and_second_tries(sets: list[str]) -> None:
+    shape, device = shape_of(str(ROOT / "configs/local/demo/model")), device_named("H100")
+    demo = ROOT / "configs/local/demo.yaml"
+    with_it = step_cost(load_config(demo, sets), shape, device)
+    without = step_cost(load_config(demo, ["method.kind=hpt"]), shape, device)
+    assert with_it.sync_bytes == 2 * without.sync_bytes
+    assert with_it.generated_tokens == 1.5 * without.generated_tokens
+    assert with_it.generate_s > without.generate_s
+    assert with_it.trained_tokens > without.trained_tokens

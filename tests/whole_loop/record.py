@@ -25,7 +25,7 @@ from tests.whole_loop.test_resume import CASES as GUIDANCE
 from tests.whole_loop.toy import make_task
 
 SOURCES = {"good": "right", "bad": "wrong"}
-MATCHING = ("hpt", "luffy", "srft", "relift", "prefix", "self_distil")
+MATCHING = ("hpt", "luffy", "srft", "relift", "prefix", "self_distil", "lspo")
 """Methods whose prompts have one demonstration each."""
 
 

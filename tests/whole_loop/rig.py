@@ -19,12 +19,13 @@ from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Progress, Roles, StepRecord
 from coop_rl.algorithm.train import train
 from coop_rl.config import RunConfig, load_config
+from coop_rl.config.sizes import scaffold_fit_steps, scaffold_samples
 from coop_rl.data.collection import Mixture
 from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress
 from coop_rl.driver.demonstrations import Demonstrations
 from coop_rl.driver.generation import OnDone, OnStart
 from coop_rl.driver.learners import SHADOW_OBJECTIVE
-from coop_rl.driver.rollouts import SHADOW_SEED, TeamRollouts, step_sampling
+from coop_rl.driver.rollouts import SCAFFOLD_SEED, SHADOW_SEED, TeamRollouts, step_sampling
 from coop_rl.metric_names import VALIDATION_NLL
 from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.metrics import Metrics, step_metrics
@@ -39,6 +40,7 @@ from coop_rl.types import (
     Prompt,
     SamplingSettings,
     ScoredGroup,
+    SourceBatch,
     StepResult,
 )
 from tests.whole_loop.branches import Branches, build_branches
@@ -121,6 +123,34 @@ class LocalShadowRollouts:
         sampling = step_sampling(self.config, step, SHADOW_SEED)
         prompts = [group.prompt for group in groups]
         return sample_groups(policy, self.task, prompts, sampling, shadow.version)
+
+
+@dataclass
+class LocalScaffoldRollouts:
+    """Samples from the joint learner's policy while w is on; fits w first where the method does."""
+
+    config: RunConfig
+    branches: Branches
+    task: Task
+
+    def next_batch(
+        self,
+        step: int,
+        version: PolicyVersion,
+        failed: Sequence[ScoredGroup],
+        shown: SourceBatch,
+    ) -> Sequence[ScoredGroup]:
+        joint, policy = self.branches.joint, self.branches.policy
+        joint.check_version(version)
+        sampling = replace(
+            step_sampling(self.config, step, SCAFFOLD_SEED),
+            num_samples=scaffold_samples(self.config),
+        )
+        if scaffold_fit_steps(self.config):
+            joint.fit_scaffold(shown)
+        with joint.serving_scaffold():
+            prompts = [group.prompt for group in failed]
+            return sample_groups(policy, self.task, prompts, sampling, version)
 
 
 @dataclass
@@ -328,6 +358,7 @@ def start(
             decode=str,
         ),
         shadow_rollouts=LocalShadowRollouts(config, branches, task),
+        scaffold_rollouts=LocalScaffoldRollouts(config, branches, task),
         demonstrations=Demonstrations(config, Mixture.of(task.demonstrations)),
         learners=LocalLearners(branches),
         meta_controller=LocalMetaController(branches),

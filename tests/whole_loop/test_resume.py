@@ -43,6 +43,7 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "dapo": ("method.kind=rl", "method.rl={kind: dapo, max_refills: 2}"),
     "sum": ("method.kind=sum",),
+    "scaffold": ("meta.guidance=[scaffold,mix]",),
 }
 
 
@@ -147,6 +148,14 @@ def test_a_tuned_cold_start_goes_on_with_its_rates_and_both_optimisers(
     assert [record.objective.has_second_optimizer for record in whole.records] == (
         [False] * 4 + [True] * 4
     )
+
+
+def test_lspo_goes_on_from_theta_alone(tmp_path: Path) -> None:
+    """Its w lives for one step."""
+    overrides = ("method.kind=lspo", "adapter.lr=0.1")
+    whole, resumed, rows = stop_and_go_on(tmp_path, 4, *overrides, sources={"good": "right"})
+    assert_same(whole, resumed, rows)
+    assert any("scaffold/turned" in row for row in resumed.rows)
 
 
 @pytest.mark.parametrize("stop_after", [2, 4, 6])

@@ -11,6 +11,7 @@ from coop_rl.algorithm.methods.bridge import Bridge
 from coop_rl.algorithm.methods.chord import Chord
 from coop_rl.algorithm.methods.cold_start import ColdStart
 from coop_rl.algorithm.methods.hpt import Hpt
+from coop_rl.algorithm.methods.lspo import Lspo
 from coop_rl.algorithm.methods.luffy import Luffy
 from coop_rl.algorithm.methods.prefix import Prefix
 from coop_rl.algorithm.methods.relift import Relift
@@ -36,6 +37,7 @@ METHODS: dict[str, type[AnyMethod]] = {
     "relift": Relift,
     "prefix": Prefix,
     "self_distil": SelfDistil,
+    "lspo": Lspo,
 }
 
 

@@ -6,10 +6,12 @@ from typing import Any, Generic, TypeVar, cast
 
 from coop_rl.algorithm.estimators import Advantages, RlEstimator, build_estimator
 from coop_rl.algorithm.gain import GainSettings, GainWindow
+from coop_rl.algorithm.scaffold import splice
 from coop_rl.config import RunConfig
 from coop_rl.config.method_section import MethodSection, WhichDemonstrations
-from coop_rl.config.sizes import has_shadow
+from coop_rl.config.sizes import has_scaffold, has_shadow
 from coop_rl.types import (
+    NOTHING_TRIED,
     CooperativeGain,
     Demonstration,
     Given,
@@ -17,6 +19,7 @@ from coop_rl.types import (
     Lesson,
     Objective,
     ScoredGroup,
+    SecondTries,
     TokenSample,
 )
 
@@ -46,6 +49,8 @@ class StepData:
     prompts without one are missing."""
     guidance: Guidance | None = None
     """What the meta-controller says; None: there is none."""
+    second: SecondTries = NOTHING_TRIED
+    """Responses of pi(theta, w) to prompts that failed; empty where w is no scaffold."""
 
     def expert_of(self) -> dict[str, Demonstration]:
         """Return matching demonstrations by the id of their prompt."""
@@ -66,6 +71,7 @@ class Method(Generic[S]):
         self.gain = GainSettings.from_config(config)
         self.gains = GainWindow(config.gain.window)
         self.uses_shadow = has_shadow(config)
+        self.has_scaffold = has_scaffold(config)
 
     def make_estimator(self) -> RlEstimator:
         """Return what estimates the policy gradient: what `method.rl` chooses."""
@@ -105,9 +111,10 @@ class Method(Generic[S]):
 
     def compose(self, data: StepData) -> Lesson:
         """Return what the learners are given: by default all of the data."""
-        samples = to_token_samples(data.groups, self.estimator.advantages(data.groups))
+        groups = splice(data.groups, data.second)
+        samples = to_token_samples(groups, self.estimator.advantages(groups))
         objective = self.objective(data.step, data.guidance)
-        return Lesson(samples, data.demonstrations, objective)
+        return Lesson(samples, data.demonstrations, objective, data.second.demonstrations)
 
     def shadow_age(self, step: int) -> int:
         """Return how many RL-only steps the shadow is away from a theta at step `step`."""
