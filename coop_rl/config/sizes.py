@@ -90,6 +90,14 @@ def learns_by_lookahead(config: RunConfig) -> bool:
     return config.method.is_guided and bool(kinds)
 
 
+def num_sources(config: RunConfig) -> int:
+    """Return how many sources of demonstrations are told apart, as far as the config says."""
+    if not (config.method.is_guided and "demonstrations" in config.meta.guidance):
+        return 1
+    section = config.demonstrations
+    return section.bins if section.split_by else max(1, len(section.mixture))
+
+
 def mix_and_penalty(config: RunConfig) -> tuple[float, float]:
     """Return (lambda, lambda_w) of a guided method.
 

@@ -21,6 +21,7 @@ from coop_rl.config.sizes import (
     has_adapter,
     has_one_step_shadow,
     learns_by_lookahead,
+    num_sources,
     zero_stage,
 )
 from coop_rl.learner.deepspeed_config import reduce_bucket
@@ -88,11 +89,12 @@ def learner_memory(
     if config.method.rl_settings.kl.weight > 0:
         parts["pi_ref"] = compute * float(size)
     if is_lookahead := learns_by_lookahead(config):
-        parts["look-ahead"] = 2 * FP32_BYTES * own
+        parts["look-ahead"] = (1 + num_sources(config)) * FP32_BYTES * own
     if is_beside := has_one_step_shadow(config):
         parts["one-step shadow"] = 3 * FP32_BYTES * own
     if is_lookahead or is_beside or config.learner.grad_stats_every:
-        copies = config.method.samples + (config.method.demonstrations != "none")
+        has_sft = config.method.demonstrations != "none"
+        copies = config.method.samples + has_sft * num_sources(config)
         parts["gradient statistics"] = copies * FP32_BYTES * own
     tokens = tokens or min(config.learner.micro_batch_tokens, tokens_per_rank(config, shape, ranks))
     parts["activations"] = activation_bytes(shape, tokens, compute, config)
