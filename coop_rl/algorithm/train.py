@@ -62,19 +62,10 @@ def train(num_steps: int, method: AnyMethod, shape: PackShape, roles: Roles) -> 
         update = roles.meta_controller.update(joint, shadow, gain)
         guidance = update.guidance if update else None
         seen = StepRecord(
-            step=step,
-            version=version,
-            objective=lesson.objective,
-            sampled=sampled,
-            fresh=fresh,
-            second=second,
-            batch=batches[0],
-            joint=joint,
-            shadow=shadow,
-            gain=gain,
-            pooled=method.gains.pooled(),
-            update=update,
-        )
+            step=step, version=version, objective=lesson.objective, sampled=sampled, fresh=fresh,
+            second=second, batch=batches[0], joint=joint, shadow=shadow, gain=gain,
+            pooled=method.gains.pooled(), update=update,
+        )  # fmt: skip
         version = roles.weights.publish(version.next(), is_read=method.needs(step + 1).rollouts)
         roles.observer.record(seen)
         roles.checkpoints.maybe_save(step, version, method.state(), roles.rollouts.state())
