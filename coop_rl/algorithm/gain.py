@@ -95,6 +95,14 @@ def gain_per_prompt(
     return np.asarray((difference_PG * _above_baseline(reward_PG)).mean(axis=1))
 
 
+def fresh_gain_per_prompt(
+    reward_PG: PerSample, joint_log_ratio_PG: PerSample, fresh_reward_PG: PerSample
+) -> PerPrompt:
+    """Return the reward gap of each prompt from rollouts of both branches; joint's may be old."""
+    above_P = (np.exp(joint_log_ratio_PG) * _above_baseline(reward_PG)).mean(axis=1)
+    return np.asarray(above_P + reward_PG.mean(axis=1) - fresh_reward_PG.mean(axis=1))
+
+
 def estimate_gain(
     groups: Sequence[ScoredGroup],
     fresh: Sequence[ScoredGroup],
@@ -109,8 +117,8 @@ def estimate_gain(
     Args:
         groups: The groups of the first minibatch, sampled from the joint branch.
         fresh: The shadow's own rollouts on the same prompts; empty: the shared ones are reweighted.
-        num_dropped: How many more prompts were sampled and then replaced by dynamic sampling; of
-            several minibatches the first one's share.
+        num_dropped: Prompts that count as 0, as those that dynamic sampling replaced; a part of one
+            where the first minibatch has a share of them.
         joint: The sums over each sample under the joint branch.
         shadow: Those under the shadow.
         settings: How to estimate, and when the estimate counts.
@@ -126,17 +134,15 @@ def estimate_gain(
     is_resolved = shadow.resolution.differing >= MIN_RESOLVED
     reward_P = kl_P = None
     if is_healthy and is_resolved:
+        reward_P = gain_per_prompt(reward_PG, joint_PG, shadow_PG)
         if fresh:
-            reward_P = (np.exp(joint_PG) * _above_baseline(reward_PG)).mean(1)
-            reward_P += reward_PG.mean(1) - _rewards(fresh).mean(1)
-        else:
-            reward_P = gain_per_prompt(reward_PG, joint_PG, shadow_PG)
+            reward_P = fresh_gain_per_prompt(reward_PG, joint_PG, _rewards(fresh))
         if joint.kl_N:
             joint_kl_PG = np.array(joint.kl_N).reshape(shape)
             shadow_kl_PG = _of_shadow(joint_kl_PG, shadow.kl_N, is_relative=shadow.is_relative)
             weight_PG = 1.0 if fresh else np.exp(shadow_PG)
             kl_P = (np.exp(joint_PG) * joint_kl_PG - weight_PG * shadow_kl_PG).mean(1)
-    value, stderr = None, None
+    value = stderr = None
     if reward_P is not None:
         penalty_P = 0.0 if kl_P is None else settings.kl_weight * kl_P
         value, stderr = _mean_and_error(reward_P - penalty_P, num_dropped)

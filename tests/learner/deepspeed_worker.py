@@ -20,7 +20,7 @@ from coop_rl.learner.learner import Learner
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
 from coop_rl.weights.process_group import open_store
-from tests.learner import engine_scenes, scenes
+from tests.learner import engine_scenes, gain_scenes, scenes
 from tests.learner.engine_scenes import Build, Setup, same
 from tests.learner.scenes import ENGINE, MIXED, RL_ONLY, Pipe, build_batch, one_step, record_steps
 
@@ -189,7 +189,7 @@ def operations(out: Path) -> dict[str, Callable[[], Any]]:
         build = partial(build_at, stage)
         for name, scene in engine_scenes.PLAIN.items():
             plan[f"{name}-{stage}"] = partial(scene, build)
-        for name, filed in engine_scenes.FILED.items():
+        for name, filed in (engine_scenes.FILED | gain_scenes.FILED).items():
             folder = Path(f"{out}-{name}-{stage}")
             plan[f"{name}-{stage}"] = partial(filed, build, folder)
     for stage in (0, 2, 3):
@@ -198,7 +198,7 @@ def operations(out: Path) -> dict[str, Callable[[], Any]]:
             plan[f"{name}-{stage}-bfloat16"] = partial(engine_scenes.PLAIN[name], build)
         for amplifies in (False, True):
             plan[f"close_branches-{stage}-{amplifies}"] = partial(
-                engine_scenes.close_branches, build, amplifies=amplifies
+                gain_scenes.close_branches, build, amplifies=amplifies
             )
     keeping = partial(build_at, 3, persistence_threshold_values=300)
     plan["shifted-3-persistent"] = partial(engine_scenes.shifted, keeping)

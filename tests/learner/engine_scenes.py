@@ -11,14 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from coop_rl.algorithm.bracket import adapter_gradient
 from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.packing import PackShape, pack, pack_branches
 from coop_rl.config.estimators import GrpoRl, KlSettings, PpoRl
 from coop_rl.config.roles import LearnerSection
 from coop_rl.errors import ConfigError
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
-from coop_rl.learner.groups import RESYNC_GROUP
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.passes import Reference
 from coop_rl.learner.settings import LearnerSettings
@@ -41,7 +39,6 @@ from tests.learner.scenes import (
     MIXED,
     RL_ONLY,
     SECTION,
-    Pipe,
     build_batch,
     build_demonstrations,
     build_policy,
@@ -358,53 +355,6 @@ def offloaded(build: Build) -> dict[str, Any]:
     return {"is_same": same(state_of(moving.engine), state_of(staying.engine))}
 
 
-def one_step_shadow(build: Build, folder: Path) -> dict[str, Any]:
-    """Log-probs under the RL-only step beside each step; saved and loaded in between."""
-    setup = Setup(replace(LEARNER, gain_every=1))
-    learner, fresh = build(setup), build(setup)
-    batches = [one_step(build_batch(k, learner.engine.world_size)) for k in range(4)]
-    taken = [learner.step(k, batches[k], MIXED)[0].one_step_shadow for k in range(3)]
-    hand_over(learner, fresh, folder)
-    last, again = (one.step(3, batches[3], MIXED)[0].one_step_shadow for one in (learner, fresh))
-    return {
-        "log_ratios": [samples.log_ratio_N if samples else () for samples in (*taken, last)],
-        "is_loaded": last == again,
-    }
-
-
-def close_branches(build: Build, *, amplifies: bool) -> dict[str, Any]:
-    """The bracket after three steps apart at a tiny rate, from both branches on one machine."""
-    section = with_section(lr=2e-6, warmup_steps=0)
-    settings = replace(LEARNER, amplifies=amplifies, is_rounded=True, section=section)
-    pipe = Pipe()
-    joint, shadow = (build(Setup(settings, branch=name)) for name in ("joint", "shadow"))
-    joint.attach_group(RESYNC_GROUP, pipe.sender())
-    shadow.attach_group(RESYNC_GROUP, pipe.receiver())
-    for step in range(4):
-        batch = one_step(build_batch(step, joint.engine.world_size))
-        _, at_joint = joint.step(step, batch, MIXED)
-        result, at_shadow = shadow.step(step, batch, RL_ONLY)
-        if step == 0:
-            first = bracket_of(at_joint, at_shadow)
-    resolution = result.samples.resolution
-    return {
-        "first": first,
-        "bracket": bracket_of(at_joint, at_shadow),
-        "amplification": resolution.amplification,
-        "differing": resolution.differing,
-        "left_over": len(pipe.queue),
-    }
-
-
-def bracket_of(joint: AdapterGradients | None, shadow: AdapterGradients | None) -> torch.Tensor:
-    """The bracket, flat."""
-    assert joint is not None
-    assert shadow is not None
-    without_sft = replace(joint, sft={})
-    bracket, _ = adapter_gradient("cooperative", 1.0, without_sft, shadow, torch.Generator())
-    return torch.cat([tensor.reshape(-1) for tensor in bracket.values()])
-
-
 def sft_cut(build: Build) -> dict[str, Any]:
     """theta's gradient of a step of demonstrations, cut into one micro-batch or one for each."""
     found: dict[str, Any] = {}
@@ -434,6 +384,5 @@ PLAIN: dict[str, Callable[[Build], Any]] = {
 FILED: dict[str, Callable[[Build, Path], Any]] = {
     "second_optimizer": second_optimizer,
     "lookahead_clipped": lookahead_clipped,
-    "one_step_shadow": one_step_shadow,
 }
 """Scenes that write a folder."""

@@ -28,9 +28,10 @@ from tests.learner.engine_scenes import (
     RECORDED,
     batches_by_source,
     build_local,
-    close_branches,
     guided,
 )
+from tests.learner.gain_scenes import FILED as GAIN_FILED
+from tests.learner.gain_scenes import close_branches
 from tests.learner.scenes import (
     ENGINE,
     LEARNER,
@@ -58,7 +59,7 @@ def plain(name: str) -> dict[str, Any]:
     if name in PLAIN:
         return dict(PLAIN[name](build_local))
     with tempfile.TemporaryDirectory() as folder:
-        return dict(FILED[name](build_local, Path(folder)))
+        return dict((FILED | GAIN_FILED)[name](build_local, Path(folder)))
 
 
 def distance(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

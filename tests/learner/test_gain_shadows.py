@@ -14,6 +14,7 @@ from coop_rl.types import AdapterGradients, Branch, Objective, Resolution, Sampl
 from tests.learner.scenes import (
     ENGINE,
     LEARNER,
+    LOSS,
     MIXED,
     RL_ONLY,
     SECTION,
@@ -183,3 +184,19 @@ def test_the_amplified_bracket_is_the_bracket() -> None:
     pairs = zip(at_shadow.log_ratio_N, at_theta.log_ratio_N, strict=True)
     steps = [own - other for own, other in pairs]
     assert relative.log_ratio_N == pytest.approx(steps, rel=0.02, abs=1e-6)
+
+
+def test_the_entropy_bonus_steers_theta_and_stays_out_of_the_bracket() -> None:
+    """J_RL has no entropy: w's RL gradient is the same with a bonus in theta's loss and without."""
+    taken = []
+    for weight in (0.0, 50.0):
+        rl = LOSS.rl.model_copy(update={"entropy_weight": weight})
+        policy, adapter = build_policy(has_entropy_gradient=True)
+        settings = replace(LEARNER, loss=replace(LOSS, rl=rl))
+        learner = Learner(settings, "joint", LocalEngine(policy, ENGINE), adapter)
+        result, gradients = learner.step(0, one_step(build_batch(0, 1)), RL_ONLY)
+        assert gradients is not None
+        taken.append((gradients.rl, result.updates.grad_norm))
+    (plain, norm), (with_bonus, bonus_norm) = taken
+    assert all(torch.allclose(plain[n], with_bonus[n], rtol=1e-5, atol=1e-9) for n in plain)
+    assert norm != pytest.approx(bonus_norm, rel=1e-3)

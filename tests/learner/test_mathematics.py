@@ -18,7 +18,6 @@ from coop_rl.types import Branch, DemonstrationTerm, MicroBatch, Objective, Pack
 from tests.learner.scenes import (
     ENGINE,
     LEARNER,
-    LOSS,
     RL_ONLY,
     SECTION,
     Pipe,
@@ -386,19 +385,3 @@ def test_rate_of_a_step_is_scaled_by_its_objective() -> None:
         learner.step(0, one_step(batch), replace(SFT_ONLY, lr_scale=scale))
         taken.append(parameters_of(learner.engine))
     assert all(torch.allclose(taken[0][name], taken[1][name], rtol=1e-6) for name in taken[0])
-
-
-def test_the_entropy_bonus_steers_theta_and_stays_out_of_the_bracket() -> None:
-    """J_RL has no entropy: w's RL gradient is the same with a bonus in theta's loss and without."""
-    taken = []
-    for weight in (0.0, 50.0):
-        rl = LOSS.rl.model_copy(update={"entropy_weight": weight})
-        policy, adapter = build_policy(has_entropy_gradient=True)
-        settings = replace(LEARNER, loss=replace(LOSS, rl=rl))
-        learner = Learner(settings, "joint", LocalEngine(policy, ENGINE), adapter)
-        result, gradients = learner.step(0, one_step(build_batch(0, 1)), RL_ONLY)
-        assert gradients is not None
-        taken.append((gradients.rl, result.updates.grad_norm))
-    (plain, norm), (with_bonus, bonus_norm) = taken
-    assert all(torch.allclose(plain[n], with_bonus[n], rtol=1e-5, atol=1e-9) for n in plain)
-    assert norm != pytest.approx(bonus_norm, rel=1e-3)
