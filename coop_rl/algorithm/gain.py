@@ -39,8 +39,9 @@ from coop_rl.types import CooperativeGain, PooledGain, SampleSums, ScoredGroup
 
 PerPrompt = NDArray[np.float64]
 PerSample = NDArray[np.float64]
-MIN_RESOLVED = 0.25
-"""Smallest share of theta-hat's weights that must differ from theta's after rounding."""
+MIN_RESOLVED = 0.15
+"""Smallest share of theta-hat's weights that must differ from theta's after rounding; c is made
+for about twice that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,8 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
 
 
 def _gain(metrics: "Metrics") -> str:
-    value, stderr = metrics.get("gain/value"), metrics.get("gain/stderr")
+    """Return the gain over the last measurements: one step's is mostly noise."""
+    value, stderr = metrics.get("gain/pooled"), metrics.get("gain/pooled_stderr")
     if value is None:
         return NOT_AVAILABLE
     return f"{value:+.4f} ± {_number(stderr, '.4f')}"

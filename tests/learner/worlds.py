@@ -10,7 +10,7 @@ from tests.support.fresh import FRESH
 
 STAGES = (0, 1, 2, 3)
 WORLDS = (1, 2)
-LIMIT_S = 600
+LIMIT_S = 420
 LIMIT_OF_ALL_S = len(WORLDS) * LIMIT_S + 60
 """For the test that happens to start them."""
 
