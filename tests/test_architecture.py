@@ -56,8 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "commands": {
         "algorithm", "config", "data", "diagnosis", "distributed", "driver", "errors",
-        "evaluation", "files", "learner", "observability", "planning", "rewards", "tracing",
-        "types",
+        "evaluation", "files", "learner", "models", "observability", "planning", "rewards",
+        "tracing", "types",
     },
     "cli": {"commands", "config", "data", "errors"},
     "__main__": {"cli"},

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coop_rl.config.data import RowSource, Traces
+from coop_rl.data.chat_template import apply_chat_template, try_chat_template
 from coop_rl.data.model_folder import ModelFacts, local_folder
 from coop_rl.data.rows import RowError, TextRow
 from coop_rl.errors import ConfigError, ModelError, first_line
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PLAIN_CLASS = "TokenizersBackend"
 """What a tokenizer's config says where tokenizer.json holds all of it."""
+OPENED = re.compile(r"(<\w+>)\s*$")
+"""A tag that a text opens at its end."""
 DEFAULT_SOURCE = "demonstrations"
 """Source of demonstrations that name none."""
 
@@ -90,7 +93,7 @@ class Renderer:
 
         Raises:
             ConfigError: A template lacks its place for the value.
-            ModelError: A chat template is wanted and the model has none.
+            ModelError: A chat template is wanted, and the model has none or a faulty one.
         """
         self._section, self._data = section, data
         self._tokenizer, self._facts = tokenizer, facts
@@ -102,11 +105,7 @@ class Renderer:
                 f"got {data.question_template!r}"
             )
         if data.template is None:
-            if not tokenizer.chat_template:
-                raise ModelError(
-                    f"{section}.template is null, but the model has no chat template; "
-                    f'set {section}.template, for instance to "{{prompt}}"'
-                )
+            try_chat_template(tokenizer, section, has_system=data.system is not None)
         elif "{prompt}" not in data.template:
             raise ConfigError(f"{section}.template must contain {{prompt}}, got {data.template!r}")
 
@@ -129,11 +128,21 @@ class Renderer:
         """Render an expert trace.
 
         Raises:
-            RowError: It is too long for the context, or empty.
+            RowError: It is too long for the context, or empty, or repeats what the prompt's last
+                or the response's end token says.
         """
-        prompt_ids = self._tokenize(self._prompt_text(row.columns[section.prompt_column]), row)
+        prompt = self._prompt_text(row.columns[section.prompt_column])
+        prompt_ids = self._tokenize(prompt, row)
         response = self.response_text(row, section)
+        self._refuse_opened_twice(row, prompt, response)
         response_ids = (*self._tokenize(response, row), self.end_of_sequence())
+        if (end := response_ids[-1]) in response_ids[:-1]:
+            raise RowError(
+                row.place,
+                f"the response holds {self._tokenizer.decode([end])} itself, which is added at its "
+                "end; take it out of demonstrations.response_template, or out of the row",
+                "end token twice",
+            )
         total = len(prompt_ids) + len(response_ids)
         if not prompt_ids:
             raise RowError(row.place, "the prompt has no tokens; drop the row", "no tokens")
@@ -161,6 +170,18 @@ class Renderer:
         token_ids = self._tokenize(self._prompt_text(fill(template, values)), row)
         self._require_room(row, token_ids, "prompts with a demonstration in them")
         return token_ids
+
+    @staticmethod
+    def _refuse_opened_twice(row: TextRow, prompt: str, response: str) -> None:
+        """Refuse a response that opens what the prompt has opened for it, such as <think>."""
+        opened = OPENED.search(prompt)
+        if opened and response.lstrip().startswith(opened[1]):
+            raise RowError(
+                row.place,
+                f"the prompt ends by opening {opened[1]}, and the response opens it again; take it "
+                "out of demonstrations.response_template, or out of the row",
+                "opened twice",
+            )
 
     def _require_room(self, row: TextRow, token_ids: Sequence[int], what: str) -> None:
         """Refuse a prompt that leaves no room for the response."""
@@ -207,10 +228,9 @@ class Renderer:
         messages = [{"role": "user", "content": prompt}]
         if self._data.system is not None:
             messages.insert(0, {"role": "system", "content": self._data.system})
-        rendered = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+        return apply_chat_template(
+            self._tokenizer, messages, self._section, add_generation_prompt=True
         )
-        return str(rendered)
 
     def _tokenize(self, text: str, row: TextRow) -> tuple[int, ...]:
         # verbose: transformers would print its own warning beside our error on a long text
