@@ -135,17 +135,20 @@ class RunDirectory:
         """
         path = (run_dir or Path(config.run.dir) / config.run.name).absolute()
         directory = cls(path, config)
-        if (path / "config.json").exists():
-            directory._compare_config()
-        elif path.is_dir() and any(path.iterdir()):
-            raise RunDirectoryError(
-                f"{path} holds files but no run (no config.json); give an empty or new folder "
-                "to --run-dir, or another run.name"
-            )
-        if (path / LOCK).exists():
-            with directory._locked():
-                pass
-        nearest = next(place for place in (path, *path.parents) if place.exists())
+        try:
+            if (path / "config.json").exists():
+                directory._compare_config()
+            elif path.is_dir() and any(path.iterdir()):
+                raise RunDirectoryError(
+                    f"{path} holds files but no run (no config.json); give an empty or new folder "
+                    "to --run-dir, or another run.name"
+                )
+            if (path / LOCK).exists():
+                with directory._locked():
+                    pass
+            nearest = next(place for place in (path, *path.parents) if place.exists())
+        except OSError as error:
+            raise directory._unwritable(error.strerror or str(error)) from None
         if not nearest.is_dir():
             raise directory._unwritable(f"{nearest} is no folder")
         if not os.access(nearest, os.W_OK | os.X_OK):
