@@ -11,7 +11,7 @@ from typing import Any
 
 from coop_rl.config.run import ModelSection
 from coop_rl.data.model_limits import PLAIN_TYPES
-from coop_rl.errors import ModelError, first_line
+from coop_rl.errors import ModelError
 
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """Names of the context length in config.json, most usual first."""
@@ -158,9 +158,8 @@ def _class_config(model: str, where: str) -> dict[str, Any]:
 
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{where}: {first_line(error)}; give an existing folder or hub id"
-        ) from None
+    except Exception as error:  # the library's, the hub's, and what a field of a wrong type raises
+        reason = " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
+        raise ModelError(f"{where}: {reason}; give an existing folder or hub id") from None
     values: dict[str, Any] = config.to_dict()
     return values

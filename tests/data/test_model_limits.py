@@ -47,6 +47,7 @@ def configure(*overrides: str) -> RunConfig:
             "attn_logit_softcapping 50.0, which learner.attention sdpa leaves out",
         ),
         ({"model_type": "no_such_model"}, "config.json: .*no_such_model"),
+        ({"model_type": "gpt_neo", "window_size": "x"}, "config.json: .*'window_size'.*got str"),
     ],
     ids=lambda value: value.get("model_type", "") if isinstance(value, dict) else value[:30],
 )
