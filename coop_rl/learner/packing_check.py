@@ -39,6 +39,7 @@ def check_packing(engine: TrainingEngine, layout: Layout, dtype: torch.dtype, lo
     """
     if layout == "padded":
         return
+    pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]
     pairs = [(prompt, response) for prompt in PROMPTS for response in RESPONSES]
     pairs.append((PROMPTS[0], _long_response(longest - len(PROMPTS[0]))))
     rows = [BatchRow(i, prompt, response) for i, (prompt, response) in enumerate(pairs)]
