@@ -91,7 +91,7 @@ def test_a_report_is_used_in_a_browser(tmp_path: Path) -> None:
     assert told["all"] == "6 of 6 samples"
     assert told["searched"] == "1 of 6 samples"
     assert told["text"] == HOSTILE
-    assert told["gained"] == "1 of 6 samples"
+    assert told["gained"] == "2 of 6 samples"  # before and after
     assert (told["images"], told["title"]) == (0, "run · coop-rl")
     assert told["overflow"] <= 0
     assert "CONSOLE" not in console
