@@ -76,14 +76,20 @@ def compare_arms(arms: Sequence[Arm]) -> list[Difference]:
 
 
 def pairs_of(reference: Arm, other: Arm) -> list[list[Pair]]:
-    """Return the pairs of runs of each seed that both arms have; single runs pair whatever."""
+    """Return the pairs of runs of each seed that both arms have; single runs pair whatever.
+
+    Where some seeds have ended, those with a run still under way wait: a mean over seeds at
+    different steps says nothing.
+    """
     if len(reference.runs) == len(other.runs) == 1:
         return [[(reference.runs[0], other.runs[0])]]
-    return [
+    pairs = [
         [(first, second) for first in runs for second in other.by_seed[seed]]
         for seed, runs in reference.by_seed.items()
         if seed in other.by_seed
     ]
+    ended = [own for own in pairs if not any(run.is_running for pair in own for run in pair)]
+    return ended or pairs
 
 
 def _figures(arms: Sequence[Arm]) -> Iterator[tuple[str, Measure]]:

@@ -112,6 +112,8 @@ def _charts(names: Sequence[str], drawn: Sequence[Row]) -> tuple[list[Row], list
     charts, missing = [], []
     for chart in (*CHARTS[:2], *accuracy_charts(names), *CHARTS[2:]):
         series = [asdict(s) for s in chart.series if _is_measured(s.metric, names)]
+        if chart.section == "guidance" and all(_stands_at_zero(s["metric"], drawn) for s in series):
+            continue  # w, where something else is tuned
         if series and not _repeats_the_reward(chart, drawn):
             charts.append({**asdict(chart), "series": series})
         elif not series and chart.missing:
@@ -122,6 +124,10 @@ def _charts(names: Sequence[str], drawn: Sequence[Row]) -> tuple[list[Row], list
 def _is_measured(metric: str, names: Sequence[str]) -> bool:
     stem = metric.removesuffix("*")
     return metric in names or (stem != metric and any(name.startswith(stem) for name in names))
+
+
+def _stands_at_zero(metric: str, drawn: Sequence[Row]) -> bool:
+    return not any(any(run["metrics"].get(metric, ())) for run in drawn) and "*" not in metric
 
 
 def _repeats_the_reward(chart: Chart, drawn: Sequence[Row]) -> bool:

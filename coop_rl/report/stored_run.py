@@ -53,6 +53,11 @@ class StoredRun:
         """method.kind."""
         return str(self.config.get("method", {}).get("kind", "unknown"))
 
+    @property
+    def is_running(self) -> bool:
+        """Whether no end was written yet."""
+        return self.status.get("status") == "running"
+
     @cached_property
     def results(self) -> dict[str, dict[int, EvaluationResult]]:
         """Stored evaluations by set and by steps trained before them."""

@@ -92,6 +92,15 @@ def test_the_latest_evaluations_of_equal_cost_are_compared(tmp_path: Path) -> No
     assert found["training reward", "tokens"].value == pytest.approx(0.1)
 
 
+def test_seeds_under_way_wait_for_their_end(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f"a-{seed}", seed=seed, num_steps=20 if seed == 0 else 2)
+        write_run(tmp_path / f"b-{seed}", seed=seed, overrides=RL, reward=0.6 + seed)
+    (tmp_path / "a-1/run.json").write_text('{"status": "running"}')
+    found = compared(*sorted(tmp_path.iterdir()))["training reward", "steps"]
+    assert (found.value, found.over) == (pytest.approx(0.1), "1 seed")
+
+
 def test_nothing_at_equal_cost_is_said(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", right={0: NONE, 20: SOME})
     b = write_run(tmp_path / "b", right={0: NONE, 20: MOST}, overrides=RL, cost=3.0)

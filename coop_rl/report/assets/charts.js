@@ -54,15 +54,21 @@ function armMeans(content, found) {
     const from = d3.max(group, (c) => c.points[0].x);
     const to = d3.min(group, (c) => c.points.at(-1).x);
     const grid = to > from ? d3.range(120).map((i) => from + ((to - from) * i) / 119) : [];
-    const points = grid.map((x) => ({ x, y: d3.mean(group, (c) => at(c.points, x)) }));
+    const half = (p) => (p.high ?? NaN) - p.y;
+    const points = grid.map((x) => {
+      const y = d3.mean(group, (c) => at(c.points, x, (p) => p.y));
+      // Errors of runs are independent; how much seeds differ is what the thin lines show.
+      const error = Math.hypot(...group.map((c) => at(c.points, x, half))) / group.length;
+      return { x, y, low: Number.isNaN(error) ? null : y - error, high: Number.isNaN(error) ? null : y + error };
+    });
     return { ...group[0], points, isMean: true, label: `${content.arms[group[0].arm]}, mean of ${group.length}` };
   });
 }
 
-function at(points, x) {
+function at(points, x, get) {
   const i = Math.min(Math.max(d3.bisector((p) => p.x).left(points, x), 1), points.length - 1);
   const [a, b] = [points[i - 1], points[i]];
-  return b.x === a.x ? b.y : a.y + ((b.y - a.y) * Math.min(1, Math.max(0, (x - a.x) / (b.x - a.x))));
+  return b.x === a.x ? get(b) : get(a) + (get(b) - get(a)) * Math.min(1, Math.max(0, (x - a.x) / (b.x - a.x)));
 }
 
 function marksOf(curve, hasMean) {
@@ -70,7 +76,7 @@ function marksOf(curve, hasMean) {
   const line = { x: "x", y: "y", stroke: curve.colour, strokeDasharray: dash };
   const smooth = (options) => Plot.lineY(points, Plot.windowY({ k: RUNNING_MEAN, anchor: "middle", strict: false }, options));
   const marks = [];
-  if (points.some((p) => p.low !== null && p.low !== undefined)) {
+  if ((curve.isMean ? curve.series.style !== "points" : !hasMean) && points.some((p) => p.low !== null && p.low !== undefined)) {
     const bounded = points.filter((p) => p.low !== null && p.low !== undefined);
     marks.push(curve.series.style === "points"
       ? Plot.ruleX(bounded, { x: "x", y1: "low", y2: "high", stroke: curve.colour, strokeWidth: 1.5, strokeOpacity: 0.7 })
@@ -146,7 +152,7 @@ function drawLegend(figure, content, runs, means) {
   list.hidden = content.runs.length === 1 && entries.size === 1;
   list.replaceChildren(...[...entries].map(([label, c]) =>
     el("li", {}, el("i", { class: dashes[c.dash] ?? null, style: `border-color: ${c.colour}`, "aria-hidden": "true" }),
-      label + (means.some((m) => m.arm === c.arm) ? " (bold: mean over seeds)" : ""))));
+      label)), ...(means.length ? [el("li", {}, "bold: mean over seeds")] : []));
 }
 
 /** Fill the table of values when it is opened. */

@@ -68,8 +68,10 @@ function differencesTable(content) {
   const head = ["arm", "figure", ...Object.values(AXIS_OF_TABLE), "interval over"];
   const rows = [...keys.values()].map((group) => {
     const by = Object.fromEntries(group.map((d) => [d.axis, d]));
-    const cell = (d) => el("span", { class: verdictOf(d) }, interval(d));
     const over = group.find((d) => d.value !== null)?.over ?? "";
+    // Fewer seeds may have evaluations at equal cost on one axis than on another.
+    const cell = (d) => el("span", { class: verdictOf(d) }, interval(d),
+      d.value !== null && d.over !== over ? el("small", {}, `over ${d.over}`) : null);
     return [`${group[0].other} − ${group[0].reference}`, group[0].figure, cell(by.steps), cell(by.tokens), cell(by.device_seconds), over];
   });
   return table("Differences with 95 % intervals; green: better, red: worse, where the interval leaves out zero. A loss is better when lower.", head, rows, (i) => i > 1 && i < 5);
@@ -83,7 +85,7 @@ function isMain(figure) {
 /** Intervals of one axis as a forest. */
 function drawForest(figure, content, axis) {
   const rows = content.differences.filter((d) => d.axis === axis && d.value !== null && isMain(d.figure))
-    .map((d) => ({ ...d, key: `${d.other}|${d.figure}`, told: flat(`${d.other} − ${d.reference}: ${d.figure} ${interval(d)}`) }));
+    .map((d) => ({ ...d, key: `${d.other}|${d.figure}`, told: flat(`${d.other}: ${d.figure} ${interval(d)}`) }));
   const box = figure.querySelector(".plot");
   const width = Math.max(260, box.clientWidth || 900);
   const index = (d) => colour(content.arms.indexOf(d.other));
