@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from coop_rl.config import RunConfig, load_config
+from coop_rl.config import load_config
+from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
 from coop_rl.errors import Interrupted, RunError, UserError
 
@@ -60,8 +61,11 @@ def train(
     ] = None,
 ) -> None:
     """Run the main job: train with the method the config names."""
-    recorded = [f"observability.profile_steps={list(profile)}"] if profile else []
-    run_config = load_config(config, [*(overrides or []), *recorded])
+    recorded = {}
+    if profile:
+        typed = f"--profile {profile[0]} {profile[1]}"
+        recorded[f"observability.profile_steps={list(profile)}"] = typed
+    run_config = load_config(config, [*(overrides or []), *recorded], recorded)
     from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
     run_training(run_config, run_dir, resume)
@@ -267,7 +271,7 @@ def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def schema() -> None:
     """Print the config's JSON schema, for editors."""
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+    typer.echo(json.dumps(editor_schema(), indent=2))
 
 
 def spread_option(arguments: Sequence[str], option: str) -> list[str]:
@@ -287,21 +291,29 @@ def spread_option(arguments: Sequence[str], option: str) -> list[str]:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Until a run is under way, Ctrl-C ends at once (typer would make it exit code 1)."""
+    """Until a run is under way, a signal ends at once (typer would make Ctrl-C exit code 1)."""
     raise Interrupted("nothing was started")
+
+
+def _tell(problem: str) -> None:
+    """Print an error; control characters that came with somebody's data are written out."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in problem)
+    typer.echo(f"coop-rl: {''.join(shown)}", err=True)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, _interrupt)
     try:
         app(spread_option(sys.argv[1:], "--benchmark"))
     except UserError as error:
-        typer.echo(f"coop-rl: {error}", err=True)
+        _tell(str(error))
         sys.exit(2)
     except RunError as error:
-        typer.echo(f"coop-rl: run failed: {error}", err=True)
+        _tell(f"run failed: {error}")
         sys.exit(1)
     except Interrupted as error:
-        typer.echo(f"coop-rl: interrupted: {error}", err=True)
+        _tell(f"interrupted: {error}")
         sys.exit(130)

@@ -73,6 +73,11 @@ class RowSource(Section):
     template."""
 
     @property
+    def has_source(self) -> bool:
+        """Whether it names where its rows come from."""
+        return any(value is not None for value in (self.path, self.dataset, self.task))
+
+    @property
     def origin(self) -> str:
         """The file, data set or task, for messages."""
         if self.task:
@@ -192,15 +197,18 @@ class DemonstrationsSection(Traces):
 
 
 def check_mixture(section: RowSource, names: list[str]) -> None:
-    """Refuse a section with both a mixture and a source, with neither, or with equal names.
+    """Refuse a section with several sources and no mixture, with both, or with equal names.
+
+    None at all is refused where the method reads the section: see `rules.check_sources`.
 
     Raises:
         ValueError: With what was given.
     """
     if not names:
-        section.require_one_source()
+        if section.has_source:
+            section.require_one_source()
         return
-    if section.path is not None or section.dataset is not None or section.task is not None:
+    if section.has_source:
         raise ValueError("give either mixture or one of path, dataset and task, got both")
     if len(set(names)) < len(names):
         raise ValueError(f"names of a mixture must differ, got {', '.join(names)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
+from coop_rl.config.paths import files_matching
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import has_scaffold, validation_rows
 from coop_rl.data.bins import bin_names, split_by_length
@@ -218,9 +219,7 @@ def _open_files(
     given = [source.path] if isinstance(source.path, str) else source.path or []
     paths: list[Path] = []
     for pattern in given:
-        path = Path(pattern)
-        is_pattern = "*" in path.name
-        found = sorted(path.parent.glob(path.name)) if is_pattern else [path]
+        found = files_matching(pattern)
         if not found:
             raise DataError(f"{section}.path {pattern} matches no file; give existing files")
         paths += found
