@@ -16,7 +16,7 @@ import typer
 
 from coop_rl.config import RunConfig, load_config
 from coop_rl.config.reward import VerifierKind
-from coop_rl.errors import Interrupted, RunError, UserError
+from coop_rl.errors import Interrupted, RunError, UserError, printable
 
 app = typer.Typer(
     name="coop-rl",
@@ -297,7 +297,7 @@ def main() -> None:
     try:
         app(spread_option(sys.argv[1:], "--benchmark"))
     except UserError as error:
-        typer.echo(f"coop-rl: {error}", err=True)
+        typer.echo(f"coop-rl: {printable(str(error))}", err=True)
         sys.exit(2)
     except RunError as error:
         typer.echo(f"coop-rl: run failed: {error}", err=True)
