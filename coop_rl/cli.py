@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-data_app = typer.Typer(help="Look at the data of a config.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at the data of a config, or fetch some.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML (or JSON) run config.", metavar="CONFIG")]
@@ -256,6 +256,21 @@ def data_check(
     from coop_rl.data.overlap import kind_of
 
     check_data(run_config, kind_of(drop), to, Console())
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[
+        Literal["gsm8k", "math", "openr1"], typer.Argument(help="The set.", metavar="NAME")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write <NAME>/<split>.jsonl into.")],
+) -> None:
+    """Fetch gsm8k, math or openr1 from the hub as files that prompts and demonstrations read."""
+    from rich.console import Console
+
+    from coop_rl.commands.data_prepare import prepare_data
+
+    prepare_data(name, to, Console(highlight=False, markup=False))
 
 
 @app.command("show-config")

@@ -93,13 +93,15 @@ def _read_turn(number: int, turn: Mapping[str, object]) -> Turn:
     for key in UNREAD:
         if turn.get(key):
             raise ValueError(f"turn {number} has {key}, which is not read; write it in its text")
-    if isinstance(content, list) and all(_is_text_part(part) for part in content):
-        content = "".join(part["text"] for part in content)
+    if isinstance(content, list):
+        parts = [_text_of(part) for part in content]
+        content = None if None in parts else "".join(filter(None, parts))
     if not isinstance(content, str):
-        raise ValueError(f"turn {number} must be text, got {type(content).__name__}")
+        raise ValueError(f"turn {number} must be text alone")
     return Turn(ROLES[role], content)
 
 
-def _is_text_part(part: object) -> bool:
-    is_text = isinstance(part, Mapping) and part.get("type") == "text"
-    return is_text and isinstance(part["text"], str)
+def _text_of(part: object) -> str | None:
+    """Return the text of a part of a turn; None: it is an image or the like."""
+    text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+    return text if isinstance(text, str) else None

@@ -175,10 +175,9 @@ def to_row(
     found = {name: look_up(value, name) for name in wanted.names}
     for column in (*wanted.columns, *wanted.details):
         if found[column] is MISSING:
-            names = ", ".join(map(str, value)) or "none"
             message = (
-                f"column {column!r} is missing, got {shortened(names, MOST_NAMES_CHARACTERS)}; add "
-                f"it or set another in the config{_hint(value)}"
+                f"column {column!r} is missing, got {names_of(value)}; add it or set another in "
+                f"the config{_hint(value)}"
             )
             raise RowError(place, message, "column missing")
     texts: dict[str, str] = {}
@@ -256,8 +255,12 @@ def require_whole_characters(place: str, column: str, text: str) -> None:
         raise RowError(place, message, "not Unicode") from None
 
 
-def shortened(text: str, length: int) -> str:
-    """Return a text that is at most so long, but for its dots."""
+def names_of(row: Mapping[str, object]) -> str:
+    """Return the names of a row's columns, for messages."""
+    return _shortened(", ".join(map(str, row)) or "none", MOST_NAMES_CHARACTERS)
+
+
+def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[:length] + "..."
 
 
@@ -280,7 +283,7 @@ def _hint(value: Mapping[str, object]) -> str:
     chats = [name for name in value if is_chat(value[name])]
     if not chats:
         return ""
-    return f" ({chats[0]!r} holds messages: name it as prompt_column and response_column)"
+    return f" ({chats[0]!r} holds messages: docs/data.md says which names to set)"
 
 
 def _as_text(value: object) -> str | None:
@@ -296,7 +299,7 @@ def _as_text(value: object) -> str | None:
 
 
 def _excerpt(value: object) -> str:
-    return shortened(json.dumps(value, default=str), EXCERPT_CHARACTERS)
+    return _shortened(json.dumps(value, default=str), EXCERPT_CHARACTERS)
 
 
 def _append(store: BinaryIO, line: bytes) -> int:

@@ -5,6 +5,7 @@ They are memory-mapped: rows are read when asked for. Code that comes with a dat
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -125,10 +126,12 @@ def _check(table: Any, origin: str, wanted: Wanted, limit: int | None) -> ReadRo
 
 @contextmanager
 def _loading(origin: str, advice: str = HUB_ADVICE) -> Iterator[Any]:
-    """Yield the library, without progress bars; its errors become one line."""
+    """Yield the library, silenced; its errors become one line."""
     import datasets  # slow to import, and only these sources need it
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each try offline
     try:
         yield datasets
     except Exception as error:  # the library raises its own, pyarrow's, fsspec's and the network's
