@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from coop_rl.config.reward import RewardSection
+from coop_rl.data.jsonl import shortened
 from coop_rl.data.rows import RowError, TextRow
 from coop_rl.errors import ConfigError
 from coop_rl.rewards.pool import RewardPool
@@ -21,6 +22,8 @@ CHECKED_PROMPTS, CHECKED_TRACES = 2_000, 256
 """Most prompts judged in the pool, and most demonstrations judged; evenly spaced ones."""
 CALLED_PROMPTS = 4
 """Prompts the user's functions are called on before anything starts."""
+MOST_SHOWN = 80
+"""Characters of a gold answer that an error quotes."""
 RESPONSE_FORMS = (
     "GOLD",
     r"The answer is \boxed{GOLD}.",
@@ -44,7 +47,7 @@ def unverifiable_prompts(
     return [
         RowError(
             row.place,
-            f"no response can be right, the gold answer {answer.gold!r} itself "
+            f"no response can be right, the gold answer {shortened(repr(answer.gold), MOST_SHOWN)} itself "
             f"scores 0 for reward.kind {answer.verifier or section.kind} with reward.marker "
             f"{section.marker!r}; change the answer or the marker",
             "gold answer not verifiable",

@@ -172,30 +172,28 @@ def to_row(
     Raises:
         RowError: A column is missing, empty, or no text.
     """
-    found = {name: look_up(value, name) for name in wanted.names}
-    for column in (*wanted.columns, *wanted.details):
-        if found[column] is MISSING:
-            message = (
-                f"column {column!r} is missing, got {names_of(value)}; add it or set another in "
-                f"the config{_hint(value)}"
-            )
-            raise RowError(place, message, "column missing")
     texts: dict[str, str] = {}
     chats: dict[str, Chat] = {}
     for column in (*wanted.columns, *wanted.optional):
-        if found[column] is MISSING:
-            continue
-        if is_chat(found[column]):
-            chats[column] = _chat(place, column, found[column])
-        else:
-            texts[column] = require_text(place, column, found[column])
+        found = look_up(value, column)
+        if isinstance(found, str):
+            texts[column] = require_text(place, column, found)
+        elif found is MISSING and column in wanted.columns:
+            raise _missing(place, column, value)
+        elif is_chat(found):
+            chats[column] = _chat(place, column, found)
+        elif found is not MISSING:
+            texts[column] = require_text(place, column, found)
     identity = _as_text(value.get(ID_COLUMN, default_id))
     if identity is None:
         got = _excerpt(value[ID_COLUMN])
         message = f"column {ID_COLUMN!r} must be text or a whole number, got {got}"
         raise RowError(place, message, "id no text")
     require_whole_characters(place, ID_COLUMN, identity)
-    more = {column: found[column] for column in wanted.details}
+    more = {column: look_up(value, column) for column in wanted.details}
+    for column in wanted.details:
+        if more[column] is MISSING:
+            raise _missing(place, column, value)
     details = json.dumps(more, default=str) if more else ""
     whole = json.dumps(value, default=str) if wanted.is_whole else ""
     return TextRow(place, identity, texts, details, chats, whole)
@@ -257,10 +255,11 @@ def require_whole_characters(place: str, column: str, text: str) -> None:
 
 def names_of(row: Mapping[str, object]) -> str:
     """Return the names of a row's columns, for messages."""
-    return _shortened(", ".join(map(str, row)) or "none", MOST_NAMES_CHARACTERS)
+    return shortened(", ".join(map(str, row)) or "none", MOST_NAMES_CHARACTERS)
 
 
-def _shortened(text: str, length: int) -> str:
+def shortened(text: str, length: int) -> str:
+    """Return a text that is at most so long, but for its dots."""
     return text if len(text) <= length else text[:length] + "..."
 
 
@@ -278,12 +277,15 @@ def _chat(place: str, column: str, value: object) -> Chat:
     return chat
 
 
-def _hint(value: Mapping[str, object]) -> str:
-    """Say what to set where a row holds a chat."""
+def _missing(place: str, column: str, value: Mapping[str, object]) -> RowError:
+    """Say what there is instead."""
     chats = [name for name in value if is_chat(value[name])]
-    if not chats:
-        return ""
-    return f" ({chats[0]!r} holds messages: docs/data.md says which names to set)"
+    hint = f" ({chats[0]!r} holds messages: docs/data.md says which names to set)" if chats else ""
+    message = (
+        f"column {column!r} is missing, got {names_of(value)}; add it or set another in the "
+        f"config{hint}"
+    )
+    return RowError(place, message, "column missing")
 
 
 def _as_text(value: object) -> str | None:
@@ -299,7 +301,7 @@ def _as_text(value: object) -> str | None:
 
 
 def _excerpt(value: object) -> str:
-    return _shortened(json.dumps(value, default=str), EXCERPT_CHARACTERS)
+    return shortened(json.dumps(value, default=str), EXCERPT_CHARACTERS)
 
 
 def _append(store: BinaryIO, line: bytes) -> int:

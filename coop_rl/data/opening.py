@@ -39,17 +39,16 @@ def read_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         file.seek(0)
         if head.startswith(LFS_POINTER):
             raise DataError(pointer_message(path))
-        if _may_be_array(path) and head.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] == b"[":
+        if _is_array(path, head):
             yield from _items(path, file)
             return
         number, offset = 0, 0
         while line := file.readline(MOST_ROW_BYTES + 1):
             number += 1
-            size, end = len(line), line
-            while len(end) > 0 and size > MOST_ROW_BYTES and end[-1:] != b"\n":
-                end = file.readline(MOST_ROW_BYTES)
-                size += len(end)
-            if (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).strip():
+            size = len(line)
+            if size > MOST_ROW_BYTES and not line.endswith(b"\n"):
+                size += _pass_over(file)
+            if not line.isspace() and line.strip() != BYTE_ORDER_MARK:
                 yield number, offset, line
             offset += size
 
@@ -60,7 +59,8 @@ def has_lines(path: Path) -> bool:
     Raises:
         DataError: The file is none, or cannot be read.
     """
-    return not _may_be_array(path) and head_of(path)[:2] != GZIP
+    head = head_of(path)
+    return head[:2] != GZIP and not _is_array(path, head)
 
 
 def head_of(path: Path) -> bytes:
@@ -125,8 +125,9 @@ def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= sys.get_int_max_str_digits() else digits
 
 
-def _may_be_array(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith(".json")
+def _is_array(path: Path, head: bytes) -> bool:
+    is_json = path.name.removesuffix(".gz").endswith(".json")
+    return is_json and head.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] == b"["
 
 
 @contextmanager
@@ -141,6 +142,16 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
         raise DataError(
             f"{path} is a broken gzip file ({first_line(error)}); fetch it again"
         ) from None
+
+
+def _pass_over(file: BinaryIO) -> int:
+    """Read to the end of the line; return how many bytes that was."""
+    size = 0
+    while rest := file.readline(MOST_ROW_BYTES):
+        size += len(rest)
+        if rest.endswith(b"\n"):
+            break
+    return size
 
 
 def _items(path: Path, file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:

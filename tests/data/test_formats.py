@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from coop_rl.config.data import DataSource, TraceSource
 from coop_rl.data.jsonl import MISSING, look_up, open_jsonl
-from coop_rl.data.model_folder import read_model_facts
+from coop_rl.data.model_folder import ModelFacts
 from coop_rl.data.rendering import Renderer, load_tokenizer
 from coop_rl.data.rows import RowError, Wanted
 from coop_rl.data.tables import open_parquet
@@ -38,18 +38,11 @@ def save(path: Path, *rows: object) -> Path:
 
 
 def renderer(source: DataSource | TraceSource) -> Renderer:
-    """Render with a template that shows every turn."""
+    """Render with a template that shows every turn, into bytes as tokens."""
     tokenizer = load_tokenizer(str(MODEL))
     tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.encode = lambda text, **_: list(text.encode())  # type: ignore[method-assign,assignment]
-    facts = read_model_facts(configure_model())
-    return Renderer("prompts", source, tokenizer, facts, 8)
-
-
-def configure_model() -> Any:
-    from coop_rl.config.run import ModelSection
-
-    return ModelSection(path=str(MODEL))
+    vars(tokenizer)["encode"] = lambda text, **_: list(text.encode())
+    return Renderer("prompts", source, tokenizer, ModelFacts(1000, None, 8), 8)
 
 
 def read(folder: Path, row: object, source: DataSource | TraceSource) -> Any:

@@ -78,6 +78,18 @@ def test_whole_numbers_of_any_length_are_their_text(tmp_path: Path) -> None:
     assert (row.id, row.columns["answer"]) == (LONG, f"-{LONG}")
 
 
+def test_a_gold_answer_of_any_length_makes_one_short_line(tmp_path: Path) -> None:
+    row = f'{{"id": "x", "prompt": "1=?\\n", "answer": {LONG}}}'
+    path = write(tmp_path / "rows.jsonl", 2, row)
+    sets = (f"prompts.path={path}", "method.kind=rl", "reward.kind=number", "prompts.per_step=2")
+    with pytest.raises(
+        DataError, match=r"rows.jsonl:3: no response can be right, .*777\.\.\."
+    ) as e:
+        load_run_data(configure(tmp_path, *sets))
+    assert len(str(e.value)) < 500
+    assert len(load_run_data(configure(tmp_path, *sets, "prompts.max_dropped=0.4")).prompts) == 2
+
+
 def test_endless_prompts_are_not_tokenised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "MOST_CHARACTERS_PER_TOKEN", 2)
     path = write(tmp_path / "rows.jsonl", 2)
