@@ -47,8 +47,9 @@ def unverifiable_prompts(
     return [
         RowError(
             row.place,
-            f"no response can be right, the gold answer {shortened(repr(answer.gold), MOST_SHOWN)} itself "
-            f"scores 0 for reward.kind {answer.verifier or section.kind} with reward.marker "
+            "no response can be right, the gold answer "
+            f"{shortened(repr(answer.gold), MOST_SHOWN)} itself scores 0 for "
+            f"reward.kind {answer.verifier or section.kind} with reward.marker "
             f"{section.marker!r}; change the answer or the marker",
             "gold answer not verifiable",
         )
