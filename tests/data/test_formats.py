@@ -138,7 +138,7 @@ def turn(role: str, content: object, **more: object) -> dict[str, object]:
 )
 def test_chats_that_cannot_be_read_are_named(tmp_path: Path, chat: list[Any], message: str) -> None:
     source = TraceSource.model_validate(CHAT | {"name": "t"} | BOTH)
-    with pytest.raises(RowError, match=message):
+    with pytest.raises(DataError, match=message):
         renderer(source).demonstration(read(tmp_path, {"messages": chat}, source), source)
 
 
