@@ -17,7 +17,7 @@ import typer
 from coop_rl.config import load_config
 from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
-from coop_rl.errors import Interrupted, RunError, UserError
+from coop_rl.errors import Interrupted, RunError, UserError, printable
 
 app = typer.Typer(
     name="coop-rl",
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-data_app = typer.Typer(help="Look at the data of a config.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at the data of a config, or fetch some.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML (or JSON) run config.", metavar="CONFIG")]
@@ -262,6 +262,21 @@ def data_check(
     check_data(run_config, kind_of(drop), to, Console())
 
 
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[
+        Literal["gsm8k", "math", "openr1"], typer.Argument(help="The set.", metavar="NAME")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write <NAME>/<split>.jsonl into.")],
+) -> None:
+    """Fetch gsm8k, math or openr1 from the hub as files that prompts and demonstrations read."""
+    from rich.console import Console
+
+    from coop_rl.commands.data_prepare import prepare_data
+
+    prepare_data(name, to, Console(highlight=False, markup=False))
+
+
 @app.command("show-config")
 def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
     """Print the resolved config as JSON, which is valid input again."""
@@ -297,8 +312,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def _tell(problem: str) -> None:
     """Print an error; control characters that came with somebody's data are written out."""
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in problem)
-    typer.echo(f"coop-rl: {''.join(shown)}", err=True)
+    typer.echo(f"coop-rl: {printable(problem)}", err=True)
 
 
 def main() -> None:
