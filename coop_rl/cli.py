@@ -240,6 +240,50 @@ def judge(
     judge_file(file, kind, marker, function, columns, Console(highlight=False, markup=False))
 
 
+RunFolders = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
+
+
+@app.command()
+def report(
+    runs: RunFolders,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The file, or a folder for report.html.")
+    ] = Path("report.html"),
+) -> None:
+    """Write one HTML file of a run, or of several compared: curves, samples, settings."""
+    from coop_rl.commands.report import report_runs
+
+    report_runs(runs, out, typer.echo)
+
+
+@app.command()
+def watch(
+    runs: RunFolders,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="On 127.0.0.1; 0: any that is free.")
+    ] = 0,
+) -> None:
+    """Serve the report of a growing run on 127.0.0.1; new figures show as they are written."""
+    from coop_rl.commands.report import watch_runs
+
+    watch_runs(runs, port, typer.echo)
+
+
+@app.command()
+def compare(
+    runs: RunFolders,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of differences.")] = False,
+) -> None:
+    """Compare runs with the first by what they have stored: at equal steps, tokens and time.
+
+    Runs that differ in their seed alone count together: with several seeds, intervals are over
+    seeds that both sides have; with one, over the items of the evaluation.
+    """
+    from coop_rl.commands.report import compare_runs
+
+    compare_runs(runs, typer.echo, as_json=as_json)
+
+
 @data_app.command("check")
 def data_check(
     config: ConfigPath,

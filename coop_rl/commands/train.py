@@ -24,6 +24,7 @@ from coop_rl.errors import RunDirectoryError
 from coop_rl.evaluation.sets import run_sets
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory
+from coop_rl.report.at_end import conclude
 from coop_rl.rewards.user import check_functions
 
 
@@ -51,6 +52,7 @@ def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
             console.notes(session.forgetting())
             comparisons = session.evaluation.comparisons()
             console.summary(directory.path, comparisons, time.monotonic() - started)
+    console.notes(conclude(directory.path))
 
 
 def _check(config: RunConfig, run_dir: Path | None, resume: str) -> CheckedRun:

@@ -4,6 +4,7 @@ config.json      resolved config, itself valid input
 run.json         status, versions, commit, seed, times
 actors.json      node, address, process id and GPUs of every actor
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
+summary.json  summary.md  report.html    written at its end by `report.at_end`
 """
 
 import fcntl
