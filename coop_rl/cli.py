@@ -14,20 +14,22 @@ from typing import Annotated, Literal
 
 import typer
 
+from coop_rl import __version__
+from coop_rl.cli_models import add_model_commands
 from coop_rl.config import RunConfig, load_config
 from coop_rl.config.reward import VerifierKind
 from coop_rl.errors import Interrupted, RunError, UserError
 
 app = typer.Typer(
     name="coop-rl",
-    help="Cooperative SFT and RL (BRIDGE) on Ray, vLLM and DeepSpeed.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
 data_app = typer.Typer(help="Look at the data of a config.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+add_model_commands(app)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML (or JSON) run config.", metavar="CONFIG")]
 Overrides = Annotated[
@@ -36,13 +38,45 @@ Overrides = Annotated[
 ]
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"coop-rl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print it.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Cooperative SFT and RL (BRIDGE) on Ray, vLLM and DeepSpeed."""
+
+
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="Run directory; default: <run.dir>/<run.name>.")
+]
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print evaluations and the summary alone.")]
+
+
+@app.command()
+def demo(overrides: Overrides = None, run_dir: RunDir = None, quiet: Quiet = False) -> None:
+    """Run the main job on what comes with the package: 2 CPU cores, minutes, no downloads."""
+    from coop_rl.commands.demo import demo_config
+
+    run_config = demo_config(overrides or [])
+    from coop_rl.commands.train import run_training  # heavy: ray
+
+    run_training(run_config, run_dir, "auto", is_quiet=quiet)
+
+
 @app.command()
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Run directory; default: <run.dir>/<run.name>.")
-    ] = None,
+    run_dir: RunDir = None,
     resume: Annotated[
         str,
         typer.Option(
@@ -58,13 +92,14 @@ def train(
             metavar="FIRST LAST",
         ),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Run the main job: train with the method the config names."""
     recorded = [f"observability.profile_steps={list(profile)}"] if profile else []
     run_config = load_config(config, [*(overrides or []), *recorded])
     from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
-    run_training(run_config, run_dir, resume)
+    run_training(run_config, run_dir, resume, is_quiet=quiet)
 
 
 @app.command()

@@ -23,46 +23,56 @@ from coop_rl.errors import RunDirectoryError
 from coop_rl.evaluation.sets import run_sets
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory
+from coop_rl.observability.trackers import Trackers, check_trackers
 from coop_rl.rewards.user import check_functions
 
 PACKAGES = "working_dir_files"
 """The folder Ray unpacks the working directories of jobs in."""
 
 
-def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
-    """Run one training job from input checks to summary.
+def run_training(
+    config: RunConfig, run_dir: Path | None, resume: str, *, is_quiet: bool = False
+) -> Path:
+    """Run one training job from input checks to summary; returns the run directory.
 
     Raises:
         UserError: The input is wrong; nothing was started.
         RunError: The run failed; the text names the actor.
         Interrupted: The user stopped it after a checkpoint.
     """
-    run, sizes, stop = _check(config, run_dir, resume), derive_sizes(config), StopRequest()
+    run, sizes, stop = (
+        _check(config, run_dir, resume, is_quiet),
+        derive_sizes(config),
+        StopRequest(),
+    )
     console, directory = run.console, run.directory
     console.show_plan(config, sizes, directory.path, run.resume_from)
     console.dropped(run.data.dropped)
     with directory.running():
         started = time.monotonic()
+        trackers = Trackers.start(config, directory.path, console.line)
         with ray_session(config.placement, sizes, config.run.name), stop.listening():
             with team_of(config, directory.logs, console.milestone) as team:
                 _start(run, team)
                 from coop_rl.commands.training import Session
 
-                session = Session.build(run, team, stop)
+                session = Session.build(run, team, stop, trackers)
                 session.train(run, stop)
             console.notes(session.forgetting())
             comparisons = session.evaluation.comparisons()
             console.summary(directory.path, comparisons, time.monotonic() - started)
+    return directory.path
 
 
-def _check(config: RunConfig, run_dir: Path | None, resume: str) -> CheckedRun:
+def _check(config: RunConfig, run_dir: Path | None, resume: str, is_quiet: bool) -> CheckedRun:
     """Check all input, then make or reopen the run directory."""
-    console = RunConsole()
+    console = RunConsole(is_quiet=is_quiet)
     if config.placement.address is None:
         preflight_local(derive_sizes(config))
     else:
         named_environment(config.placement.environment)
     check_functions(config.reward)
+    check_trackers(config)
     data = load_run_data(config)
     sets = run_sets(config, data.held_out)
     _require_kept(run_dir or Path(config.run.dir))
