@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coop_rl.config import RunConfig, load_config
-from coop_rl.config.load import apply_overrides, validate
+from coop_rl.config.load import build_config
 from coop_rl.errors import RunDirectoryError
 from coop_rl.evaluation.result import EvaluationResult
 from coop_rl.metric_names import EVALUATION
@@ -96,7 +96,7 @@ def train(
         checked = load_config(Path(config), overrides)
     else:
         values = config.model_dump(mode="json") if isinstance(config, RunConfig) else dict(config)
-        checked = validate(apply_overrides(values, overrides), "config")
+        checked = build_config(values, "config", overrides)
     return Result(run_training(checked, Path(run_dir) if run_dir else None, resume))
 
 

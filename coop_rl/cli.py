@@ -16,9 +16,10 @@ import typer
 
 from coop_rl import __version__
 from coop_rl.cli_models import add_model_commands
-from coop_rl.config import RunConfig, load_config
+from coop_rl.config import load_config
+from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
-from coop_rl.errors import Interrupted, RunError, UserError
+from coop_rl.errors import Interrupted, RunError, UserError, printable
 
 app = typer.Typer(
     name="coop-rl",
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-data_app = typer.Typer(help="Look at the data of a config.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at the data of a config, or fetch some.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 add_model_commands(app)
 
@@ -64,9 +65,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print evaluations and the 
 @app.command()
 def demo(overrides: Overrides = None, run_dir: RunDir = None, quiet: Quiet = False) -> None:
     """Run the main job on what comes with the package: 2 CPU cores, minutes, no downloads."""
-    from coop_rl.commands.demo import demo_config
+    from coop_rl.commands.demo import demo_file
 
-    run_config = demo_config(overrides or [])
+    run_config = load_config(demo_file(), overrides or [])
     from coop_rl.commands.train import run_training  # heavy: ray
 
     run_training(run_config, run_dir, "auto", is_quiet=quiet)
@@ -95,8 +96,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Run the main job: train with the method the config names."""
-    recorded = [f"observability.profile_steps={list(profile)}"] if profile else []
-    run_config = load_config(config, [*(overrides or []), *recorded])
+    recorded = {}
+    if profile:
+        typed = f"--profile {profile[0]} {profile[1]}"
+        recorded[f"observability.profile_steps={list(profile)}"] = typed
+    run_config = load_config(config, [*(overrides or []), *recorded], recorded)
     from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
     run_training(run_config, run_dir, resume, is_quiet=quiet)
@@ -293,6 +297,21 @@ def data_check(
     check_data(run_config, kind_of(drop), to, Console())
 
 
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[
+        Literal["gsm8k", "math", "openr1"], typer.Argument(help="The set.", metavar="NAME")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write <NAME>/<split>.jsonl into.")],
+) -> None:
+    """Fetch gsm8k, math or openr1 from the hub as files that prompts and demonstrations read."""
+    from rich.console import Console
+
+    from coop_rl.commands.data_prepare import prepare_data
+
+    prepare_data(name, to, Console(highlight=False, markup=False))
+
+
 @app.command("show-config")
 def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
     """Print the resolved config as JSON, which is valid input again."""
@@ -302,7 +321,7 @@ def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def schema() -> None:
     """Print the config's JSON schema, for editors."""
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+    typer.echo(json.dumps(editor_schema(), indent=2))
 
 
 def spread_option(arguments: Sequence[str], option: str) -> list[str]:
@@ -322,21 +341,28 @@ def spread_option(arguments: Sequence[str], option: str) -> list[str]:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Until a run is under way, Ctrl-C ends at once (typer would make it exit code 1)."""
+    """Until a run is under way, a signal ends at once (typer would make Ctrl-C exit code 1)."""
     raise Interrupted("nothing was started")
+
+
+def _tell(problem: str) -> None:
+    """Print an error; control characters that came with somebody's data are written out."""
+    typer.echo(f"coop-rl: {printable(problem)}", err=True)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, _interrupt)
     try:
         app(spread_option(sys.argv[1:], "--benchmark"))
     except UserError as error:
-        typer.echo(f"coop-rl: {error}", err=True)
+        _tell(str(error))
         sys.exit(2)
     except RunError as error:
-        typer.echo(f"coop-rl: run failed: {error}", err=True)
+        _tell(f"run failed: {error}")
         sys.exit(1)
     except Interrupted as error:
-        typer.echo(f"coop-rl: interrupted: {error}", err=True)
+        _tell(f"interrupted: {error}")
         sys.exit(130)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import coop_rl
 from coop_rl.cli import app
-from coop_rl.commands.demo import demo_config
+from coop_rl.commands import demo
+from coop_rl.commands.demo import demo_file
 from coop_rl.config import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -30,14 +31,14 @@ def test_the_wheel_holds_code_types_and_demo(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     code = {f"coop_rl/{p.relative_to(ROOT / 'coop_rl')}" for p in ROOT.glob("coop_rl/**/*.py")}
     assert code | {"coop_rl/py.typed", "coop_rl/planning/known_models.json"} <= names
-    demo = yaml.safe_load(wheel.read("coop_rl/configs/local/demo.yaml"))
+    config = yaml.safe_load(wheel.read("coop_rl/configs/local/demo.yaml"))
     for path in (
-        *(demo[section]["path"] for section in ("prompts", "demonstrations")),
-        demo["evaluation"]["data"]["path"],
-        f"{demo['model']['path']}/model.safetensors",
-        f"{demo['model']['path']}/tokenizer.json",
+        *(config[section]["path"] for section in ("prompts", "demonstrations")),
+        config["evaluation"]["data"]["path"],
+        f"{config['model']['path']}/model.safetensors",
+        f"{config['model']['path']}/tokenizer.json",
     ):
-        assert f"coop_rl/{path}" in names
+        assert f"coop_rl/configs/local/{path}" in names
     others = {name for name in names if not re.match(r"coop_rl(/|-[\d.]+\.dist-info/)", name)}
     assert not others
 
@@ -52,16 +53,19 @@ def test_its_metadata_is_what_an_index_takes(wheel: zipfile.ZipFile) -> None:
 
 
 def test_the_demo_s_config_works_from_any_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wheel: zipfile.ZipFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = load_config(ROOT / "configs/local/demo.yaml", ["run.num_steps=3"])
+    """From the checkout, and from where a wheel puts it."""
+    wheel.extractall(tmp_path / "site")
     monkeypatch.chdir(tmp_path)
-    here = demo_config(["run.num_steps=3"])
-    assert Path(here.model.path).is_dir()
-    changed = {"model", "prompts", "demonstrations", "evaluation"}
-    assert here.model_dump(exclude=changed) == there.model_dump(exclude=changed)
-    assert here.prompts.path == str(ROOT / str(there.prompts.path))
-    assert demo_config(["model.path=other"]).model.path == "other"
+    assert demo_file() == ROOT / "configs/local/demo.yaml"
+    monkeypatch.setattr(demo, "PACKAGE", tmp_path / "site/coop_rl")
+    config = load_config(demo_file(), ["run.num_steps=3"])
+    assert Path(config.model.path) == tmp_path / "site/coop_rl/configs/local/demo/model"
+    assert config.evaluation.data
+    sources = (config.prompts, config.demonstrations, config.evaluation.data)
+    assert all(Path(str(source.path)).is_relative_to(tmp_path / "site") for source in sources)
+    assert all(Path(str(source.path)).is_file() for source in sources)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["-h"], ["export", "-h"], ["demo", "-h"]])

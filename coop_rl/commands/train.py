@@ -13,6 +13,7 @@ from pathlib import Path
 
 from coop_rl.commands.checked_run import CheckedRun
 from coop_rl.config import RunConfig, derive_sizes
+from coop_rl.config.paths import PACKAGES
 from coop_rl.data.load import load_run_data
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import named_environment, preflight_local, ray_session
@@ -25,9 +26,6 @@ from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.trackers import Trackers, check_trackers
 from coop_rl.rewards.user import check_functions
-
-PACKAGES = "working_dir_files"
-"""The folder Ray unpacks the working directories of jobs in."""
 
 
 def run_training(

@@ -82,7 +82,7 @@ def _summary(facts: CardFacts) -> str:
     if about.get("git_commit"):
         origin += f", commit {about['git_commit']}"
     text = (
-        f"`{facts.config.model.path}` trained by {origin} for {facts.step} of "
+        f"`{_short(facts.config.model.path)}` trained by {origin} for {facts.step} of "
         f"{facts.config.run.num_steps} steps with the method `{facts.config.method.kind}` "
         f"({PAPER} describes `bridge`). `coop-rl.json` is the whole config.\n"
     )
@@ -139,7 +139,12 @@ def _data_rows(config: RunConfig) -> list[Sequence[str]]:
 
 
 def _origins(section: RowSource, mixture: Sequence[RowSource]) -> str:
-    return ", ".join(source.origin for source in mixture or [section])
+    return ", ".join(_short(source.origin) for source in mixture or [section])
+
+
+def _short(name: str) -> str:
+    """Return a hub id as it is, and of a path the end: a card is published."""
+    return "/".join(Path(name).parts[-2:])
 
 
 def _figures(facts: CardFacts) -> str:
