@@ -9,7 +9,7 @@ nobody's way, and `rewriting` takes its own away when writing fails.
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -55,6 +55,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those inside it, as far as they hold nothing."""
+    inner = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
+    for path in (*inner, folder):
+        with suppress(OSError):  # it holds something
+            path.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,20 +12,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from coop_rl.config import ServingConfig, load_config, load_serving_config
+from coop_rl.commands.stored_run import StoredRun, Which
+from coop_rl.config import ServingConfig, load_serving_config
 from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
-from coop_rl.driver.checkpoint_store import CheckpointStore, digest, read_progress
+from coop_rl.driver.checkpoint_store import digest
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.errors import ConfigError, Interrupted, RunDirectoryError
 from coop_rl.evaluation.measure import measure
 from coop_rl.evaluation.result import Comparison, EvaluationResult, compare, write_json
 from coop_rl.evaluation.sets import EvaluationSet, serving_sets
-from coop_rl.learner.export import export_policy
+from coop_rl.files import remove_empty
+from coop_rl.learner.export import export_cached
 from coop_rl.observability.evaluation_console import EvaluationConsole
 from coop_rl.observability.logs import route_library_logs
 from coop_rl.observability.run_directory import git_commit, package_versions
@@ -58,7 +60,7 @@ class EvaluationRequest:
     num_samples: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
-    checkpoint: Literal["newest", "best"] = "newest"
+    checkpoint: Which = "newest"
     """Which checkpoint of a run directory is served."""
     config: Path | None = None
     """A run config whose sections replace those of a run."""
@@ -82,8 +84,10 @@ class Target:
     """What it is measured on."""
 
 
-def run_evaluation(request: EvaluationRequest, out: Path | None) -> None:
-    """Evaluate all models and compare them with the first.
+def run_evaluation(
+    request: EvaluationRequest, out: Path | None
+) -> dict[str, dict[str, EvaluationResult]]:
+    """Evaluate all models and compare them with the first; returns results by model and set.
 
     Raises:
         UserError: The input is wrong; nothing was started.
@@ -100,11 +104,18 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> None:
             preflight_local(serving_devices(target.config))
     out = _make_folder(out, [target.name for target in targets])
     results: list[list[EvaluationResult]] = []
-    for target in targets:
-        results.append(_evaluate(target, out / target.name, console))
-        console.table(target.name, results[-1])
-    _compare(out, targets, results, console)
+    try:
+        for target in targets:
+            results.append(_evaluate(target, out / target.name, console))
+            console.table(target.name, results[-1])
+        _compare(out, targets, results, console)
+    finally:
+        remove_empty(out)  # of models that were not reached
     console.line(f"results in {out}")
+    return {
+        target.name: {result.name: result for result in found}
+        for target, found in zip(targets, results, strict=True)
+    }
 
 
 def _check(request: EvaluationRequest) -> None:
@@ -120,30 +131,18 @@ def _check(request: EvaluationRequest) -> None:
 def _resolve(request: EvaluationRequest, model: str, taken: Sequence[str]) -> Target:
     """Find out what `model` is, and check it."""
     path = Path(model).expanduser()
-    run = path.parent.parent if path.parent.name == "checkpoints" else path
     name, step = path.resolve().name if path.is_dir() else model.replace("/", "--"), 0
-    if (run / "checkpoints").is_dir():
-        checkpoint = path if run != path else _checkpoint(run, request.checkpoint)
-        trained = load_config(run / "config.json")
-        step = read_progress(checkpoint).next_step
-        exported = export_policy(trained, checkpoint, digest(checkpoint), run / "exports")
-        name, path = f"{run.resolve().name}-{checkpoint.name}", exported
-        config = _config(request, request.config or run / "config.json", str(exported))
+    if run := StoredRun.find(path, request.checkpoint):
+        made = digest(run.checkpoint)
+        exported = export_cached(run.config, run.checkpoint, made, run.path / "exports")
+        name, step = run.name, run.step
+        config = _config(request, request.config or run.path / "config.json", str(exported))
     else:
         config = _config(request, request.config, model)
     number = 1 + sum(other == name or other.startswith(f"{name}+") for other in taken)
     unique = name if number == 1 else f"{name}+{number}"
     check_functions(config.reward)
     return Target(unique, model, config, step, tuple(serving_sets(config)))
-
-
-def _checkpoint(run: Path, which: Literal["newest", "best"]) -> Path:
-    store = CheckpointStore(run / "checkpoints", keep=1)
-    found = store.best() if which == "best" else store.latest()
-    if found is None:
-        missing = "best checkpoint (checkpoint.best was null)" if which == "best" else "checkpoint"
-        raise RunDirectoryError(f"{run} has no {missing}; give a run that wrote one")
-    return found
 
 
 def _config(request: EvaluationRequest, path: Path | None, model: str) -> ServingConfig:

@@ -8,7 +8,7 @@ import pytest
 from coop_rl.cli import spread_option
 from coop_rl.commands import evaluate
 from coop_rl.commands.evaluate import EvaluationRequest, run_evaluation
-from coop_rl.errors import UserError
+from coop_rl.errors import RunError, UserError
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/local/demo.yaml"
@@ -121,3 +121,14 @@ def test_a_run_without_checkpoints_and_a_used_folder_are_refused(
 )
 def test_one_option_takes_several_benchmarks(given: str, spread: str) -> None:
     assert spread_option(given.split(), "--benchmark") == spread.split()
+
+
+def test_a_failure_leaves_no_empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RunError("an actor was lost")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(evaluate, "_evaluate", fail)
+    with pytest.raises(RunError):
+        run_evaluation(EvaluationRequest((MODEL, MODEL), config=DEMO), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
