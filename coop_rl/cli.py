@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from coop_rl import __version__
-from coop_rl.cli_models import add_model_commands
+from coop_rl.cli_runs import add_run_commands
 from coop_rl.config import load_config
 from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 data_app = typer.Typer(help="Look at the data of a config, or fetch some.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-add_model_commands(app)
+add_run_commands(app)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML (or JSON) run config.", metavar="CONFIG")]
 Overrides = Annotated[
@@ -301,9 +301,6 @@ def judge(
 
     columns = (response_column, gold_column, *(details_columns or ()))
     judge_file(file, kind, marker, function, columns, Console(highlight=False, markup=False))
-
-
-RunFolders = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
 
 
 @data_app.command("check")

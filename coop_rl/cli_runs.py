@@ -1,14 +1,55 @@
-"""The part of `coop-rl`'s command line that is about trained models; `cli` adds it to its own."""
+"""The part of `coop-rl`'s command line that is about what runs left; `cli` adds it to its own."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+RunFolders = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
 
-def add_model_commands(app: typer.Typer) -> None:
-    """Add `export`."""
-    app.command()(export)
+
+def add_run_commands(app: typer.Typer) -> None:
+    """Add `report`, `watch`, `compare` and `export`."""
+    for command in (report, watch, compare, export):
+        app.command()(command)
+
+
+def report(
+    runs: RunFolders,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The file, or a folder for report.html.")
+    ] = Path("report.html"),
+) -> None:
+    """Write one HTML file of a run, or of several compared: curves, samples, settings."""
+    from coop_rl.commands.report import report_runs
+
+    report_runs(runs, out, typer.echo)
+
+
+def watch(
+    runs: RunFolders,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="On 127.0.0.1; 0: any that is free.")
+    ] = 0,
+) -> None:
+    """Serve the report of a growing run on 127.0.0.1; new figures show as they are written."""
+    from coop_rl.commands.report import watch_runs
+
+    watch_runs(runs, port, typer.echo)
+
+
+def compare(
+    runs: RunFolders,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of differences.")] = False,
+) -> None:
+    """Compare runs with the first by what they have stored: at equal steps, tokens and time.
+
+    Runs that differ in their seed alone count together: with several seeds, intervals are over
+    seeds that both sides have; with one, over the items of the evaluation.
+    """
+    from coop_rl.commands.report import compare_runs
+
+    compare_runs(runs, typer.echo, as_json=as_json)
 
 
 def export(
