@@ -50,6 +50,14 @@ def train(
             help="auto: go on where this run directory stopped; never; or a checkpoint folder.",
         ),
     ] = "auto",
+    allow: Annotated[
+        list[Literal["damaged-checkpoints", "changed-files", "other-run"]] | None,
+        typer.Option(
+            "--allow",
+            help="Resume although this is so: start anew beside damaged checkpoints, with other "
+            "files than before, or from another run's checkpoint.",
+        ),
+    ] = None,
     profile: Annotated[
         tuple[int, int] | None,
         typer.Option(
@@ -64,7 +72,7 @@ def train(
     run_config = load_config(config, [*(overrides or []), *recorded])
     from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
-    run_training(run_config, run_dir, resume)
+    run_training(run_config, run_dir, resume, allow or ())
 
 
 @app.command()
@@ -186,6 +194,10 @@ def evaluate(
         Path | None, typer.Option("--config", help="Run config whose serving sections are used.")
     ] = None,
     overrides: Overrides = None,
+    may_run_code: Annotated[
+        bool,
+        typer.Option("--allow-code", help="Import reward functions that a run's own config names."),
+    ] = False,
 ) -> None:
     """Measure models on benchmarks; with several, compare each with the first."""
     from coop_rl.commands.evaluate import EvaluationRequest, run_evaluation  # heavy: torch, ray
@@ -202,6 +214,7 @@ def evaluate(
         checkpoint,
         config,
         tuple(overrides or ()),
+        may_run_code,
     )
     run_evaluation(request, out)
 

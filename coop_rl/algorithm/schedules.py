@@ -1,4 +1,4 @@
-r"""Learning rates over the steps of a run.
+r"""Learning rates, and BRIDGE's lambda, over the steps of a run.
 
     factor_k = (k + 1) / W                                   k < W: warm-up
              = 1                                             constant
@@ -32,3 +32,13 @@ def rate_at(section: OptimizerSection, step: int, num_steps: int) -> float:
         step, num_steps, section.warmup_steps, section.lr_schedule, section.lr_final
     )
     return section.lr * factor
+
+
+def scheduled_mix(step: int, num_steps: int, schedule: str, mix: float) -> float:
+    """Return lambda_k where the meta-controller does not choose it."""
+    progress = (step + 0.5) / num_steps
+    if schedule == "linear":
+        return progress
+    if schedule == "cosine":
+        return (1.0 - math.cos(math.pi * progress)) / 2.0
+    return mix

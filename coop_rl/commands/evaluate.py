@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coop_rl.config import ServingConfig, load_config, load_serving_config
+from coop_rl.config.reward import RewardSection
 from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
-from coop_rl.driver.checkpoint_store import CheckpointStore, digest, read_progress
+from coop_rl.driver.checkpoint_store import BEST, CheckpointStore, digest, read_progress
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.errors import ConfigError, Interrupted, RunDirectoryError
@@ -29,7 +30,7 @@ from coop_rl.learner.export import export_policy
 from coop_rl.observability.evaluation_console import EvaluationConsole
 from coop_rl.observability.logs import route_library_logs
 from coop_rl.observability.run_directory import git_commit, package_versions
-from coop_rl.rewards.user import check_functions
+from coop_rl.rewards.user import check_functions, functions_of
 from coop_rl.types import PolicyVersion
 
 SERVED = PolicyVersion(0, 0)
@@ -64,6 +65,8 @@ class EvaluationRequest:
     """A run config whose sections replace those of a run."""
     overrides: tuple[str, ...] = ()
     """What `--set` was given."""
+    may_run_code: bool = False
+    """Whether reward functions that a run's own config names may be imported here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,8 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> None:
     console = EvaluationConsole()
     targets: list[Target] = []
     for model in request.models:
-        targets.append(_resolve(request, model, [target.name for target in targets]))
+        taken = [target.name for target in targets]
+        targets.append(_resolve(request, model, taken, console))
     for target in targets:
         if target.config.placement.address is None:
             preflight_local(serving_devices(target.config))
@@ -117,14 +121,18 @@ def _check(request: EvaluationRequest) -> None:
         raise ConfigError(f"there is no file {request.data}; give an existing JSONL file as --data")
 
 
-def _resolve(request: EvaluationRequest, model: str, taken: Sequence[str]) -> Target:
+def _resolve(
+    request: EvaluationRequest, model: str, taken: Sequence[str], console: EvaluationConsole
+) -> Target:
     """Find out what `model` is, and check it."""
     path = Path(model).expanduser()
     run = path.parent.parent if path.parent.name == "checkpoints" else path
     name, step = path.resolve().name if path.is_dir() else model.replace("/", "--"), 0
     if (run / "checkpoints").is_dir():
-        checkpoint = path if run != path else _checkpoint(run, request.checkpoint)
         trained = load_config(run / "config.json")
+        if request.config is None:
+            _refuse_code(request, run, trained.reward)
+        checkpoint = path if run != path else _checkpoint(run, request.checkpoint, console)
         step = read_progress(checkpoint).next_step
         exported = export_policy(trained, checkpoint, digest(checkpoint), run / "exports")
         name, path = f"{run.resolve().name}-{checkpoint.name}", exported
@@ -137,13 +145,36 @@ def _resolve(request: EvaluationRequest, model: str, taken: Sequence[str]) -> Ta
     return Target(unique, model, config, step, tuple(serving_sets(config)))
 
 
-def _checkpoint(run: Path, which: Literal["newest", "best"]) -> Path:
+def _refuse_code(request: EvaluationRequest, run: Path, reward: RewardSection) -> None:
+    """Refuse to run code because a folder, which may come from anybody, says so.
+
+    Raises:
+        ConfigError: Names the function.
+    """
+    functions = functions_of(reward)
+    if functions and not request.may_run_code:
+        raise ConfigError(
+            f"{run / 'config.json'} names the reward function {functions[0]}, whose code would run "
+            "here; give --allow-code if you trust it, or a config of your own as --config"
+        )
+
+
+def _checkpoint(run: Path, which: Literal["newest", "best"], console: EvaluationConsole) -> Path:
     store = CheckpointStore(run / "checkpoints", keep=1)
-    found = store.best() if which == "best" else store.latest()
-    if found is None:
-        missing = "best checkpoint (checkpoint.best was null)" if which == "best" else "checkpoint"
-        raise RunDirectoryError(f"{run} has no {missing}; give a run that wrote one")
-    return found
+    if which == "best":
+        if best := store.best():
+            return best
+        raise RunDirectoryError(
+            f"{run} has no best checkpoint (checkpoint.best was null, or {BEST} is damaged); give "
+            "a step-* folder"
+        )
+    found = store.find()
+    if found.newest is None:
+        why = "; ".join(found.lines()) or "there is none"
+        raise RunDirectoryError(f"{run} has no whole checkpoint: {why}; give another run")
+    for line in found.lines():
+        console.line(line)
+    return found.newest
 
 
 def _config(request: EvaluationRequest, path: Path | None, model: str) -> ServingConfig:
@@ -175,7 +206,8 @@ def _config(request: EvaluationRequest, path: Path | None, model: str) -> Servin
     dropped = (
         ("evaluation.data=null",) if "data" in evaluation and evaluation["data"] is None else ()
     )
-    overrides = (f"evaluation.num_items={items}", *dropped, *request.overrides)
+    cuts = (f"evaluation.num_items={items}", f"evaluation.benchmark_items={items}")
+    overrides = (*cuts, *dropped, *request.overrides)
     return load_serving_config(path, defaults, overrides)
 
 

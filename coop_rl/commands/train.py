@@ -7,44 +7,57 @@ Until then nothing here imports torch; what the loop needs is imported while the
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from coop_rl.commands.checked_run import CheckedRun
+from coop_rl.commands.resume import Allowed, find_start, saved_roles
 from coop_rl.config import RunConfig, derive_sizes
+from coop_rl.data.fingerprints import fingerprints
 from coop_rl.data.load import load_run_data
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import named_environment, preflight_local, ray_session
 from coop_rl.distributed.team import Team
-from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress, stored_progress
+from coop_rl.driver.checkpoint_check import Inputs
+from coop_rl.driver.checkpoint_store import CheckpointStore
 from coop_rl.driver.stop import StopRequest
 from coop_rl.errors import RunDirectoryError
 from coop_rl.evaluation.sets import run_sets
 from coop_rl.observability.console import RunConsole
-from coop_rl.observability.run_directory import RunDirectory
+from coop_rl.observability.run_directory import RunDirectory, flatten
 from coop_rl.rewards.user import check_functions
 
 PACKAGES = "working_dir_files"
 """The folder Ray unpacks the working directories of jobs in."""
 
 
-def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
+def run_training(
+    config: RunConfig, run_dir: Path | None, resume: str, allowed: Sequence[Allowed] = ()
+) -> None:
     """Run one training job from input checks to summary.
+
+    Args:
+        config: The run.
+        run_dir: Its directory; None: `<run.dir>/<run.name>`.
+        resume: What `--resume` was given.
+        allowed: What a resume may find changed.
 
     Raises:
         UserError: The input is wrong; nothing was started.
         RunError: The run failed; the text names the actor.
         Interrupted: The user stopped it after a checkpoint.
     """
-    run, sizes, stop = _check(config, run_dir, resume), derive_sizes(config), StopRequest()
+    run, sizes, stop = _check(config, run_dir, resume, allowed), derive_sizes(config), StopRequest()
     console, directory = run.console, run.directory
-    console.show_plan(config, sizes, directory.path, run.resume_from)
+    console.show_plan(config, sizes, directory.path, run.start.checkpoint)
+    console.notes([*run.start.notes, *directory.unreadable_rows()])
     console.dropped(run.data.dropped)
-    with directory.running():
+    with directory.running() as status:
         started = time.monotonic()
         with ray_session(config.placement, sizes, config.run.name), stop.listening():
-            with team_of(config, directory.logs, console.milestone) as team:
+            with team_of(config, directory.logs, console.milestone) as team, status.ending():
                 _start(run, team)
                 from coop_rl.commands.training import Session
 
@@ -55,7 +68,9 @@ def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
             console.summary(directory.path, comparisons, time.monotonic() - started)
 
 
-def _check(config: RunConfig, run_dir: Path | None, resume: str) -> CheckedRun:
+def _check(
+    config: RunConfig, run_dir: Path | None, resume: str, allowed: Sequence[Allowed]
+) -> CheckedRun:
     """Check all input, then make or reopen the run directory."""
     console = RunConsole()
     if config.placement.address is None:
@@ -67,9 +82,12 @@ def _check(config: RunConfig, run_dir: Path | None, resume: str) -> CheckedRun:
     sets = run_sets(config, data.held_out)
     _require_kept(run_dir or Path(config.run.dir))
     directory = RunDirectory.open(config, run_dir)
-    store = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
-    resume_from = _resume_point(config, store, resume)
-    return CheckedRun(config, data, sets, directory, store, resume_from, console)
+    roles = saved_roles(config)
+    store = CheckpointStore(directory.checkpoints, config.checkpoint.keep, roles)
+    inputs = Inputs(flatten(config.model_dump(mode="json")), fingerprints(config))
+    start = find_start(config, store, resume, inputs, allowed)
+    directory.note_inputs(inputs)
+    return CheckedRun(config, data, sets, directory, store, start, console)
 
 
 def _require_kept(folder: Path) -> None:
@@ -79,29 +97,6 @@ def _require_kept(folder: Path) -> None:
             f"the run directory {folder} lies in the job's package, which Ray deletes; set an "
             "absolute run.dir or --run-dir on storage that all nodes share"
         )
-
-
-def _resume_point(config: RunConfig, store: CheckpointStore, resume: str) -> Path | None:
-    """Return the checkpoint to go on from, verified, or None to start anew."""
-    if resume == "never":
-        if store.complete():
-            raise RunDirectoryError(
-                "the run directory already holds checkpoints and --resume is never; "
-                "give another --run-dir or run.name"
-            )
-        return None
-    if resume == "auto":
-        checkpoint = store.latest()
-        progress = stored_progress(checkpoint) if checkpoint else None
-    else:
-        checkpoint = Path(resume)
-        progress = read_progress(checkpoint)
-    if progress and progress.next_step >= config.run.num_steps:
-        raise RunDirectoryError(
-            f"nothing to train: {checkpoint} already holds all {config.run.num_steps} steps; "
-            "raise run.num_steps, or give another --run-dir or run.name"
-        )
-    return checkpoint
 
 
 def _start(run: CheckedRun, team: Team) -> None:

@@ -21,7 +21,10 @@ class EvaluationSection(Section):
     """Folder with `<benchmark>/test.jsonl`; null: the one that the environment variable
     COOP_RL_DATA names, else the hub."""
     num_items: int | None = Field(256, ge=1)
-    """Rows used of each set, from its top; null: all."""
+    """Rows of `data` used, from its top; null: all."""
+    benchmark_items: int | None = Field(None, ge=1)
+    """Rows of each benchmark used, from its top; its name in metrics then ends in `-first<n>`;
+    null: all, which is what its name stands for."""
     num_samples: int = Field(4, ge=1)
     """n, the number of responses sampled for each item, for avg@n, maj@n and pass@k."""
     pass_at: tuple[int, ...] | None = None
@@ -42,8 +45,13 @@ class EvaluationSection(Section):
 
     @property
     def set_names(self) -> tuple[str, ...]:
-        """The sets in order: `data` first, then the benchmarks."""
-        return ((self.name,) if self.data else ()) + self.benchmarks
+        """The sets in order: `data` first, then the benchmarks, as metrics call them."""
+        return ((self.name,) if self.data else ()) + tuple(map(self.shown_name, self.benchmarks))
+
+    def shown_name(self, benchmark: str) -> str:
+        """Return what metrics call a benchmark: a part of it does not go by the name of all."""
+        cut = self.benchmark_items
+        return benchmark if cut is None else f"{benchmark}-first{cut}"
 
     @property
     def pass_ks(self) -> tuple[int, ...]:

@@ -95,6 +95,7 @@ def benchmark_sets(
         renderer = Renderer(
             "evaluation.benchmarks", source, tokenizer, facts, config.max_evaluation_tokens
         )
-        rows = benchmark_rows(benchmark, section.data_dir, section.num_items)
-        sets.append(EvaluationSet(benchmark.name, [renderer.prompt(row) for row in rows]))
+        rows = benchmark_rows(benchmark, section.data_dir, section.benchmark_items)
+        name = section.shown_name(benchmark.name)
+        sets.append(EvaluationSet(name, [renderer.prompt(row) for row in rows]))
     return sets
