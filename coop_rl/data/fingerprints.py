@@ -1,7 +1,8 @@
 """Digests of every file a run computes from, so that a resume notices what was changed in place.
 
 data files          prompts, demonstrations and the held-out set, whole
-model folder        whole files up to WHOLE_FILE_BYTES, evenly spaced blocks of larger ones
+model folder        config, tokenizer and weights: whole files up to WHOLE_FILE_BYTES, evenly
+                    spaced blocks of larger ones
 reward functions    the file that defines each; not what it imports
 
 What comes from the hub or is generated has names and seeds in the config instead. Called by
@@ -16,19 +17,33 @@ from pathlib import Path
 from coop_rl.config import RunConfig
 from coop_rl.config.data import RowSource
 from coop_rl.data.model_folder import local_folder
+from coop_rl.errors import DataError
 from coop_rl.rewards.user import functions_of
 
 WHOLE_FILE_BYTES = 64 << 20
 """A larger file of the model is looked at in blocks: training changes all of it."""
 NUM_BLOCKS, BLOCK_BYTES = 64, 1 << 20
+MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja")
+"""How the names of the model's files end that are read; a README may change."""
 
 
 def fingerprints(config: RunConfig) -> dict[str, str]:
-    """Return the digest of every file, by what it is to the run and its path."""
+    """Return the digest of every file, by what it is to the run and its path.
+
+    Raises:
+        DataError: One cannot be read.
+    """
+    try:
+        return _fingerprints(config)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _fingerprints(config: RunConfig) -> dict[str, str]:
     found = {f"{what} {path}": _whole(path) for what, path in _data_files(config)}
     folder = local_folder(config.model.path)
     for path in sorted(folder.iterdir()) if folder else ():
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and path.name.endswith(MODEL_FILES):
             found[f"model {path.name}"] = _blocks(path)
     for location in functions_of(config.reward):
         source = _source_file(location)

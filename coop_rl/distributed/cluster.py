@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError
 from coop_rl.config.roles import PlacementSection
 from coop_rl.config.sizes import Devices
 from coop_rl.distributed.calls import lost_ray_process
-from coop_rl.errors import ResourceError, RunError, first_line
+from coop_rl.errors import Interrupted, ResourceError, RunError, first_line
 
 CONNECT_TIMEOUT_S = 10.0
 """How long a cluster's head may take to accept a connection."""
@@ -131,6 +131,8 @@ def _start(namespace: str) -> None:
             namespace=namespace,
             configure_logging=False,
         )
+    except Interrupted:
+        raise
     except Exception as error:  # Ray raises nothing narrower
         reason = first_line(error)
         raise RunError(

@@ -5,13 +5,14 @@ learners, meta-controller --save--> one folder of driver.checkpoint_store, compl
 
 import errno
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from coop_rl.algorithm.roles import Progress
 from coop_rl.config import RunConfig
 from coop_rl.distributed.actors import MetaControllerActor
-from coop_rl.distributed.calls import Call, gather
+from coop_rl.distributed.calls import gather
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
 from coop_rl.driver.checkpoint_store import CheckpointStore, stored_progress
@@ -145,20 +146,16 @@ class TeamCheckpoints:
         saving = [rank.call(LearnerActor.save, folder) for rank in self._team.learners]
         if meta:
             saving.append(meta.call(MetaControllerActor.save, folder))
-        failures = [error for call in saving if (error := self._failure_of(call))]
-        if failures:
-            raise failures[0]
-        return self._store.commit(temporary, self._boundary)
-
-    def _failure_of(self, saving: Call[None]) -> RunError | None:
-        """Wait for one role's part; nobody may still write when a failed folder is removed."""
         try:
-            gather([saving], self._config.placement.call_timeout_s)
+            gather(saving, self._config.placement.call_timeout_s)
         except ActorLostError:
             raise
-        except RunError as error:
-            return error
-        return None
+        except RunError:
+            for call in saving:  # nobody may still write when the folder is removed
+                with suppress(RunError):
+                    gather([call], self._config.placement.call_timeout_s)
+            raise
+        return self._store.commit(temporary, self._boundary)
 
     def _require_room(self) -> None:
         """Refuse to begin a checkpoint that the disk has no room for, by the size of the last one.

@@ -72,8 +72,10 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take over SIGINT and SIGTERM while the loop runs."""
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        """Take over SIGINT, SIGTERM and, but for `nohup`, SIGHUP while the loop runs."""
+        is_kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        heard = (signal.SIGINT, signal.SIGTERM, *(() if is_kept else (signal.SIGHUP,)))
+        previous = {number: signal.signal(number, self._on_signal) for number in heard}
         try:
             with breaking_off(self.check):
                 yield

@@ -5,6 +5,7 @@ inputs.json      the same by field, and digests of all files the run computes fr
 run.json         status, versions, commit, seed, times
 actors.json      node, address, process id and GPUs of every actor
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
+stopped/         responses of a step that ended the run (`driver.guards`)
 """
 
 import errno
@@ -150,8 +151,13 @@ class RunDirectory:
         write_text(self.path / "actors.json", json.dumps(values, indent=2) + "\n")
 
     def note_inputs(self, inputs: "DataclassInstance") -> None:
-        """Write what the run computes from, as its checkpoints hold it too."""
-        write_text(self.path / "inputs.json", json.dumps(asdict(inputs), indent=1) + "\n")
+        """Write what the run computes from, as its checkpoints hold it too.
+
+        Raises:
+            RunDirectoryError: It cannot be written.
+        """
+        with self._writable():
+            write_text(self.path / "inputs.json", json.dumps(asdict(inputs), indent=1) + "\n")
 
     def unreadable_rows(self) -> list[str]:
         """Return a line for each file that holds lines nobody can read; a resume drops them."""
@@ -176,7 +182,7 @@ class RunDirectory:
         """
         path = (run_dir or Path(config.run.dir) / config.run.name).absolute()
         directory = cls(path, config)
-        try:
+        with directory._writable():
             path.mkdir(parents=True, exist_ok=True)
             if (path / "config.json").exists():
                 directory._compare_config()
@@ -188,12 +194,17 @@ class RunDirectory:
             for folder in (directory.checkpoints, directory.logs):
                 folder.mkdir(exist_ok=True)
             write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")
+        return directory
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise RunDirectoryError(
-                f"cannot write run directory {path}: {error.strerror}; "
+                f"cannot write run directory {self.path}: {error.strerror}; "
                 "give another --run-dir or run.dir"
             ) from None
-        return directory
 
     @contextmanager
     def running(self) -> Iterator[RunStatus]:
@@ -204,7 +215,8 @@ class RunDirectory:
         Raises:
             RunDirectoryError: Another process runs in this folder.
         """
-        with self._locked(), route_library_logs(self.logs / "driver.log"):
+        logs = route_library_logs(self.logs / "driver.log")
+        with self._locked(), _full_disk_in_one_line(), logs:
             status = RunStatus(self.path / "run.json", self._first_values())
             with status.ending(), _full_disk_in_one_line():
                 yield status

@@ -155,7 +155,8 @@ def test_files_are_told_apart_by_their_content(tmp_path: Path) -> None:
     )
     before = fingerprints(config)
     assert f"prompts {tmp_path}/prompts.jsonl" in before
-    for path in sorted(p for p in tmp_path.rglob("*") if p.is_file()):
+    read = (p for p in tmp_path.rglob("*") if p.is_file() and p.name != "README.md")
+    for path in sorted(read):
         content = path.read_bytes()
         path.write_bytes(content[:-1] + b"\n ")
         after = fingerprints(config)

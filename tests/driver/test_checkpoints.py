@@ -31,7 +31,7 @@ def signalled(stop: StopRequest, number: int) -> None:
     assert stop.is_set
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_before_training_the_first_request_ends_the_next_wait(number: int) -> None:
     stop = StopRequest()
     with stop.listening():
