@@ -17,6 +17,7 @@ from typing import Literal
 from coop_rl.algorithm.schedules import rate_at, scheduled_mix
 from coop_rl.config import RunConfig
 from coop_rl.config.method import BridgeMethod
+from coop_rl.config.optimizer import OptimizerSection
 from coop_rl.config.rivals import PrefixMethod
 from coop_rl.config.sizes import has_adapter, has_shadow, mix_and_penalty
 from coop_rl.driver.checkpoint_check import Inputs, read_inputs
@@ -148,8 +149,10 @@ def schedule_notes(before: Inputs, config: RunConfig, step: int) -> list[str]:
     if not isinstance(was, int) or was == num_steps:
         return []
     changes: list[tuple[str, float, float]] = []
-    sections = [("learner", config.learner), ("adapter", config.adapter)]
-    for name, section in sections if has_adapter(config) else sections[:1]:
+    sections: list[tuple[str, OptimizerSection]] = [("learner", config.learner)]
+    if has_adapter(config):
+        sections.append(("adapter", config.adapter))
+    for name, section in sections:
         if section.lr_schedule != "constant":
             old, new = (rate_at(section, step, count) for count in (was, num_steps))
             changes.append((f"{name}.lr ({section.lr_schedule})", old, new))

@@ -64,7 +64,7 @@ def test_damaged_ones_are_told_and_all_damaged_is_refused_by_name(tmp_path: Path
     assert found.checkpoint == tmp_path / "step-000025"
     assert "checkpoint step-000050 is damaged" in found.notes[0]
     (tmp_path / "step-000025/progress.json").write_text("{}")
-    with pytest.raises(RunDirectoryError, match=r"all 2 checkpoints .*step-000050 .*step-000025"):
+    with pytest.raises(RunDirectoryError, match=r"all 2 checkpoints .*step-000025 .*step-000050"):
         start(store, config, inputs(config))
     anew = start(store, config, inputs(config), "auto", "damaged-checkpoints")
     assert anew.checkpoint is None
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_field(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (("method.mix_schedule=linear",), "method.mix (linear) 0.5 instead of 1"),
+        (("method.mix_schedule=linear",), "method.mix (linear) 0.505 instead of 1.01"),
         (
             ("learner.lr_schedule=cosine", "learner.warmup_steps=0"),
             "learner.lr (cosine) 0.0001 instead of 0",
@@ -136,7 +136,7 @@ def test_a_longer_run_says_what_its_schedules_are_now(
     now = configure("run.num_steps=100", *overrides)
     notes = schedule_notes(before, now, 50)
     expected = [f"run.num_steps is 100, was 50: from step 50 on {told}"] if told else []
-    assert [note.replace("1.01", "1") for note in notes] == expected
+    assert notes == expected
     assert schedule_notes(inputs(now), now, 50) == []
 
 

@@ -69,8 +69,13 @@ def test_most_of_a_step_unscored_stops_the_run_with_the_batch(tmp_path: Path) ->
     assert rows[1]["token_ids"] == [1, 1]
 
 
+def loud(step: int) -> StepRecord:
+    """A step with a signal."""
+    return replace(bridge(step), sampled=Sampled((group("a", WRONG, RIGHT),)))
+
+
 def skipped(step: int) -> StepRecord:
-    record = bridge(step)
+    record = loud(step)
     updates = replace(record.joint.updates, is_applied=False, grad_norm=float("inf"))
     return replace(record, joint=replace(record.joint, updates=updates))
 
@@ -80,7 +85,7 @@ def test_updates_skipped_in_a_row_stop_the_run(tmp_path: Path) -> None:
     observer = GuardedObserver(inner, tmp_path, told.append)
     for step in range(MOST_SKIPPED_STEPS - 1):
         observer.record(skipped(step))
-    observer.record(bridge(50))  # one that was applied: the count begins anew
+    observer.record(loud(50))  # one that was applied: the count begins anew
     for step in range(60, 59 + MOST_SKIPPED_STEPS):
         observer.record(skipped(step))
     last = 59 + MOST_SKIPPED_STEPS
@@ -110,7 +115,7 @@ def test_steps_without_a_signal_are_told_now_and_then(tmp_path: Path, quiet: Any
     observer = GuardedObserver(Rows(), tmp_path, told.append)
     for step in range(QUIET_STEPS - 1):
         observer.record(quiet(step))
-    observer.record(bridge(10) if quiet is equal else sft(10))
+    observer.record(loud(10) if quiet is equal else sft(10))
     assert told == []
     for step in range(2 * QUIET_STEPS):
         observer.record(quiet(step))

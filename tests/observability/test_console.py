@@ -51,7 +51,7 @@ def test_a_step_is_one_plain_line_in_a_file() -> None:
     console.step(step_metrics(sft(4), {"time/step_s": 4.0}))
     first, second = file.getvalue().splitlines()
     assert first == (
-        "step  4/10  reward 0.500  accuracy 0.500  gain +0.0110 ± 0.0020  sft loss 0.700  "
+        "step  4/10  reward 0.750  accuracy 0.750  gain +0.0110 ± 0.0020  sft loss 0.700  "
         "4 tokens/s  2.0 s  remaining 0:00:12"
     )
     assert "gain n/a" in second
