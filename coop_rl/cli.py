@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from coop_rl.commands.allowed import Allowed
 from coop_rl.config import RunConfig, load_config
 from coop_rl.config.reward import VerifierKind
 from coop_rl.errors import Interrupted, RunError, UserError
@@ -34,6 +35,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a field: section.field=value.", metavar="A.B=C"),
 ]
+DataFile = Annotated[Path | None, typer.Option("--data", help="A JSONL file; see evaluation.data.")]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Import reward functions that a run's config names.")
+]
 
 
 @app.command()
@@ -51,7 +56,7 @@ def train(
         ),
     ] = "auto",
     allow: Annotated[
-        list[Literal["damaged-checkpoints", "changed-files", "other-run"]] | None,
+        list[Allowed] | None,
         typer.Option(
             "--allow",
             help="Resume although this is so: start anew beside damaged checkpoints, with other "
@@ -165,9 +170,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--benchmark", help="Benchmarks by name, or the config's own set."),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A JSONL file; see evaluation.data.")
-    ] = None,
+    data: DataFile = None,
     data_dir: Annotated[
         str | None,
         typer.Option("--data-dir", help="Folder with <benchmark>/test.jsonl; else COOP_RL_DATA."),
@@ -194,10 +197,7 @@ def evaluate(
         Path | None, typer.Option("--config", help="Run config whose serving sections are used.")
     ] = None,
     overrides: Overrides = None,
-    may_run_code: Annotated[
-        bool,
-        typer.Option("--allow-code", help="Import reward functions that a run's own config names."),
-    ] = False,
+    may_run_code: AllowCode = False,
 ) -> None:
     """Measure models on benchmarks; with several, compare each with the first."""
     from coop_rl.commands.evaluate import EvaluationRequest, run_evaluation  # heavy: torch, ray

@@ -12,9 +12,9 @@ learns otherwise.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from coop_rl.algorithm.schedules import rate_at, scheduled_mix
+from coop_rl.commands.allowed import Allowed
 from coop_rl.config import RunConfig
 from coop_rl.config.method import BridgeMethod
 from coop_rl.config.optimizer import OptimizerSection
@@ -24,9 +24,6 @@ from coop_rl.driver.checkpoint_check import Inputs, read_inputs
 from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress, stored_progress
 from coop_rl.errors import RunDirectoryError
 from coop_rl.observability.run_directory import describe_change
-
-Allowed = Literal["damaged-checkpoints", "changed-files", "other-run"]
-"""What `--allow` may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,7 @@ def _find(
         read_progress(checkpoint, saved_roles(config))
         return Start(checkpoint)
     found = store.find()
-    if found.damaged and not found.newest and "damaged-checkpoints" not in allowed:
+    if found.damaged and not found.newest and Allowed.DAMAGED_CHECKPOINTS not in allowed:
         raise RunDirectoryError(
             f"all {len(found.damaged)} checkpoints in {found.damaged[0][0].parent} are damaged: "
             + "; ".join(f"{path.name} ({why})" for path, why in found.damaged)
@@ -113,7 +110,7 @@ def _refuse_another_run(
     if change is None:
         return []
     text = f"{checkpoint} is of another run, with {change}"
-    if "other-run" in allowed:
+    if Allowed.OTHER_RUN in allowed:
         return [text]
     raise RunDirectoryError(
         f"{text}; give a checkpoint of this run, or go on from it with --allow other-run"
@@ -134,7 +131,7 @@ def _refuse_changed_files(
     what = "is gone" if first not in now.files else what
     more = f", and {len(changed) - 1} more files" if len(changed) > 1 else ""
     text = f"{first} {what} since {checkpoint.name} was written{more}"
-    if "changed-files" in allowed:
+    if Allowed.CHANGED_FILES in allowed:
         return [text]
     raise RunDirectoryError(
         f"{text}; put back what the run was trained with, or go on with what is there now by "

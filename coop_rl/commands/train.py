@@ -12,8 +12,9 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from coop_rl.commands.allowed import Allowed
 from coop_rl.commands.checked_run import CheckedRun
-from coop_rl.commands.resume import Allowed, find_start, saved_roles
+from coop_rl.commands.resume import find_start, saved_roles
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.data.fingerprints import fingerprints
 from coop_rl.data.load import load_run_data

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from coop_rl.commands.allowed import Allowed
 from coop_rl.commands.resume import Start, find_start, saved_roles, schedule_notes
 from coop_rl.config import RunConfig, load_config
 from coop_rl.data.fingerprints import fingerprints
@@ -40,8 +41,7 @@ def planted(folder: Path, *steps: int) -> CheckpointStore:
 def start(
     store: CheckpointStore, config: RunConfig, now: Inputs, resume: str = "auto", *allowed: str
 ) -> Start:
-    words: tuple = allowed
-    return find_start(config, store, resume, now, words)
+    return find_start(config, store, resume, now, [Allowed(word) for word in allowed])
 
 
 def test_an_empty_directory_starts_anew_and_the_newest_goes_on(tmp_path: Path) -> None:
