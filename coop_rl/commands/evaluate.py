@@ -30,7 +30,7 @@ from coop_rl.learner.export import export_policy
 from coop_rl.observability.evaluation_console import EvaluationConsole
 from coop_rl.observability.logs import route_library_logs
 from coop_rl.observability.run_directory import git_commit, package_versions
-from coop_rl.rewards.user import check_functions, functions_of
+from coop_rl.rewards.user import check_functions
 from coop_rl.types import PolicyVersion
 
 SERVED = PolicyVersion(0, 0)
@@ -151,7 +151,7 @@ def _refuse_code(request: EvaluationRequest, run: Path, reward: RewardSection) -
     Raises:
         ConfigError: Names the function.
     """
-    functions = functions_of(reward)
+    functions = reward.functions
     if functions and not request.may_run_code:
         raise ConfigError(
             f"{run / 'config.json'} names the reward function {functions[0]}, whose code would run "
@@ -207,8 +207,8 @@ def _config(request: EvaluationRequest, path: Path | None, model: str) -> Servin
         ("evaluation.data=null",) if "data" in evaluation and evaluation["data"] is None else ()
     )
     cuts = (f"evaluation.num_items={items}", f"evaluation.benchmark_items={items}")
-    overrides = (*cuts, *dropped, *request.overrides)
-    return load_serving_config(path, defaults, overrides)
+    typed = dict.fromkeys(cuts, f"--num-items {items}")
+    return load_serving_config(path, defaults, (*cuts, *dropped, *request.overrides), typed)
 
 
 def _make_folder(out: Path | None, names: Sequence[str]) -> Path:

@@ -16,6 +16,7 @@ from coop_rl.commands.allowed import Allowed
 from coop_rl.commands.checked_run import CheckedRun
 from coop_rl.commands.resume import find_start, saved_roles
 from coop_rl.config import RunConfig, derive_sizes
+from coop_rl.config.paths import PACKAGES
 from coop_rl.data.fingerprints import fingerprints
 from coop_rl.data.load import load_run_data
 from coop_rl.distributed.build import team_of
@@ -28,10 +29,8 @@ from coop_rl.errors import RunDirectoryError
 from coop_rl.evaluation.sets import run_sets
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory, flatten
+from coop_rl.report.at_end import conclude
 from coop_rl.rewards.user import check_functions
-
-PACKAGES = "working_dir_files"
-"""The folder Ray unpacks the working directories of jobs in."""
 
 
 def run_training(
@@ -67,6 +66,7 @@ def run_training(
             console.notes(session.forgetting())
             comparisons = session.evaluation.comparisons()
             console.summary(directory.path, comparisons, time.monotonic() - started)
+    console.notes(conclude(directory.path))
 
 
 def _check(

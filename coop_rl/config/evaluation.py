@@ -20,6 +20,9 @@ class EvaluationSection(Section):
     data_dir: str | None = None
     """Folder with `<benchmark>/test.jsonl`; null: the one that the environment variable
     COOP_RL_DATA names, else the hub."""
+    template_arguments: dict[str, bool | int | float | str] = Field({})
+    """Arguments of the model's chat template where benchmarks are asked, such as
+    `{enable_thinking: false}`; `data` has its own."""
     num_items: int | None = Field(256, ge=1)
     """Rows of `data` used, from its top; null: all."""
     benchmark_items: int | None = Field(None, ge=1)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from coop_rl.config import RunConfig
 from coop_rl.config.data import RowSource
+from coop_rl.config.paths import files_matching
 from coop_rl.data.model_folder import local_folder
 from coop_rl.errors import DataError
-from coop_rl.rewards.user import functions_of
 
 WHOLE_FILE_BYTES = 64 << 20
 """A larger file of the model is looked at in blocks: training changes all of it."""
@@ -45,7 +45,7 @@ def _fingerprints(config: RunConfig) -> dict[str, str]:
     for path in sorted(folder.iterdir()) if folder else ():
         if path.is_file() and path.name.endswith(MODEL_FILES):
             found[f"model {path.name}"] = _blocks(path)
-    for location in functions_of(config.reward):
+    for location in config.reward.functions:
         source = _source_file(location)
         if source.is_file():
             found[f"reward function {location}"] = _whole(source)
@@ -63,10 +63,7 @@ def _data_files(config: RunConfig) -> Iterator[tuple[str, Path]]:
         sections.append(("evaluation.data", config.evaluation.data))
     for section, source in sections:
         given = [source.path] if isinstance(source.path, str) else source.path or []
-        for pattern in map(Path, given):
-            is_pattern = "*" in pattern.name
-            for path in sorted(pattern.parent.glob(pattern.name)) if is_pattern else [pattern]:
-                yield section, path
+        yield from ((section, path) for pattern in given for path in files_matching(pattern))
 
 
 def _source_file(location: str) -> Path:

@@ -6,6 +6,7 @@ run.json         status, versions, commit, seed, times
 actors.json      node, address, process id and GPUs of every actor
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
 stopped/         responses of a step that ended the run (`driver.guards`)
+summary.json  summary.md  report.html    written at its end by `report.at_end`
 """
 
 import errno
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from coop_rl.config import RunConfig
+from coop_rl.config.paths import settle_paths
 from coop_rl.errors import Interrupted, RunDirectoryError, RunError
 from coop_rl.files import write_text
 from coop_rl.observability.logs import route_library_logs
@@ -243,12 +245,13 @@ class RunDirectory:
     def _compare_config(self) -> None:
         path = self.path / "config.json"
         try:
-            found = flatten(json.loads(path.read_text(encoding="utf-8")))
+            values = json.loads(path.read_text(encoding="utf-8"))
+            settle_paths(values, Path.cwd())  # of an older run they may be relative
         except (ValueError, AttributeError, RecursionError):
             raise RunDirectoryError(
                 f"{path} is damaged; give another --run-dir or run.name"
             ) from None
-        if change := describe_change(found, self.config):
+        if change := describe_change(flatten(values), self.config):
             raise RunDirectoryError(
                 f"{self.path} belongs to a run with {change}; to go on with that run, set it back; "
                 "for a new run, give another run.name or --run-dir"

@@ -56,6 +56,35 @@ def test_while_training_the_first_request_waits_for_a_boundary() -> None:
             wait_a_moment([], 0.0)
 
 
+def test_a_lost_terminal_is_written_to_no_more() -> None:
+    """Writing to it would fail before the checkpoint is saved; what goes to a file goes on."""
+
+    def leads_to(stream: int) -> str:
+        return str(Path(f"/proc/self/fd/{stream}").readlink())
+
+    kept, others = os.dup(0), [leads_to(1), leads_to(2)]
+    _, terminal = os.openpty()
+    stop = StopRequest()
+    try:
+        os.dup2(terminal, 0)
+        with stop.listening():
+            signalled(stop, signal.SIGHUP)
+        assert [leads_to(0), leads_to(1), leads_to(2)] == [os.devnull, *others]
+    finally:
+        os.dup2(kept, 0)
+
+
+def test_a_run_under_nohup_goes_on() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    try:
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.is_set
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def roles_of(
     store: CheckpointStore, found: Path | None, stop: StopRequest, told: list[str] | None = None
 ) -> TeamCheckpoints:
