@@ -14,23 +14,15 @@ from pathlib import Path
 
 from coop_rl.commands.allowed import Allowed
 from coop_rl.commands.checked_run import CheckedRun
-from coop_rl.commands.resume import find_start, saved_roles
+from coop_rl.commands.checks import Door
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.config.paths import PACKAGES
-from coop_rl.data.fingerprints import fingerprints
-from coop_rl.data.load import load_run_data
 from coop_rl.distributed.build import team_of
-from coop_rl.distributed.cluster import named_environment, preflight_local, ray_session
+from coop_rl.distributed.cluster import ray_session
 from coop_rl.distributed.team import Team
-from coop_rl.driver.checkpoint_check import Inputs
-from coop_rl.driver.checkpoint_store import CheckpointStore
 from coop_rl.driver.stop import StopRequest
-from coop_rl.errors import RunDirectoryError
-from coop_rl.evaluation.sets import run_sets
 from coop_rl.observability.console import RunConsole
-from coop_rl.observability.run_directory import RunDirectory, flatten
+from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.report.at_end import conclude
-from coop_rl.rewards.user import check_functions
 
 
 def run_training(
@@ -74,30 +66,12 @@ def _check(
 ) -> CheckedRun:
     """Check all input, then make or reopen the run directory."""
     console = RunConsole()
-    if config.placement.address is None:
-        preflight_local(derive_sizes(config))
-    else:
-        named_environment(config.placement.environment)
-    check_functions(config.reward)
-    data = load_run_data(config)
-    sets = run_sets(config, data.held_out)
-    _require_kept(run_dir or Path(config.run.dir))
+    door = Door(config, run_dir, resume, allowed)
+    door.require_all()
     directory = RunDirectory.open(config, run_dir)
-    roles = saved_roles(config)
-    store = CheckpointStore(directory.checkpoints, config.checkpoint.keep, roles)
-    inputs = Inputs(flatten(config.model_dump(mode="json")), fingerprints(config))
-    start = find_start(config, store, resume, inputs, allowed)
-    directory.note_inputs(inputs)
-    return CheckedRun(config, data, sets, directory, store, start, console)
-
-
-def _require_kept(folder: Path) -> None:
-    """Refuse a run directory inside a job's package, which Ray deletes."""
-    if PACKAGES in folder.resolve().parts:
-        raise RunDirectoryError(
-            f"the run directory {folder} lies in the job's package, which Ray deletes; set an "
-            "absolute run.dir or --run-dir on storage that all nodes share"
-        )
+    directory.note_inputs(door.inputs)
+    console.notes(door.warnings)
+    return CheckedRun(config, door.data, door.sets, directory, door.store, door.start, console)
 
 
 def _start(run: CheckedRun, team: Team) -> None:

@@ -158,8 +158,10 @@ class RunDirectory:
         Raises:
             RunDirectoryError: It cannot be written.
         """
-        with self._writable():
+        try:
             write_text(self.path / "inputs.json", json.dumps(asdict(inputs), indent=1) + "\n")
+        except OSError as error:
+            raise self._unwritable(error.strerror or str(error)) from None
 
     def unreadable_rows(self) -> list[str]:
         """Return a line for each file that holds lines nobody can read; a resume drops them."""
@@ -172,41 +174,59 @@ class RunDirectory:
         return notes
 
     @classmethod
-    def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
-        """Make the run's folder, or reopen one of the same config.
+    def look(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
+        """Return the run's folder, which may not exist yet; change nothing.
 
         Args:
             config: The resolved config.
             run_dir: Where; None: `<run.dir>/<run.name>`.
 
         Raises:
-            RunDirectoryError: It can't be written, holds other files, or belongs to another config.
+            RunDirectoryError: It can't be written, holds other files, belongs to another config, or
+                another process runs in it.
         """
         path = (run_dir or Path(config.run.dir) / config.run.name).absolute()
         directory = cls(path, config)
-        with directory._writable():
-            path.mkdir(parents=True, exist_ok=True)
+        try:
             if (path / "config.json").exists():
                 directory._compare_config()
-            elif any(path.iterdir()):
+            elif path.is_dir() and any(path.iterdir()):
                 raise RunDirectoryError(
                     f"{path} holds files but no run (no config.json); give an empty or new folder "
                     "to --run-dir, or another run.name"
                 )
-            for folder in (directory.checkpoints, directory.logs):
-                folder.mkdir(exist_ok=True)
-            write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")
+            if (path / LOCK).exists():
+                with directory._locked():
+                    pass
+            nearest = next(place for place in (path, *path.parents) if place.exists())
+        except OSError as error:
+            raise directory._unwritable(error.strerror or str(error)) from None
+        if not nearest.is_dir():
+            raise directory._unwritable(f"{nearest} is no folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise directory._unwritable(f"{nearest} is not yours to write")
         return directory
 
-    @contextmanager
-    def _writable(self) -> Iterator[None]:
+    @classmethod
+    def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
+        """Make the run's folder, or reopen one of the same config; arguments as for `look`.
+
+        Raises:
+            RunDirectoryError: As `look`.
+        """
+        directory = cls.look(config, run_dir)
         try:
-            yield
+            for folder in (directory.checkpoints, directory.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_text(directory.path / "config.json", config.model_dump_json(indent=2) + "\n")
         except OSError as error:
-            raise RunDirectoryError(
-                f"cannot write run directory {self.path}: {error.strerror}; "
-                "give another --run-dir or run.dir"
-            ) from None
+            raise directory._unwritable(error.strerror or str(error)) from None
+        return directory
+
+    def _unwritable(self, reason: str) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"cannot write run directory {self.path}: {reason}; give another --run-dir or run.dir"
+        )
 
     @contextmanager
     def running(self) -> Iterator[RunStatus]:
