@@ -7,14 +7,13 @@ actor, why, how to resume); 130 interrupted after a clean checkpoint.
 import json
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
 
 import typer
 
-from coop_rl.commands.allowed import Allowed
+from coop_rl.commands.options import Allow, AllowCode, DataFile, spread_option
 from coop_rl.config import load_config
 from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
@@ -36,10 +35,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a field: section.field=value.", metavar="A.B=C"),
 ]
-DataFile = Annotated[Path | None, typer.Option("--data", help="A JSONL file; see evaluation.data.")]
-AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Import reward functions that a run's config names.")
-]
 
 
 @app.command()
@@ -56,14 +51,7 @@ def train(
             help="auto: go on where this run directory stopped; never; or a checkpoint folder.",
         ),
     ] = "auto",
-    allow: Annotated[
-        list[Allowed] | None,
-        typer.Option(
-            "--allow",
-            help="Resume although this is so: start anew beside damaged checkpoints, with other "
-            "files than before, or from another run's checkpoint.",
-        ),
-    ] = None,
+    allow: Allow = None,
     profile: Annotated[
         tuple[int, int] | None,
         typer.Option(
@@ -372,22 +360,6 @@ def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
 def schema() -> None:
     """Print the config's JSON schema, for editors."""
     typer.echo(json.dumps(editor_schema(), indent=2))
-
-
-def spread_option(arguments: Sequence[str], option: str) -> list[str]:
-    """Return the arguments with `option a b` written as `option a option b`, as the parser needs.
-
-    What follows the option up to the next option is its own: models come before it.
-    """
-    spread: list[str] = []
-    is_inside = False
-    for argument in arguments:
-        if argument.startswith("-"):
-            is_inside = argument == option
-        elif is_inside and spread[-1] != option:
-            spread.append(option)
-        spread.append(argument)
-    return spread
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
