@@ -11,7 +11,7 @@ What comes from the hub or is generated has names and seeds in the config instea
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from coop_rl.config import RunConfig
@@ -55,10 +55,11 @@ def _fingerprints(config: RunConfig) -> dict[str, str]:
 def _data_files(config: RunConfig) -> Iterator[tuple[str, Path]]:
     sections: list[tuple[str, RowSource]] = []
     if config.method.samples:
-        sections += [("prompts", s) for s in config.prompts.mixture or [config.prompts]]
+        prompts: Sequence[RowSource] = config.prompts.mixture
+        sections += [("prompts", s) for s in prompts or [config.prompts]]
     if config.method.demonstrations != "none":
-        shown = config.demonstrations
-        sections += [("demonstrations", s) for s in shown.mixture or [shown]]
+        shown: Sequence[RowSource] = config.demonstrations.mixture
+        sections += [("demonstrations", s) for s in shown or [config.demonstrations]]
     if config.evaluation.data:
         sections.append(("evaluation.data", config.evaluation.data))
     for section, source in sections:

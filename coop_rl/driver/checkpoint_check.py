@@ -79,7 +79,7 @@ def read_stored(checkpoint: Path) -> Stored:
         DamageError: Its progress is not of the form in which it is written.
     """
     values = _object(checkpoint / PROGRESS)
-    version = values.get("version")
+    version: Any = values.get("version")
     _require(isinstance(version, dict) and set(version) == {"theta", "adapter"}, PROGRESS)
     numbers = [values.get("next_step"), *version.values(), values.get("commit", 0)]
     _require(all(type(n) is int and n >= 0 for n in numbers), PROGRESS)
@@ -103,7 +103,8 @@ def read_inputs(checkpoint: Path) -> Inputs:
     if not (checkpoint / INPUTS).exists():
         return Inputs()
     values = _object(checkpoint / INPUTS)
-    config, files = values.get("config"), values.get("files")
+    config: Any = values.get("config")
+    files: Any = values.get("files")
     _require(isinstance(config, dict) and isinstance(files, dict), INPUTS)
     _require(all(isinstance(digest, str) for digest in files.values()), INPUTS)
     return Inputs(config, files)
@@ -171,7 +172,7 @@ def _check_role(folder: Path, version: PolicyVersion) -> None:
     for count, wanted in expected.items():
         if values.get(count, wanted) != wanted:
             raise DamageError(f"{name} has {count} {values[count]}, the progress {wanted}")
-    file_of_key = values.get("tensors")
+    file_of_key: Any = values.get("tensors")
     _require(isinstance(file_of_key, dict), name)
     keys_of_file: dict[str, set[str]] = {}
     for key, file in file_of_key.items():

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from coop_rl.cli import spread_option
 from coop_rl.commands import evaluate
 from coop_rl.commands.evaluate import EvaluationRequest, run_evaluation
+from coop_rl.commands.options import spread_option
 from coop_rl.config import load_config
 from coop_rl.errors import UserError
 

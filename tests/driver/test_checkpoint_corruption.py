@@ -121,7 +121,7 @@ def another_steps_role(folder: Path, rng: random.Random) -> None:
 
 def wrong_progress(folder: Path, rng: random.Random) -> None:
     values = json.loads((folder / PROGRESS).read_text())
-    wrong = {
+    wrong: dict[str, list] = {
         "next_step": [-5, 7, 6.0, "6", None, True, 10**30],
         "version": [
             {},
