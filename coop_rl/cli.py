@@ -7,7 +7,6 @@ actor, why, how to resume); 130 interrupted after a clean checkpoint.
 import json
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
@@ -16,6 +15,7 @@ import typer
 
 from coop_rl import __version__
 from coop_rl.cli_runs import add_run_commands
+from coop_rl.commands.options import Allow, AllowCode, DataFile, spread_option
 from coop_rl.config import load_config
 from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
@@ -85,6 +85,7 @@ def train(
             help="auto: go on where this run directory stopped; never; or a checkpoint folder.",
         ),
     ] = "auto",
+    allow: Allow = None,
     profile: Annotated[
         tuple[int, int] | None,
         typer.Option(
@@ -109,11 +110,11 @@ def train(
 
         from coop_rl.commands.check import check_run
 
-        check_run(run_config, Console(highlight=False), run_dir, resume)
+        check_run(run_config, Console(highlight=False), run_dir, resume, allow or ())
         return
     from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
-    run_training(run_config, run_dir, resume, is_quiet=quiet)
+    run_training(run_config, run_dir, resume, allow or (), is_quiet=quiet)
 
 
 @app.command()
@@ -224,9 +225,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--benchmark", help="Benchmarks by name, or the config's own set."),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A JSONL file; see evaluation.data.")
-    ] = None,
+    data: DataFile = None,
     data_dir: Annotated[
         str | None,
         typer.Option("--data-dir", help="Folder with <benchmark>/test.jsonl; else COOP_RL_DATA."),
@@ -253,6 +252,7 @@ def evaluate(
         Path | None, typer.Option("--config", help="Run config whose serving sections are used.")
     ] = None,
     overrides: Overrides = None,
+    may_run_code: AllowCode = False,
 ) -> None:
     """Measure models on benchmarks; with several, compare each with the first."""
     from coop_rl.commands.evaluate import EvaluationRequest, run_evaluation  # heavy: torch, ray
@@ -269,6 +269,7 @@ def evaluate(
         checkpoint,
         config,
         tuple(overrides or ()),
+        may_run_code,
     )
     run_evaluation(request, out)
 
@@ -350,22 +351,6 @@ def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
 def schema() -> None:
     """Print the config's JSON schema, for editors."""
     typer.echo(json.dumps(editor_schema(), indent=2))
-
-
-def spread_option(arguments: Sequence[str], option: str) -> list[str]:
-    """Return the arguments with `option a b` written as `option a option b`, as the parser needs.
-
-    What follows the option up to the next option is its own: models come before it.
-    """
-    spread: list[str] = []
-    is_inside = False
-    for argument in arguments:
-        if argument.startswith("-"):
-            is_inside = argument == option
-        elif is_inside and spread[-1] != option:
-            spread.append(option)
-        spread.append(argument)
-    return spread
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

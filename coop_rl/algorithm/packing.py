@@ -107,7 +107,7 @@ def pack(
 
 def _row(index: int, sample: TokenSample, shape: PackShape) -> BatchRow:
     """Return a rollout's row; without an advantage where it is masked, so that no loss sees it."""
-    is_masked = shape.mask_truncated and sample.is_truncated
+    is_masked = not sample.is_valid or (shape.mask_truncated and sample.is_truncated)
     return BatchRow(
         index,
         sample.prompt_ids,

@@ -1,4 +1,4 @@
-r"""Learning rates over the steps of a run.
+r"""Learning rates, and BRIDGE's lambda, over the steps of a run.
 
     factor_k = (k + 1) / W                                   k < W: warm-up
              = 1                                             constant
@@ -40,3 +40,13 @@ def theta_rate(section: OptimizerSection, objective: Objective, step: int, num_s
     if objective.lr is not None:
         return objective.lr
     return rate_at(section, step, num_steps) * objective.lr_scale
+
+
+def scheduled_mix(step: int, num_steps: int, schedule: str, mix: float) -> float:
+    """Return lambda_k where the meta-controller does not choose it."""
+    progress = (step + 0.5) / num_steps
+    if schedule == "linear":
+        return progress
+    if schedule == "cosine":
+        return (1.0 - math.cos(math.pi * progress)) / 2.0
+    return mix

@@ -16,6 +16,7 @@ from typing import Any
 
 from coop_rl.commands.stored_run import StoredRun, Which
 from coop_rl.config import ServingConfig, load_serving_config
+from coop_rl.config.reward import RewardSection
 from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
@@ -66,6 +67,8 @@ class EvaluationRequest:
     """A run config whose sections replace those of a run."""
     overrides: tuple[str, ...] = ()
     """What `--set` was given."""
+    may_run_code: bool = False
+    """Whether reward functions that a run's own config names may be imported here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ def run_evaluation(
     console = EvaluationConsole()
     targets: list[Target] = []
     for model in request.models:
-        targets.append(_resolve(request, model, [target.name for target in targets]))
+        taken = [target.name for target in targets]
+        targets.append(_resolve(request, model, taken, console))
     for target in targets:
         if target.config.placement.address is None:
             preflight_local(serving_devices(target.config))
@@ -128,11 +132,15 @@ def _check(request: EvaluationRequest) -> None:
         raise ConfigError(f"there is no file {request.data}; give an existing JSONL file as --data")
 
 
-def _resolve(request: EvaluationRequest, model: str, taken: Sequence[str]) -> Target:
+def _resolve(
+    request: EvaluationRequest, model: str, taken: Sequence[str], console: EvaluationConsole
+) -> Target:
     """Find out what `model` is, and check it."""
     path = Path(model).expanduser()
     name, step = path.resolve().name if path.is_dir() else model.replace("/", "--"), 0
-    if run := StoredRun.find(path, request.checkpoint):
+    if run := StoredRun.find(path, request.checkpoint, say=console.line):
+        if request.config is None:
+            _refuse_code(request, run.path, run.config.reward)
         made = digest(run.checkpoint)
         exported = export_cached(run.config, run.checkpoint, made, run.path / "exports")
         name, step = run.name, run.step
@@ -143,6 +151,20 @@ def _resolve(request: EvaluationRequest, model: str, taken: Sequence[str]) -> Ta
     unique = name if number == 1 else f"{name}+{number}"
     check_functions(config.reward)
     return Target(unique, model, config, step, tuple(serving_sets(config)))
+
+
+def _refuse_code(request: EvaluationRequest, run: Path, reward: RewardSection) -> None:
+    """Refuse to run code because a folder, which may come from anybody, says so.
+
+    Raises:
+        ConfigError: Names the function.
+    """
+    functions = reward.functions
+    if functions and not request.may_run_code:
+        raise ConfigError(
+            f"{run / 'config.json'} names the reward function {functions[0]}, whose code would run "
+            "here; give --allow-code if you trust it, or a config of your own as --config"
+        )
 
 
 def _config(request: EvaluationRequest, path: Path | None, model: str) -> ServingConfig:
@@ -174,8 +196,9 @@ def _config(request: EvaluationRequest, path: Path | None, model: str) -> Servin
     dropped = (
         ("evaluation.data=null",) if "data" in evaluation and evaluation["data"] is None else ()
     )
-    overrides = (f"evaluation.num_items={items}", *dropped, *request.overrides)
-    return load_serving_config(path, defaults, overrides, {overrides[0]: f"--num-items {items}"})
+    cuts = (f"evaluation.num_items={items}", f"evaluation.benchmark_items={items}")
+    typed = dict.fromkeys(cuts, f"--num-items {items}")
+    return load_serving_config(path, defaults, (*cuts, *dropped, *request.overrides), typed)
 
 
 def _make_folder(out: Path | None, names: Sequence[str]) -> Path:

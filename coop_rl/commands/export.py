@@ -49,7 +49,7 @@ def export_run(request: ExportRequest, console: Console) -> None:
     """
     _check(request)
     based = [f"model.path={request.base}"] if request.base else []
-    run = StoredRun.find(request.run, request.checkpoint, based)
+    run = StoredRun.find(request.run, request.checkpoint, based, say=console.print)
     if run is None:
         raise RunDirectoryError(
             f"{request.run} is no run (no checkpoints/); give a run directory or a step-* folder"

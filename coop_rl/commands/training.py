@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from coop_rl.algorithm.methods import AnyMethod, build_method
 from coop_rl.algorithm.packing import PackShape
@@ -17,11 +18,13 @@ from coop_rl.driver.checkpoints import TeamCheckpoints
 from coop_rl.driver.demonstrations import Demonstrations
 from coop_rl.driver.evaluation import Evaluator
 from coop_rl.driver.generation import TeamGeneration
+from coop_rl.driver.guards import GuardedObserver, GuardedRollouts
 from coop_rl.driver.learners import TeamLearners, TeamMetaController, TeamWeights
 from coop_rl.driver.profiling import ProfilingObserver
 from coop_rl.driver.rollouts import TeamRollouts, TeamScaffoldRollouts, TeamShadowRollouts
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.driver.validation import Measurements, TeamValidation
+from coop_rl.errors import UnscoredError
 from coop_rl.observability.forgetting import describe_forgetting
 from coop_rl.observability.observer import RunObserver
 from coop_rl.observability.trackers import Trackers
@@ -47,7 +50,10 @@ class Session:
         joint = TeamGeneration(config, team.rollouts, team.reward, stop, stages=stages)
         shadow = TeamGeneration(config, team.shadow_rollouts, team.reward, stop)
         shadow_rollouts = TeamShadowRollouts(config, team, shadow, stages)
-        checkpoints = TeamCheckpoints(config, team, run.store, run.resume_from, stop, stages)
+        warn = partial(console.line, style="yellow")
+        checkpoints = TeamCheckpoints(
+            config, team, run.store, run.start.checkpoint, stop, stages, warn
+        )
         on_cluster = config.placement.address is not None
         live = {"show": RayMetricsSink(config.run.name).write} if on_cluster else {}
         observer = RunObserver(config, run.directory, console, stages, trackers=trackers, **live)
@@ -57,10 +63,10 @@ class Session:
             config, team, data.validation, held_out, joint.run, shadow_rollouts, stages
         )
         canary = Canary(config, team, held_out, stages, console.milestone)
+        rollouts = TeamRollouts(config, joint, data.prompts, method.estimator, stages, data.decode)
+        profiling = ProfilingObserver(config, observer, team, run.directory, console)
         roles = Roles(
-            rollouts=TeamRollouts(
-                config, joint, data.prompts, method.estimator, stages, data.decode
-            ),
+            rollouts=GuardedRollouts(rollouts, run.directory.path),
             shadow_rollouts=shadow_rollouts,
             scaffold_rollouts=TeamScaffoldRollouts(config, team, joint, stages),
             demonstrations=Demonstrations(config, split_by_nll(config, team, data.demonstrations)),
@@ -69,7 +75,7 @@ class Session:
             weights=TeamWeights(config, team, joint, canary, stages),
             checkpoints=checkpoints,
             evaluation=Measurements((evaluation, validation)),
-            observer=ProfilingObserver(config, observer, team, run.directory, console),
+            observer=GuardedObserver(profiling, run.directory.path, warn),
         )
         return cls(method, roles, joint, observer, checkpoints, evaluation)
 
@@ -77,6 +83,7 @@ class Session:
         """Run the loop; a stop that broke off a generation is saved.
 
         Raises:
+            UnscoredError: Most of a step could not be scored; what was trained before is saved.
             Interrupted: The user stopped it after a checkpoint.
         """
         config = run.config
@@ -87,6 +94,9 @@ class Session:
                 train(config.run.num_steps, self.method, shape, self.roles)
         except StopAtBoundary:
             self.checkpoints.save_and_stop()
+        except UnscoredError as error:
+            saved = self.checkpoints.save_before_failing()
+            raise UnscoredError(f"{error}; {saved}") from None
         finally:
             self.observer.close()
 

@@ -24,7 +24,10 @@ class EvaluationSection(Section):
     """Arguments of the model's chat template where benchmarks are asked, such as
     `{enable_thinking: false}`; `data` has its own."""
     num_items: int | None = Field(256, ge=1)
-    """Rows used of each set, from its top; null: all."""
+    """Rows of `data` used, from its top; null: all."""
+    benchmark_items: int | None = Field(None, ge=1)
+    """Rows of each benchmark used, from its top; its name in metrics then ends in `-first<n>`;
+    null: all, which is what its name stands for."""
     num_samples: int = Field(4, ge=1)
     """n, the number of responses sampled for each item, for avg@n, maj@n and pass@k."""
     pass_at: tuple[int, ...] | None = None
@@ -45,8 +48,13 @@ class EvaluationSection(Section):
 
     @property
     def set_names(self) -> tuple[str, ...]:
-        """The sets in order: `data` first, then the benchmarks."""
-        return ((self.name,) if self.data else ()) + self.benchmarks
+        """The sets in order: `data` first, then the benchmarks, as metrics call them."""
+        return ((self.name,) if self.data else ()) + tuple(map(self.shown_name, self.benchmarks))
+
+    def shown_name(self, benchmark: str) -> str:
+        """Return what metrics call a benchmark: a part of it does not go by the name of all."""
+        cut = self.benchmark_items
+        return benchmark if cut is None else f"{benchmark}-first{cut}"
 
     @property
     def pass_ks(self) -> tuple[int, ...]:

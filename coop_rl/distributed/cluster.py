@@ -25,6 +25,7 @@ from ray.exceptions import AuthenticationError
 
 from coop_rl.config.roles import PlacementSection
 from coop_rl.config.sizes import Devices
+from coop_rl.distributed.calls import lost_ray_process
 from coop_rl.errors import Interrupted, ResourceError, RunError, first_line
 
 CONNECT_TIMEOUT_S = 10.0
@@ -140,7 +141,8 @@ def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> I
         yield
     finally:
         ours = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
-        ray.shutdown()
+        if lost_ray_process() is None:
+            ray.shutdown()
         _end(ours)
 
 

@@ -90,8 +90,9 @@ def benchmark_sets(
         rows = benchmark_rows(
             benchmark,
             section.data_dir,
-            section.num_items,
+            section.benchmark_items,
             is_whole=bool(config.reward.functions),
         )
-        sets.append(EvaluationSet(benchmark.name, [renderer.prompt(row) for row in rows]))
+        name = section.shown_name(benchmark.name)
+        sets.append(EvaluationSet(name, [renderer.prompt(row) for row in rows]))
     return sets

@@ -82,18 +82,19 @@ def _rollout_metrics(sampled: Sequence[ScoredGroup], version: int) -> Metrics:
     metrics: Metrics = {"tokens/generated": count_tokens(sampled), **_given_metrics(sampled)}
     if not rollouts:
         return metrics
-    values = np.array([reward.value for reward in rewards])
+    scored = [reward for reward in rewards if reward.status == "scored"]
+    values = np.array([reward.value for reward in scored]) if scored else np.array([math.nan])
     right_P = [sum(reward.is_correct for reward in group.rewards) for group in groups]
     size_P = [len(group.rewards) for group in groups]
     return metrics | {
         REWARD: float(values.mean()),
         "reward/std": float(values.std()),
-        "reward/accuracy": sum(right_P) / len(rewards),
+        "reward/accuracy": sum(right_P) / len(scored) if scored else math.nan,
         "reward/timeouts": sum(reward.status == "timeout" for reward in rewards),
         "reward/crashed": sum(reward.status == "crashed" for reward in rewards),
         "reward/format": sum(reward.has_format for reward in rewards) / len(rewards),
         "reward/flipped": sum(reward.is_flipped for reward in rewards) / len(rewards),
-        **_part_means(rewards),
+        **_part_means(scored),
         "groups/all_right": sum(r == n for r, n in zip(right_P, size_P, strict=True)) / len(groups),
         "groups/all_wrong": sum(r == 0 for r in right_P) / len(groups),
         "response/length_mean": sum(len(r.token_ids) for r in rollouts) / len(rollouts),

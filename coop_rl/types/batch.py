@@ -44,6 +44,8 @@ class TokenSample:
     """Group-relative advantage A_i, the same for every token of the response."""
     is_truncated: bool = False
     """Whether the token limit ended it."""
+    is_valid: bool = True
+    """Whether it was scored; one that was not does not train."""
     teacher_prompt_ids: tuple[int, ...] = ()
     """The prompt under which a teacher scores the response; empty: there is none."""
 
@@ -151,7 +153,7 @@ class PackedBatch:
     num_samples: int
     """Rollouts on all ranks."""
     num_masked_tokens: int = 0
-    """Those of them that do not train (rollout.mask_truncated)."""
+    """Those of them that do not train (not scored, or rollout.mask_truncated)."""
     num_masked_samples: int = 0
     """The same of rollouts."""
 

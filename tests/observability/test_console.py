@@ -50,7 +50,7 @@ def test_a_step_is_one_plain_line_in_a_file() -> None:
     console.step(step_metrics(bridge(3), {"time/step_s": 2.0}))
     console.step(step_metrics(sft(4), {"time/step_s": 4.0}))
     assert file.getvalue().splitlines() == [
-        "step  4/10  reward 0.500  gain +0.0110 ± 0.0020  sft 0.700  2.0 s  0:00:12 left",
+        "step  4/10  reward 0.750  gain +0.0110 ± 0.0020  sft 0.700  2.0 s  0:00:12 left",
         "step  5/10  sft 0.700  4.0 s  0:00:15 left",
     ]
 
@@ -63,8 +63,8 @@ def test_a_line_fits_and_what_matters_most_stays(width: int) -> None:
     console.step(step_metrics(bridge(9_999), {"time/step_s": 123.4}))
     (line,) = file.getvalue().splitlines()
     assert len(line) <= width
-    assert line.startswith("step  10000/100000  reward 0.500")
-    assert ("accuracy 0.500" in line) == ("tokens/s" in line) == (width == 160)
+    assert line.startswith("step  10000/100000  reward 0.750")
+    assert ("accuracy 0.750" in line) == ("tokens/s" in line) == (width == 160)
 
 
 def test_quiet_says_what_was_found_and_no_more() -> None:
