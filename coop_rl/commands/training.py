@@ -11,7 +11,7 @@ from coop_rl.commands.checked_run import CheckedRun
 from coop_rl.data.model_folder import read_model_facts
 from coop_rl.distributed.ray_metrics import RayMetricsSink
 from coop_rl.distributed.team import Team
-from coop_rl.driver.bins import split_by_nll
+from coop_rl.driver.bins import split_demonstrations
 from coop_rl.driver.canary import Canary
 from coop_rl.driver.checkpoints import TeamCheckpoints
 from coop_rl.driver.demonstrations import Demonstrations
@@ -62,7 +62,10 @@ class Session:
             ),
             shadow_rollouts=shadow_rollouts,
             scaffold_rollouts=TeamScaffoldRollouts(config, team, joint, stages),
-            demonstrations=Demonstrations(config, split_by_nll(config, team, data.demonstrations)),
+            demonstrations=Demonstrations(
+                config,
+                split_demonstrations(config, data, team, joint, run.directory.difficulty),
+            ),
             learners=TeamLearners(config, team, stages),
             meta_controller=TeamMetaController(config, team, stages),
             weights=TeamWeights(config, team, joint, canary, stages),

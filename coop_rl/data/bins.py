@@ -1,10 +1,10 @@
 """Sources for demonstrations that name none: bins of a measure (`demonstrations.split_by`).
 
-rows --length, or NLL under the base model--> values --quantiles--> edges --> rows of n sources
+rows --length, NLL or difficulty--> values --quantiles--> edges --> rows of n sources
 
 `demonstrations` guidance then weighs the bins as it weighs sources. Lengths are known when data is
-read; the NLL is measured by the joint learners, which hold the base model until training starts
-(`driver.bins`).
+read; NLL and difficulty are measured by learners and rollout actors, which hold the base model
+until training starts (`driver.bins`).
 """
 
 from bisect import bisect_left
@@ -79,16 +79,17 @@ def split_by_values(
     return _labelled(rows, lambda position, _: values[position], _edges(values, section), section)
 
 
-def require_few_rows(rows: Sequence[Demonstration]) -> None:
-    """Refuse to score a data set that is too large to be scored before the first step.
+def require_few_rows(rows: Sequence[Demonstration], section: DemonstrationsSection) -> None:
+    """Refuse to measure a data set that is too large for it to be done before the first step.
 
     Raises:
         DataError: With what to do.
     """
     if len(rows) > EAGER_ROWS:
         raise DataError(
-            f"demonstrations.split_by nll scores every row before the first step, at most "
-            f"{EAGER_ROWS:,}, got {len(rows):,}; set demonstrations.split_by length, or give fewer"
+            f"demonstrations.split_by {section.split_by} measures every row before the first step, "
+            f"at most {EAGER_ROWS:,}, got {len(rows):,}; set demonstrations.split_by length, or "
+            "give fewer"
         )
 
 
@@ -103,12 +104,21 @@ def _labelled(
 
 
 def _edges(values: Sequence[float], section: DemonstrationsSection) -> list[float]:
-    """Return the upper edges of all bins but the last, each bin's rows as many as another's."""
-    shares = np.arange(1, section.bins) / section.bins
-    edges = np.quantile(np.array(values), shares, method="lower").tolist()
-    if len({*edges, max(values)}) < section.bins:
+    """Return the upper edges of all bins but the last: quantiles, moved apart where values repeat.
+
+    Each bin then holds as many rows as another, as far as equal values stay together.
+    """
+    levels = np.unique(np.array(values))
+    if len(levels) < section.bins:
+        finer = ", or raise demonstrations.difficulty_samples"
         raise DataError(
             f"demonstrations.split_by {section.split_by} cannot make {section.bins} bins of "
-            f"{len(values)} rows: too many are alike; lower demonstrations.bins"
+            f"{len(values)} rows: too many are alike, with {len(levels)} values in all; lower "
+            "demonstrations.bins" + finer * (section.split_by == "difficulty")
         )
-    return [float(edge) for edge in edges]
+    shares = np.arange(1, section.bins) / section.bins
+    wanted = np.searchsorted(levels, np.quantile(np.array(values), shares, method="lower"))
+    behind = np.arange(section.bins - 1)
+    places = np.maximum.accumulate(wanted - behind) + behind
+    highest = len(levels) - section.bins + behind
+    return [float(levels[place]) for place in np.minimum(places, highest)]

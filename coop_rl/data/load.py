@@ -14,7 +14,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import has_scaffold, validation_rows
-from coop_rl.data.bins import bin_names, split_by_length
+from coop_rl.data.bins import bin_names, require_few_rows, split_by_length
 from coop_rl.data.collection import Mixture, render_rows
 from coop_rl.data.golds import (
     CALLED_PROMPTS,
@@ -53,6 +53,8 @@ class RunData:
     """Names of the demonstrations' sources."""
     decode: Callable[[Sequence[int]], str]
     """From tokens to text, without special tokens."""
+    asked: tuple[Prompt, ...] = ()
+    """The prompt of each row of `demonstrations` with its gold answer; empty: not needed."""
     dropped: tuple[Dropped, ...] = ()
     """What was left out, by source."""
 
@@ -154,6 +156,7 @@ def load_run_data(config: RunConfig) -> RunData:
         _refuse_more_than_rows("prompts", config.prompts.per_step, prompts)
         refuse_failing_functions(prompts[:CALLED_PROMPTS], config.reward)
     training: Mixture[Demonstration] = Mixture([], [])
+    asked: tuple[Prompt, ...] = ()
     validation: tuple[Demonstration, ...] = ()
     if trains_sft:
         template = config.method.teacher_template
@@ -163,6 +166,10 @@ def load_run_data(config: RunConfig) -> RunData:
         _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
         if config.demonstrations.split_by == "length":
             training = split_by_length(training, config.demonstrations)
+        elif config.demonstrations.split_by is not None:
+            require_few_rows(training, config.demonstrations)
+        if config.demonstrations.split_by == "difficulty":
+            asked = _prompts_of(training, config, loader)
     if config.method.demonstrations == "matching" or has_scaffold(config):
         _refuse_no_match(config, prompts, training)
     if config.method.needs_repeats:
@@ -170,7 +177,7 @@ def load_run_data(config: RunConfig) -> RunData:
     held_out = load_held_out(config, loader.tokenizer, facts)
     sources = _source_names(config.demonstrations, training)
     decode = partial(loader.tokenizer.decode, skip_special_tokens=True)
-    return RunData(prompts, training, validation, held_out, sources, decode, tuple(dropped))
+    return RunData(prompts, training, validation, held_out, sources, decode, asked, tuple(dropped))
 
 
 def load_held_out(
@@ -273,6 +280,28 @@ def _load_demonstrations(
         parts.append(part)
         dropped.append(left_out)
     return Mixture(parts, [weight for _, _, weight in sources] or [1.0])
+
+
+def _prompts_of(
+    shown: Sequence[Demonstration], config: RunConfig, loader: Loader
+) -> tuple[Prompt, ...]:
+    """Return the demonstrations' prompts with their gold answers, for the base model to try.
+
+    Raises:
+        DataError: One has no answer that can be checked.
+    """
+    section = config.demonstrations
+    limit = config.rollout.max_tokens
+    prompts, _ = loader.prompts("demonstrations", section, limit, max_dropped=section.max_dropped)
+    of_tokens = {prompt.token_ids: prompt for prompt in prompts}
+    lacking = [d.id for d in shown if d.prompt_ids not in of_tokens]
+    if lacking:
+        raise DataError(
+            "demonstrations.split_by difficulty needs a prompt with a checkable answer of every "
+            f"row, got {len(lacking)} of {len(shown)} without, the first with id {lacking[0]}; "
+            "set demonstrations.split_by length or nll, or drop these rows"
+        )
+    return tuple(of_tokens[d.prompt_ids] for d in shown)
 
 
 def _source_names(section: DemonstrationsSection, shown: Mixture[Demonstration]) -> tuple[str, ...]:

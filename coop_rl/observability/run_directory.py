@@ -4,6 +4,7 @@ config.json      resolved config, itself valid input
 run.json         status, versions, commit, seed, times
 actors.json      node, address, process id and GPUs of every actor
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
+difficulty.json  where demonstrations are split by it
 """
 
 import fcntl
@@ -45,6 +46,7 @@ MAY_CHANGE = (
     "rollout.kv_cache_gib",
     "rollout.gpu_memory_utilization",
     "rollout.max_num_seqs",
+    "evaluation.num_rollout_actors",
 )
 """Fields a resumed run may set anew: where and how long it runs, not what it computes."""
 GIT_LIMIT_S = 5.0
@@ -100,6 +102,11 @@ class RunDirectory:
     def evaluations(self) -> Path:
         """Evaluation results item by item."""
         return self.path / "evaluations"
+
+    @property
+    def difficulty(self) -> Path:
+        """How hard the base model finds each demonstration's prompt, where they are split by it."""
+        return self.path / "difficulty.json"
 
     @property
     def profile(self) -> Path:
