@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from coop_rl.algorithm.methods import AnyMethod, build_method
 from coop_rl.algorithm.packing import PackShape
 from coop_rl.algorithm.roles import Roles
 from coop_rl.algorithm.train import train
 from coop_rl.commands.checked_run import CheckedRun
+from coop_rl.config import RunConfig
 from coop_rl.data.model_folder import read_model_facts
 from coop_rl.distributed.ray_metrics import RayMetricsSink
 from coop_rl.distributed.team import Team
+from coop_rl.driver.background_evaluation import BackgroundEvaluator, send_for_evaluation
 from coop_rl.driver.bins import split_demonstrations
 from coop_rl.driver.canary import Canary
 from coop_rl.driver.checkpoints import TeamCheckpoints
@@ -22,6 +25,7 @@ from coop_rl.driver.profiling import ProfilingObserver
 from coop_rl.driver.rollouts import TeamRollouts, TeamScaffoldRollouts, TeamShadowRollouts
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.driver.validation import Measurements, TeamValidation
+from coop_rl.errors import Interrupted
 from coop_rl.observability.forgetting import describe_forgetting
 from coop_rl.observability.observer import RunObserver
 from coop_rl.tracing.stages import Stages
@@ -37,6 +41,8 @@ class Session:
     observer: RunObserver
     checkpoints: TeamCheckpoints
     evaluation: Evaluator
+    background: BackgroundEvaluator
+    """Idle where training's own rollout actors evaluate."""
 
     @classmethod
     def build(cls, run: CheckedRun, team: Team, stop: StopRequest) -> "Session":
@@ -52,10 +58,21 @@ class Session:
         observer = RunObserver(config, run.directory, console, stages, *live)
         evaluation = Evaluator(config, run.sets, joint.run, stages, run.directory.evaluations)
         held_out = run.sets[0].prompts
+        served = team.evaluation_rollouts
+        checked = Canary(config, team, served, held_out, Stages(), console.milestone)
+        background = BackgroundEvaluator(
+            config,
+            evaluation,
+            TeamGeneration(config, served, team.reward, stop),
+            partial(send_for_evaluation, config, team, checked),
+            observer.record_background,
+            console.milestone,
+            stages,
+        )
         validation = TeamValidation(
             config, team, data.validation, held_out, joint.run, shadow_rollouts, stages
         )
-        canary = Canary(config, team, held_out, stages, console.milestone)
+        canary = Canary(config, team, team.rollouts, held_out, stages, console.milestone)
         roles = Roles(
             rollouts=TeamRollouts(
                 config, joint, data.prompts, method.estimator, stages, data.decode
@@ -70,27 +87,34 @@ class Session:
             meta_controller=TeamMetaController(config, team, stages),
             weights=TeamWeights(config, team, joint, canary, stages),
             checkpoints=checkpoints,
-            evaluation=Measurements((evaluation, validation)),
+            evaluation=Measurements((background if served else evaluation, validation)),
             observer=ProfilingObserver(config, observer, team, run.directory, console),
         )
-        return cls(method, roles, joint, observer, checkpoints, evaluation)
+        return cls(method, roles, joint, observer, checkpoints, evaluation, background)
 
     def train(self, run: CheckedRun, stop: StopRequest) -> None:
-        """Run the loop; a stop that broke off a generation is saved.
+        """Run the loop, then wait for an evaluation beside it, unless the user insists.
 
         Raises:
             Interrupted: The user stopped it after a checkpoint.
         """
-        config = run.config
         try:
-            with self.generation.serving():
+            self._run_loop(run.config, stop)
+        except Interrupted:
+            self.background.finish()
+            raise
+        finally:
+            self.observer.close()
+
+    def _run_loop(self, config: RunConfig, stop: StopRequest) -> None:
+        """Run the loop; a stop that broke off a generation is saved."""
+        try:
+            with self.generation.serving(), self.background.serving():
                 shape = PackShape.from_config(config, read_model_facts(config.model).hidden_size)
                 stop.begin_training()
                 train(config.run.num_steps, self.method, shape, self.roles)
         except StopAtBoundary:
             self.checkpoints.save_and_stop()
-        finally:
-            self.observer.close()
 
     def forgetting(self) -> Sequence[str]:
         """Say where the reward fell and did not come back."""
