@@ -12,7 +12,7 @@ STEPS = 6
 EVALUATIONS = (
     f"run.num_steps={STEPS}",
     "evaluation.every=3",
-    "evaluation.num_items=64",
+    "evaluation.num_items=128",
     "placement.rollout={cpus: 0.5}",
 )
 
