@@ -17,7 +17,7 @@ from coop_rl.config.data import DemonstrationsSection
 from coop_rl.data.collection import CHECKED_ROWS, EAGER_ROWS, Mixture
 from coop_rl.data.rows import ByPosition
 from coop_rl.errors import DataError
-from coop_rl.types import Demonstration
+from coop_rl.types import Demonstration, Prompt
 
 Measure = Callable[[int, Demonstration], float]
 """Value of the demonstration at a position."""
@@ -91,6 +91,23 @@ def require_few_rows(rows: Sequence[Demonstration], section: DemonstrationsSecti
             f"at most {EAGER_ROWS:,}, got {len(rows):,}; set demonstrations.split_by length, or "
             "give fewer"
         )
+
+
+def prompts_of(shown: Sequence[Demonstration], prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Return each demonstration's prompt among those with a gold answer, for the model to try.
+
+    Raises:
+        DataError: One has no answer that can be checked.
+    """
+    of_tokens = {prompt.token_ids: prompt for prompt in prompts}
+    lacking = [d.id for d in shown if d.prompt_ids not in of_tokens]
+    if lacking:
+        raise DataError(
+            "demonstrations.split_by difficulty needs a prompt with a checkable answer of every "
+            f"row, got {len(lacking)} of {len(shown)} without, the first with id {lacking[0]}; "
+            "set demonstrations.split_by length or nll, or drop these rows"
+        )
+    return tuple(of_tokens[d.prompt_ids] for d in shown)
 
 
 def _labelled(

@@ -1,4 +1,4 @@
-"""Reads everything a run needs before anything starts; called by `commands.train`.
+"""Reads everything a run needs before anything starts; called by `commands.checks`.
 
 Beyond the form of each row it checks two things that otherwise make every reward 0 without a word:
 each gold answer must be one the verifier can call right, and so must what demonstrations teach.
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
+from coop_rl.config.paths import files_matching
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import has_scaffold, validation_rows
-from coop_rl.data.bins import bin_names, require_few_rows, split_by_length
+from coop_rl.data.bins import bin_names, prompts_of, require_few_rows, split_by_length
 from coop_rl.data.collection import Mixture, render_rows
 from coop_rl.data.golds import (
     CALLED_PROMPTS,
@@ -25,7 +26,7 @@ from coop_rl.data.golds import (
 from coop_rl.data.jsonl import open_jsonl
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
 from coop_rl.data.rendering import Renderer, load_tokenizer
-from coop_rl.data.rows import Dropped, ReadRows, RowError, TextRow
+from coop_rl.data.rows import Dropped, ReadRows, RowError, TextRow, Wanted
 from coop_rl.data.tables import open_dataset, open_parquet
 from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
@@ -83,7 +84,7 @@ class Loader:
             UserError: A file, a row or a template is bad.
         """
         renderer = Renderer(section, source, self.tokenizer, self.facts, max_tokens, name)
-        read = open_rows(section, source, _prompt_columns(source), self.config, limit)
+        read = open_rows(section, source, self.config, limit)
 
         def verify(rows: Sequence[TextRow], prompts: Sequence[Prompt]) -> Sequence[RowError]:
             return unverifiable_prompts(rows, prompts, self.config.reward)
@@ -106,10 +107,7 @@ class Loader:
             self.config.rollout.max_tokens,
             name,
         )
-        columns = [*_prompt_columns(source), source.reasoning_column]
-        if source.source_column is not None:
-            columns.append(source.source_column)
-        read = open_rows("demonstrations", source, columns, self.config)
+        read = open_rows("demonstrations", source, self.config)
 
         def render(row: TextRow) -> Demonstration:
             shown = renderer.demonstration(row, source)
@@ -119,8 +117,9 @@ class Loader:
             return replace(shown, teacher_prompt_ids=taught)
 
         def verify(rows: Sequence[TextRow], _: Sequence[Demonstration]) -> Sequence[RowError]:
+            rows = [row for row in rows if renderer.has_answer(row)]
             texts = [renderer.response_text(row, source) for row in rows]
-            golds = [row.columns[source.answer_column].strip() for row in rows]
+            golds = [renderer.answer(row) for row in rows]
             kind, section = source.verifier or "", self.config.reward
             details = [row.details for row in rows]
             if verifiable_share(texts, golds, details, kind, section) == 0 and rows:
@@ -134,6 +133,95 @@ class Loader:
         return render_rows(read, render, verify, source.origin, max_dropped)
 
 
+class RunReader:
+    """Reads what a run needs, part by part, so that each part's faults can be told beside others'.
+
+    `prompts`, `demonstrations` and `held_out` come first, in any order, then `together`.
+    """
+
+    def __init__(self, config: RunConfig, tokenizer: "PreTrainedTokenizerBase", facts: ModelFacts):
+        """Read with the model's tokenizer, for its context."""
+        self._config = config
+        self._loader = Loader(config, tokenizer, facts)
+        self._prompts: Mixture[Prompt] = Mixture([], [])
+        self._training: Mixture[Demonstration] = Mixture([], [])
+        self._asked: tuple[Prompt, ...] = ()
+        self._validation: tuple[Demonstration, ...] = ()
+        self._held_out: Sequence[Prompt] = ()
+        self._dropped: dict[str, list[Dropped]] = {"prompts": [], "demonstrations": []}
+
+    def prompts(self) -> Mixture[Prompt]:
+        """Read D_RL; empty where the method samples nothing for training.
+
+        Raises:
+            UserError: A file, a row, a template, the user's reward or a count is bad.
+        """
+        config = self._config
+        if not config.method.samples:
+            return self._prompts
+        if config.reward.shuffle and config.prompts.per_step < 2:
+            raise ConfigError(
+                "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
+            )
+        prompts = _load_prompts(config.prompts, self._loader, self._dropped["prompts"])
+        _refuse_more_than_rows("prompts", config.prompts.per_step, prompts)
+        refuse_failing_functions(prompts[:CALLED_PROMPTS], config.reward)
+        self._prompts = prompts
+        return prompts
+
+    def demonstrations(self) -> Mixture[Demonstration]:
+        """Read D_SFT, and keep some of it from training; empty where the method uses none.
+
+        Raises:
+            UserError: A file, a row, a template or a count is bad.
+        """
+        config, section = self._config, self._config.demonstrations
+        if config.method.demonstrations == "none":
+            return self._training
+        dropped, template = self._dropped["demonstrations"], config.method.teacher_template
+        shown = _load_demonstrations(section, self._loader, dropped, template)
+        kept = min(len(shown), validation_rows(config, len(shown)))
+        training, self._validation = shown.split_tail(kept)
+        _refuse_more_than_rows("demonstrations", section.per_step, training)
+        if section.split_by == "length":
+            training = split_by_length(training, section)
+        elif section.split_by is not None:
+            require_few_rows(training, section)
+        if section.split_by == "difficulty":
+            room, most = config.rollout.max_tokens, section.max_dropped
+            read, _ = self._loader.prompts("demonstrations", section, room, max_dropped=most)
+            self._asked = prompts_of(training, read)
+        self._training = training
+        return training
+
+    def held_out(self) -> Sequence[Prompt]:
+        """Read the evaluation's prompts."""
+        self._held_out = load_held_out(self._config, self._loader.tokenizer, self._loader.facts)
+        return self._held_out
+
+    def together(self) -> RunData:
+        """Return all that was read.
+
+        Raises:
+            DataError: Prompts and demonstrations do not fit each other, the method or the run.
+        """
+        config, tokenizer = self._config, self._loader.tokenizer
+        if config.method.demonstrations == "matching" or has_scaffold(config):
+            _refuse_no_match(config, self._prompts, self._training)
+        if config.method.needs_repeats:
+            _refuse_single_epoch(config, len(self._prompts))
+        return RunData(
+            self._prompts,
+            self._training,
+            self._validation,
+            self._held_out,
+            _source_names(config.demonstrations, self._training),
+            partial(tokenizer.decode, skip_special_tokens=True),
+            self._asked,
+            (*self._dropped["prompts"], *self._dropped["demonstrations"]),
+        )
+
+
 def load_run_data(config: RunConfig) -> RunData:
     """Check the model's folder, then read and render all files the method uses.
 
@@ -143,41 +231,11 @@ def load_run_data(config: RunConfig) -> RunData:
         ConfigError: A template or a count does not fit the data.
     """
     facts = read_model_facts(config.model)
-    loader = Loader(config, load_tokenizer(config.model.path), facts)
-    trains_rl, trains_sft = config.method.samples, config.method.demonstrations != "none"
-    if trains_rl and config.reward.shuffle and config.prompts.per_step < 2:
-        raise ConfigError(
-            "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
-        )
-    dropped: list[Dropped] = []
-    prompts: Mixture[Prompt] = Mixture([], [])
-    if trains_rl:
-        prompts = _load_prompts(config.prompts, loader, dropped)
-        _refuse_more_than_rows("prompts", config.prompts.per_step, prompts)
-        refuse_failing_functions(prompts[:CALLED_PROMPTS], config.reward)
-    training: Mixture[Demonstration] = Mixture([], [])
-    asked: tuple[Prompt, ...] = ()
-    validation: tuple[Demonstration, ...] = ()
-    if trains_sft:
-        template = config.method.teacher_template
-        shown = _load_demonstrations(config.demonstrations, loader, dropped, template)
-        kept = min(len(shown), validation_rows(config, len(shown)))
-        training, validation = shown.split_tail(kept)
-        _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
-        if config.demonstrations.split_by == "length":
-            training = split_by_length(training, config.demonstrations)
-        elif config.demonstrations.split_by is not None:
-            require_few_rows(training, config.demonstrations)
-        if config.demonstrations.split_by == "difficulty":
-            asked = _prompts_of(training, config, loader)
-    if config.method.demonstrations == "matching" or has_scaffold(config):
-        _refuse_no_match(config, prompts, training)
-    if config.method.needs_repeats:
-        _refuse_single_epoch(config, len(prompts))
-    held_out = load_held_out(config, loader.tokenizer, facts)
-    sources = _source_names(config.demonstrations, training)
-    decode = partial(loader.tokenizer.decode, skip_special_tokens=True)
-    return RunData(prompts, training, validation, held_out, sources, decode, asked, tuple(dropped))
+    reader = RunReader(config, load_tokenizer(config.model.path), facts)
+    reader.prompts()
+    reader.demonstrations()
+    reader.held_out()
+    return reader.together()
 
 
 def load_held_out(
@@ -197,37 +255,48 @@ def load_held_out(
 def open_rows(
     section: str,
     source: RowSource,
-    columns: Sequence[str],
     config: ServingConfig,
     limit: int | None = None,
+    wanted: Wanted | None = None,
 ) -> ReadRows:
     """Open a source's rows; training never gets a generated question of the evaluation.
+
+    Args:
+        section: Name of the section in the config, for errors.
+        source: Where the rows are.
+        config: The run.
+        limit: Rows wanted, from the top; None: all.
+        wanted: What is read of each row; None: all that the source names.
 
     Raises:
         UserError: The source is not there, or cannot be read.
     """
+    wanted = wanted or _wanted_of(source, config)
     if source.dataset is not None:
-        return open_dataset(source.dataset, columns, source.details_columns, limit)
+        return open_dataset(source.dataset, wanted, limit)
     if source.task is None:
-        return _open_files(section, source, columns, limit)
+        return _open_files(section, source, wanted, limit)
     held_out, num_items = config.evaluation.data, config.evaluation.num_items
-    num_rows = source.task.num_rows
+    num_rows, is_whole = source.task.num_rows, wanted.is_whole
     if source is held_out:
         num_rows = min(num_rows, num_items) if num_items else num_rows
-        return ReadRows.of(generate_rows(section, source.task, num_rows))
+        return ReadRows.of(generate_rows(section, source.task, num_rows, is_whole=is_whole))
     excluded = _questions(held_out, config) if held_out else []
-    return ReadRows.of(generate_rows(section, source.task, num_rows, excluded))
+    return ReadRows.of(generate_rows(section, source.task, num_rows, excluded, is_whole=is_whole))
 
 
-def _open_files(
-    section: str, source: RowSource, columns: Sequence[str], limit: int | None
-) -> ReadRows:
+def _wanted_of(source: RowSource, config: ServingConfig) -> Wanted:
+    """Return what a source names; reward functions of the user's get all columns of a prompt."""
+    is_whole = bool(config.reward.functions) and not isinstance(source, Traces)
+    details = tuple(source.details_columns)
+    return Wanted(source.columns, source.optional_columns, details, is_whole=is_whole)
+
+
+def _open_files(section: str, source: RowSource, wanted: Wanted, limit: int | None) -> ReadRows:
     given = [source.path] if isinstance(source.path, str) else source.path or []
     paths: list[Path] = []
     for pattern in given:
-        path = Path(pattern)
-        is_pattern = "*" in path.name
-        found = sorted(path.parent.glob(path.name)) if is_pattern else [path]
+        found = files_matching(pattern)
         if not found:
             raise DataError(f"{section}.path {pattern} matches no file; give existing files")
         paths += found
@@ -235,18 +304,14 @@ def _open_files(
     if len(kinds) > 1:
         raise DataError(f"{section}.path mixes parquet with other files; give one kind")
     if kinds == {True}:
-        return open_parquet(paths, columns, source.details_columns, limit)
-    return open_jsonl(paths, columns, source.details_columns, limit)
+        return open_parquet(paths, wanted, limit)
+    return open_jsonl(paths, wanted, limit)
 
 
 def _questions(held_out: DataSource, config: ServingConfig) -> list[str]:
     column, num_items = held_out.prompt_column, config.evaluation.num_items
-    read = open_rows("evaluation.data", held_out, (column,), config, num_items)
-    return [row.columns[column] for row in read.rows]
-
-
-def _prompt_columns(source: RowSource) -> list[str]:
-    return [source.prompt_column, source.answer_column]
+    read = open_rows("evaluation.data", held_out, config, num_items, Wanted((column,)))
+    return [row.turns(column)[-1].text for row in read.rows]
 
 
 def _load_prompts(
@@ -280,28 +345,6 @@ def _load_demonstrations(
         parts.append(part)
         dropped.append(left_out)
     return Mixture(parts, [weight for _, _, weight in sources] or [1.0])
-
-
-def _prompts_of(
-    shown: Sequence[Demonstration], config: RunConfig, loader: Loader
-) -> tuple[Prompt, ...]:
-    """Return the demonstrations' prompts with their gold answers, for the base model to try.
-
-    Raises:
-        DataError: One has no answer that can be checked.
-    """
-    section = config.demonstrations
-    limit = config.rollout.max_tokens
-    prompts, _ = loader.prompts("demonstrations", section, limit, max_dropped=section.max_dropped)
-    of_tokens = {prompt.token_ids: prompt for prompt in prompts}
-    lacking = [d.id for d in shown if d.prompt_ids not in of_tokens]
-    if lacking:
-        raise DataError(
-            "demonstrations.split_by difficulty needs a prompt with a checkable answer of every "
-            f"row, got {len(lacking)} of {len(shown)} without, the first with id {lacking[0]}; "
-            "set demonstrations.split_by length or nll, or drop these rows"
-        )
-    return tuple(of_tokens[d.prompt_ids] for d in shown)
 
 
 def _source_names(section: DemonstrationsSection, shown: Mixture[Demonstration]) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 from coop_rl.algorithm.packing import layout_of
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import has_adapter
+from coop_rl.data.model_folder import read_model_facts
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import build_adapter
-from coop_rl.learner.packing_check import check_packing, check_window
+from coop_rl.learner.packing_check import check_packing
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
 from coop_rl.models import DTYPES, Adapter, PolicyModel, adapter_shapes, load_causal_lm
@@ -111,7 +112,8 @@ class LearnerRank:
             name=name,
         )
         engine = DeepSpeedEngine(policy, EngineSettings.from_config(config), timeout_s)
-        check_packing(engine, layout_of(config), DTYPES[config.model.dtype])
+        longest = read_model_facts(config.model).max_length
+        check_packing(engine, layout_of(config), DTYPES[config.model.dtype], longest)
         settings = LearnerSettings.from_config(config)
         return Learner(settings, self._branch, engine, adapter, reference)
 
@@ -124,8 +126,6 @@ def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
         activation_checkpointing=config.learner.activation_checkpointing,
         attention=_attention(config),
     )
-    section = config.learner
-    check_window(causal_lm, layout_of(config), section.micro_batch_tokens)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = None
     if has_adapter(config):

@@ -5,6 +5,7 @@ run.json         status, versions, commit, seed, times
 actors.json      node, address, process id and GPUs of every actor
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
 difficulty.json  where demonstrations are split by it
+summary.json  summary.md  report.html    written at its end by `report.at_end`
 """
 
 import fcntl
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from coop_rl.config import RunConfig
+from coop_rl.config.paths import settle_paths
 from coop_rl.errors import Interrupted, RunDirectoryError
 from coop_rl.files import write_text
 from coop_rl.observability.logs import route_library_logs
@@ -129,36 +131,59 @@ class RunDirectory:
         write_text(self.path / "actors.json", json.dumps(values, indent=2) + "\n")
 
     @classmethod
-    def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
-        """Make the run's folder, or reopen one of the same config.
+    def look(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
+        """Return the run's folder, which may not exist yet; change nothing.
 
         Args:
             config: The resolved config.
             run_dir: Where; None: `<run.dir>/<run.name>`.
 
         Raises:
-            RunDirectoryError: It can't be written, holds other files, or belongs to another config.
+            RunDirectoryError: It can't be written, holds other files, belongs to another config, or
+                another process runs in it.
         """
         path = (run_dir or Path(config.run.dir) / config.run.name).absolute()
         directory = cls(path, config)
         try:
-            path.mkdir(parents=True, exist_ok=True)
             if (path / "config.json").exists():
                 directory._compare_config()
-            elif any(path.iterdir()):
+            elif path.is_dir() and any(path.iterdir()):
                 raise RunDirectoryError(
                     f"{path} holds files but no run (no config.json); give an empty or new folder "
                     "to --run-dir, or another run.name"
                 )
-            for folder in (directory.checkpoints, directory.logs):
-                folder.mkdir(exist_ok=True)
-            write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")
+            if (path / LOCK).exists():
+                with directory._locked():
+                    pass
+            nearest = next(place for place in (path, *path.parents) if place.exists())
         except OSError as error:
-            raise RunDirectoryError(
-                f"cannot write run directory {path}: {error.strerror}; "
-                "give another --run-dir or run.dir"
-            ) from None
+            raise directory._unwritable(error.strerror or str(error)) from None
+        if not nearest.is_dir():
+            raise directory._unwritable(f"{nearest} is no folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise directory._unwritable(f"{nearest} is not yours to write")
         return directory
+
+    @classmethod
+    def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
+        """Make the run's folder, or reopen one of the same config; arguments as for `look`.
+
+        Raises:
+            RunDirectoryError: As `look`.
+        """
+        directory = cls.look(config, run_dir)
+        try:
+            for folder in (directory.checkpoints, directory.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_text(directory.path / "config.json", config.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            raise directory._unwritable(error.strerror or str(error)) from None
+        return directory
+
+    def _unwritable(self, reason: str) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"cannot write run directory {self.path}: {reason}; give another --run-dir or run.dir"
+        )
 
     @contextmanager
     def running(self) -> Iterator[RunStatus]:
@@ -202,12 +227,13 @@ class RunDirectory:
     def _compare_config(self) -> None:
         path = self.path / "config.json"
         try:
-            found = _flatten(json.loads(path.read_text(encoding="utf-8")))
+            values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise RunDirectoryError(
                 f"{path} is damaged; give another --run-dir or run.name"
             ) from None
-        wanted = _flatten(self.config.model_dump(mode="json"))
+        settle_paths(values, Path.cwd())  # of an older run they may be relative
+        found, wanted = _flatten(values), _flatten(self.config.model_dump(mode="json"))
         different = [
             name
             for name in sorted(found.keys() | wanted.keys())
