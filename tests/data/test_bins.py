@@ -118,7 +118,7 @@ def test_difficulty_asks_the_demonstrations_own_prompts() -> None:
 
 
 def test_difficulty_needs_answers_that_can_be_checked(tmp_path: Path) -> None:
-    rows = [{"prompt": f"{i}+1=\n", "reasoning": "", "answer": str(i + 1)} for i in range(40)]
+    rows = [{"prompt": f"{i}+1=\n", "reasoning": "so", "answer": str(i + 1)} for i in range(40)]
     rows[7]["answer"] = "1#2"
     file = tmp_path / "d.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
