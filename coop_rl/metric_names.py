@@ -37,7 +37,9 @@ METRICS: dict[str, Metric] = {
         "", "meta-step k, from 0; in rows of eval/: steps trained before the evaluation"
     ),
     "version": Metric(
-        "", "theta updates before the step; its rollouts may be policy/lag updates older"
+        "",
+        "theta updates before the step, whose rollouts may be policy/lag updates older; in rows of "
+        "an evaluation beside training: before what was measured",
     ),
     STEP_SECONDS: Metric("s", "from the last row to this one, evaluations left out"),
     "time/<stage>_s": Metric("s", "spent in a stage; save: the checkpoint after the previous step"),

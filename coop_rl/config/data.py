@@ -231,12 +231,18 @@ class DemonstrationsSection(Traces):
     left out, with a summary; where more are bad, the first one is an error."""
     per_step: int = Field(32, ge=1)
     """Demonstrations per meta-step."""
-    split_by: Literal["length", "nll"] | None = None
-    """Make sources of rows that name none, for `demonstrations` guidance to weigh: `bins` of equal
-    size by response length, or by negative log-likelihood a token under the base model, which the
-    learners measure once before the first step; null: all rows are one source."""
+    split_by: Literal["length", "nll", "difficulty"] | None = None
+    """Make sources of rows that name none, for `demonstrations` guidance to weigh: `bins` of about
+    equal size by response length; by negative log-likelihood a token under the base model, which
+    the learners measure once before the first step; or by difficulty, the share of wrong ones among
+    `difficulty_samples` responses of the base model to the prompt, which are sampled once before
+    the first step; null: all rows are one source."""
     bins: int = Field(4, ge=2, le=32)
-    """How many bins `split_by` makes; `length-1` holds the shortest, `nll-1` the likeliest."""
+    """How many bins `split_by` makes; `length-1` holds the shortest, `nll-1` the likeliest,
+    `difficulty-1` the easiest."""
+    difficulty_samples: int = Field(8, ge=1)
+    """Responses sampled to each prompt for `split_by: difficulty`, which tells one more level apart
+    than there are samples."""
 
     @model_validator(mode="after")
     def _check_sources(self) -> Self:

@@ -41,10 +41,17 @@ class EvaluationSection(Section):
     """Upper limit of response tokens; null: rollout.max_tokens."""
     every: int = Field(0, ge=0)
     """Steps between evaluations; 0: only before and after training."""
+    num_rollout_actors: int = Field(0, ge=0)
+    """Rollout actors of the evaluation's own, which keep the weights of the step that is evaluated
+    while training goes on; 0: training's own rollout actors evaluate, and training waits."""
     num_demonstrations: int | None = Field(None, ge=0)
     """Demonstrations, the last rows, that are kept from training so that every evaluation measures
     their NLL; null: none, but for `cold_start`, whose switch needs them: 64, at most a tenth of the
     rows."""
+
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether a run of `num_steps` evaluates after `step` steps."""
+        return step in (0, num_steps) or (self.every > 0 and step % self.every == 0)
 
     @property
     def set_names(self) -> tuple[str, ...]:

@@ -107,6 +107,26 @@ def check_best(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> 
         )
 
 
+def check_background(
+    evaluation: EvaluationSection, checkpoint: CheckpointSection, placement: PlacementSection
+) -> None:
+    """Refuse figures that come when training has gone on, where something waits for them."""
+    if evaluation.num_rollout_actors == 0:
+        return
+    name = f"evaluation.num_rollout_actors {evaluation.num_rollout_actors}"
+    if checkpoint.best not in (None, VALIDATION_NLL):
+        raise ValueError(
+            f"checkpoint.best {checkpoint.best} keeps the state that was measured, but {name} "
+            "measures it while training goes on; set evaluation.num_rollout_actors 0, or "
+            f"checkpoint.best {VALIDATION_NLL} or null"
+        )
+    if placement.colocated:
+        raise ValueError(
+            f"{name} samples while learners train, when placement.colocated has all engines "
+            "asleep; set evaluation.num_rollout_actors 0, or placement.colocated false"
+        )
+
+
 def check_overlong(method: Method, rollout: RolloutSection) -> None:
     """Refuse a penalty on length that would begin beyond the longest response."""
     rl, limit = method.rl_settings, rollout.max_tokens

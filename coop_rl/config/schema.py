@@ -85,6 +85,7 @@ class RunConfig(ServingConfig):
         rules.check_minibatches(self.learner, self.prompts, self.demonstrations, self.method)
         rules.check_evaluation_sets(self.evaluation)
         rules.check_best(self.checkpoint, self.evaluation)
+        rules.check_background(self.evaluation, self.checkpoint, self.placement)
         rules.check_overlong(self.method, self.rollout)
         rules.check_masked(self.method, self.rollout)
         if isinstance(self.method, BridgeMethod):

@@ -181,6 +181,8 @@ def role_counts(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
     if not isinstance(config, RunConfig):
         return serving
     ranks, with_shadow = config.learner.num_ranks, has_shadow(config)
+    num_evaluating = config.evaluation.num_rollout_actors
+    beside = {"rollout evaluation": (num_evaluating, place.rollout)} if num_evaluating else {}
     return {
         "rollout": serving["rollout"],
         "learner joint": (ranks, place.learner),
@@ -188,6 +190,7 @@ def role_counts(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
         "rollout shadow": (config.shadow.num_rollout_actors if with_shadow else 0, place.rollout),
         "meta-controller": (int(config.method.is_guided), place.meta),
         "reward": serving["reward"],
+        **beside,
     }
 
 

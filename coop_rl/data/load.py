@@ -15,7 +15,7 @@ from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSectio
 from coop_rl.config.paths import files_matching
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import has_scaffold, validation_rows
-from coop_rl.data.bins import bin_names, split_by_length
+from coop_rl.data.bins import bin_names, prompts_of, require_few_rows, split_by_length
 from coop_rl.data.collection import Mixture, render_rows
 from coop_rl.data.golds import (
     CALLED_PROMPTS,
@@ -54,6 +54,8 @@ class RunData:
     """Names of the demonstrations' sources."""
     decode: Callable[[Sequence[int]], str]
     """From tokens to text, without special tokens."""
+    asked: tuple[Prompt, ...] = ()
+    """The prompt of each row of `demonstrations` with its gold answer; empty: not needed."""
     dropped: tuple[Dropped, ...] = ()
     """What was left out, by source."""
 
@@ -143,6 +145,7 @@ class RunReader:
         self._loader = Loader(config, tokenizer, facts)
         self._prompts: Mixture[Prompt] = Mixture([], [])
         self._training: Mixture[Demonstration] = Mixture([], [])
+        self._asked: tuple[Prompt, ...] = ()
         self._validation: tuple[Demonstration, ...] = ()
         self._held_out: Sequence[Prompt] = ()
         self._dropped: dict[str, list[Dropped]] = {"prompts": [], "demonstrations": []}
@@ -172,16 +175,22 @@ class RunReader:
         Raises:
             UserError: A file, a row, a template or a count is bad.
         """
-        config = self._config
+        config, section = self._config, self._config.demonstrations
         if config.method.demonstrations == "none":
             return self._training
         dropped, template = self._dropped["demonstrations"], config.method.teacher_template
-        shown = _load_demonstrations(config.demonstrations, self._loader, dropped, template)
+        shown = _load_demonstrations(section, self._loader, dropped, template)
         kept = min(len(shown), validation_rows(config, len(shown)))
         training, self._validation = shown.split_tail(kept)
-        _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
-        if config.demonstrations.split_by == "length":
-            training = split_by_length(training, config.demonstrations)
+        _refuse_more_than_rows("demonstrations", section.per_step, training)
+        if section.split_by == "length":
+            training = split_by_length(training, section)
+        elif section.split_by is not None:
+            require_few_rows(training, section)
+        if section.split_by == "difficulty":
+            room, most = config.rollout.max_tokens, section.max_dropped
+            read, _ = self._loader.prompts("demonstrations", section, room, max_dropped=most)
+            self._asked = prompts_of(training, read)
         self._training = training
         return training
 
@@ -208,6 +217,7 @@ class RunReader:
             self._held_out,
             _source_names(config.demonstrations, self._training),
             partial(tokenizer.decode, skip_special_tokens=True),
+            self._asked,
             (*self._dropped["prompts"], *self._dropped["demonstrations"]),
         )
 

@@ -89,6 +89,7 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
         rollouts=actors("rollout", RolloutActor, (backend,), **engines),
         reward=reward,
         shadow_rollouts=actors("rollout shadow", RolloutActor, (backend,), **engines),
+        evaluation_rollouts=actors("rollout evaluation", RolloutActor, (backend,), **engines),
         joint=actors("learner joint", LearnerActor, ("joint", INDEX, backend)),
         shadow=actors("learner shadow", LearnerActor, ("shadow", INDEX, backend)),
         meta=next(iter(actors("meta-controller", MetaControllerActor, ())), None),

@@ -56,19 +56,24 @@ def compare(
 
 
 class Canary:
-    """Checks every rollout actor after the first publish, then every `sync.canary_every`-th."""
+    """Checks rollout actors after the first publish, then every `sync.canary_every`-th."""
 
     def __init__(
         self,
         config: RunConfig,
         team: Team,
+        engines: Sequence[Member[RolloutActor]],
         prompts: Sequence[Prompt],
         stages: Stages,
         report: Callable[[str], None],
     ) -> None:
-        """Sample on the first `NUM_PROMPTS` prompts; `report` gets a line after the first check."""
+        """Compare `engines` of the team with its joint learner.
+
+        They sample on the first `NUM_PROMPTS` prompts; `report` gets a line after the first check.
+        """
         self._every = config.sync.canary_every
         self._team = team
+        self._engines = engines
         self._prompts = tuple(prompts[:NUM_PROMPTS])
         self._stages = stages
         self._report = report
@@ -97,7 +102,7 @@ class Canary:
         if self._has_run and not is_due:
             return
         with self._stages.stage("canary"):
-            agreements = [self._check(engine, version) for engine in self._team.rollouts]
+            agreements = self.check(version)
         worst = max(agreements, key=lambda agreement: agreement.mean)
         self._stages.count("sync/canary_mean", worst.mean)
         self._stages.count("sync/canary_max", max(a.largest for a in agreements))
@@ -107,6 +112,10 @@ class Canary:
                 f"engines compute what the learner does: log-probs of {worst.num_tokens} tokens "
                 f"differ by {worst.mean:.1e} nats on average"
             )
+
+    def check(self, version: PolicyVersion) -> list[Agreement]:
+        """Check all rollout actors; raises as `check_when_due` does."""
+        return [self._check(engine, version) for engine in self._engines]
 
     def _check(self, engine: Member[RolloutActor], version: PolicyVersion) -> Agreement:
         calls = [

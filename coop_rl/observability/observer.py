@@ -16,7 +16,7 @@ from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.sinks import JsonlSink, JsonObject, TensorBoardSink, read_jsonl
 from coop_rl.observability.trackers import Trackers
 from coop_rl.tracing.stages import Stages
-from coop_rl.types import Reward, Rollout, ScoredGroup
+from coop_rl.types import PolicyVersion, Reward, Rollout, ScoredGroup
 
 EVALUATION_TIME = "time/evaluate"
 
@@ -77,13 +77,23 @@ class RunObserver:
 
     def record_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the figures measured after `step` steps; empty ones only keep the clock right."""
-        self._begin(step, is_evaluated=bool(metrics))
-        timings = self._stages.take(EVALUATION_TIME)
+        # A background evaluation that is due comes later, once more.
+        is_due = self._config.evaluation.is_due(step, self._config.run.num_steps)
+        self._begin(step, is_evaluated=bool(metrics) or is_due)
         if metrics:
+            timings = self._stages.take(EVALUATION_TIME)
             self._last_row += sum(timings.values())
             row = {"step": step, **{k: finite(v) for k, v in {**metrics, **timings}.items()}}
             self._write(step, row | self._forgetting.add(row))
             self._console.evaluation(step, metrics)
+
+    def record_background(
+        self, step: int, version: PolicyVersion, metrics: Mapping[str, float]
+    ) -> None:
+        """Write figures of an evaluation that training did not wait for, whatever step it is at."""
+        values = {name: finite(value) for name, value in metrics.items()}
+        self._write(step, {"step": step, "version": version.theta, **values})
+        self._console.evaluation(step, metrics)
 
     @property
     def forgetting(self) -> Forgetting:

@@ -6,6 +6,7 @@ run.json         status, versions, commit, seed, times
 actors.json      node, address, process id and GPUs of every actor
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
 stopped/         responses of a step that ended the run (`driver.guards`)
+difficulty.json  where demonstrations are split by it
 summary.json  summary.md  report.html    written at its end by `report.at_end`
 """
 
@@ -51,6 +52,7 @@ MAY_CHANGE = (
     "rollout.kv_cache_gib",
     "rollout.gpu_memory_utilization",
     "rollout.max_num_seqs",
+    "evaluation.num_rollout_actors",
 )
 """Fields a resumed run may set anew: where and how long it runs, not what it computes."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -131,6 +133,11 @@ class RunDirectory:
     def evaluations(self) -> Path:
         """Evaluation results item by item."""
         return self.path / "evaluations"
+
+    @property
+    def difficulty(self) -> Path:
+        """How hard the base model finds each demonstration's prompt, where they are split by it."""
+        return self.path / "difficulty.json"
 
     @property
     def profile(self) -> Path:

@@ -55,7 +55,7 @@ def fits(
     """Compare each kind of device, or the one machine whose memory all roles share."""
     counts = role_counts(config)
     num_learners = counts["learner joint"][0] + counts["learner shadow"][0]
-    num_engines = config.rollout.num_actors + counts["rollout shadow"][0]
+    num_engines = sum(_engine_counts(config))
     if not config.placement.learner.gpus:
         values = 2 * shape.num_layers * shape.key
         cache = cpu_cache_bytes(config, values, shape.context, int(device_bytes))
@@ -100,10 +100,15 @@ def smallest_cluster(
     parallel = _powers(MOST_PARALLEL, lambda n: _engine_bytes(config, shape, n) <= limit)
     if ranks is None or parallel is None:
         return None
-    counts = role_counts(config)
     branches = 2 if has_shadow(config) else 1
-    engines = 1 + min(1, counts["rollout shadow"][0])
+    engines = sum(min(1, count) for count in _engine_counts(config))
     return SmallestCluster(ranks, parallel, branches * ranks + engines * parallel)
+
+
+def _engine_counts(config: RunConfig) -> list[int]:
+    """Return the rollout actors of each role that has some."""
+    roles = role_counts(config).items()
+    return [count for role, (count, _) in roles if role.startswith("rollout")]
 
 
 def _engine_bytes(config: RunConfig, shape: ModelShape, parallel: int) -> float:
