@@ -42,13 +42,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "algorithm", "config", "data", "errors", "evaluation", "files", "metric_names", "rollout",
         "tracing", "types",
     },
-    "planning": {"config", "data", "errors", "learner", "rollout"},
+    "planning": {"config", "data", "errors", "learner", "rollout", "weights"},
     "distributed": {
         "config", "errors", "evaluation", "learner", "metric_names", "observability", "rewards",
         "rollout", "tracing", "types", "weights",
     },
     "diagnosis": {
-        "config", "distributed", "errors", "observability", "rollout", "types", "weights",
+        "config", "distributed", "errors", "observability", "planning", "rollout", "types",
+        "weights",
     },
     "driver": {
         "algorithm", "config", "data", "distributed", "errors", "evaluation", "files",

@@ -42,8 +42,8 @@ class RolloutSection(Section):
     max_num_seqs: int | None = Field(None, ge=1)
     """Sequences an engine runs at once; null: its share of the samples that may be under way, up to
     256 on CPUs and 512 on a GPU."""
-    enforce_eager: bool = True
-    """Skip graph capture: engines start sooner, but are slower on GPUs."""
+    enforce_eager: bool | None = None
+    """Skip graph capture: engines start sooner, but are slower on GPUs; null: on CPUs only."""
     tensor_parallel_size: int = Field(1, ge=1)
     """Devices per engine, all of one node; on GPUs `placement.rollout.gpus` must be the same."""
     prefix_caching: bool = True
@@ -86,6 +86,10 @@ class LearnerSection(OptimizerSection):
     """Steps between measurements of the SFT and RL gradient norms and cosine; 0: never."""
     num_threads: int = Field(1, ge=1)
     """CPU threads of each learner rank."""
+    timeout_s: float | None = Field(None, gt=0)
+    """Seconds that a rank may wait for the others of its group within a step; null:
+    `sync.timeout_s`, and on GPUs `placement.call_timeout_s`: there a rank that has queued its work
+    waits in the collective itself for all that slower ranks still have to compute."""
 
 
 class SyncSection(Section):
