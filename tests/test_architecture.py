@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "metric_names"},
     "types": {"errors"},
     "algorithm": {"config", "metric_names", "tracing", "types"},
-    "models": {"errors"},
+    "models": {"errors", "types"},
     "rewards": {"config", "errors", "types"},
     "weights": {"errors", "types"},
     "data": {"config", "errors", "files", "rewards", "types"},

@@ -9,11 +9,11 @@ other. `cost` weighs the two, and the cheapest of a few ways to fill lanes is ta
 `packing`.
 """
 
+import struct
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 from typing import Literal, Self
 
 import numpy as np
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from coop_rl.types import MicroBatch, TokenGrid
 
-Layout = Literal["trees", "lanes", "flat", "padded"]
-"""trees: lanes of trees; lanes: lanes of single sequences; flat: one lane without padding (variable
-length attention); padded: a lane for each sequence."""
+Layout = Literal["trees", "lanes", "flat", "varlen", "padded"]
+"""trees: lanes of trees; lanes: lanes of single sequences; flat: one lane of sequences, varlen: of
+trees, without padding (attention of variable length); padded: a lane for each sequence."""
 
 ANCHOR_TOKENS = 2
 """Length of the smallest lane in which the model can score a next token."""
@@ -33,6 +33,8 @@ MAX_LANE_LENGTHS = 4
 SHARED_TREE_TOKENS = (0, 256, 512, 1024)
 """The limits that are tried for the tokens of a tree with several responses; 0: no prompt is
 shared."""
+VARLEN_TREES = (16, 8, 4, 2, 1)
+"""The limits that are tried in the layout `varlen`, as parts of a micro-batch."""
 ATTENTIONS_PER_HIDDEN = 4
 """What a place costs apart from attention, per unit of the hidden size, where attention to one
 token costs 1; measured with 0.8 M and 135 M parameters (bench/layouts.py)."""
@@ -114,10 +116,14 @@ def pass_cost_tokens(*, is_on_gpu: bool, zero_stage: int) -> int:
     return PASS_COST_TOKENS_GATHERED if zero_stage == 3 else PASS_COST_TOKENS_GPU
 
 
-def cost(lanes: Lanes, hidden_size: int) -> int:
-    """Return what a micro-batch costs, in units of one token's attention to another."""
+def cost(lanes: Lanes, hidden_size: int, layout: Layout) -> int:
+    """Return what a micro-batch costs, in units of one token's attention to another.
+
+    Attention of variable length is left out: it is the same however sequences lie.
+    """
     length = max(sum(tree.length for tree in lane) for lane in lanes)
-    return len(lanes) * length * (ATTENTIONS_PER_HIDDEN * hidden_size + length)
+    attended = 0 if layout in ("flat", "varlen") else length
+    return len(lanes) * length * (ATTENTIONS_PER_HIDDEN * hidden_size + attended)
 
 
 def cut(
@@ -149,7 +155,7 @@ def _next_micro_batch(
 ) -> tuple[Lanes, list[Tree]]:
     """Fill lanes in the way that is cheapest a token; return them and the trees left over."""
     longest, ascending = trees[0].length, [-tree.length for tree in trees]
-    if layout == "flat":
+    if layout in ("flat", "varlen"):
         return _fill(trees, ascending, max(limit, longest), 1)
     ways = [([[tree] for tree in trees[:n]], trees[n:]) for n in _halves(limit // longest)]
     if layout != "padded":
@@ -160,7 +166,7 @@ def _next_micro_batch(
         ways += [_fill(trees, ascending, n, k) for n in lengths for k in _halves(limit // n)]
 
     def per_token(way: tuple[Lanes, list[Tree]]) -> float:
-        spent = cost(way[0], hidden_size) + pass_cost * ATTENTIONS_PER_HIDDEN * hidden_size
+        spent = cost(way[0], hidden_size, layout) + pass_cost * ATTENTIONS_PER_HIDDEN * hidden_size
         return spent / sum(tree.length for lane in way[0] for tree in lane)
 
     return min(ways, key=per_token)
@@ -261,13 +267,13 @@ class _Filled:
         end = 0
         for number, tree in enumerate(trees):
             prompt = tree.rows[0].prompt_ids
-            parts.append(np.fromiter(prompt, np.int64, len(prompt)))
+            parts.append(_integers(prompt))
             marks.append((0, number, 0))
             end += len(prompt)
             stem = end - 1  # predicts every response's first token
             # A single response has its prompt's number, 0: it goes on where the prompt ends.
             for response, row in enumerate(tree.rows, start=int(len(tree.rows) > 1)):
-                ids = np.fromiter(row.response_ids, np.int64, len(row.response_ids))
+                ids = _integers(row.response_ids)
                 source = np.arange(end - 1, end - 1 + len(ids))
                 source[:1] = stem
                 parts.append(ids)
@@ -283,8 +289,14 @@ class _Filled:
         return cls(ids, positions, sequences, responses, places, targets)
 
 
+def _integers(values: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return them as an array; numpy itself takes more than twice as long to read a tuple."""
+    return np.frombuffer(struct.pack(f"{len(values)}q", *values), np.int64)
+
+
 def _micro_batch(grid: TokenGrid, rows: Sequence[BatchRow], num_tokens: int) -> MicroBatch:
-    log_probs = np.fromiter(chain.from_iterable(r.behaviour_log_probs for r in rows), np.float32)
+    packed = (struct.pack(f"{len(r.behaviour_log_probs)}d", *r.behaviour_log_probs) for r in rows)
+    log_probs = np.frombuffer(b"".join(packed), np.float64).astype(np.float32)
     lengths = torch.tensor([len(row.response_ids) for row in rows], dtype=torch.int64)
     is_trained_B = torch.tensor([not row.is_masked for row in rows], dtype=torch.bool)
     return MicroBatch(

@@ -15,6 +15,7 @@ from coop_rl.algorithm.lanes import (
     ATTENTIONS_PER_HIDDEN,
     PASS_COST_TOKENS,
     SHARED_TREE_TOKENS,
+    VARLEN_TREES,
     BatchRow,
     Lanes,
     Layout,
@@ -26,7 +27,7 @@ from coop_rl.algorithm.lanes import (
     pass_cost_tokens,
 )
 from coop_rl.config import RunConfig
-from coop_rl.config.sizes import zero_stage
+from coop_rl.config.sizes import attention, zero_stage
 from coop_rl.tracing.trace import span
 from coop_rl.types import (
     BranchBatch,
@@ -83,8 +84,10 @@ class PackShape:
 
 def layout_of(config: RunConfig) -> Layout:
     """Return how sequences lie in lanes."""
-    is_flat = config.learner.attention == "flash_attention_2"
-    return "flat" if is_flat else config.learner.packing
+    kind = attention(config)
+    if kind == "sdpa":
+        return config.learner.packing
+    return "varlen" if kind == "varlen" else "flat"
 
 
 def pack(
@@ -210,7 +213,12 @@ def _cut(rows: Sequence[BatchRow], shape: PackShape) -> MicroBatches:
     """Return [rank][micro-batch], the same number of micro-batches on every rank."""
     if not rows:
         return ((),) * shape.num_ranks
-    lengths = SHARED_TREE_TOKENS if shape.layout == "trees" else (0,)
+    limits = {
+        "trees": SHARED_TREE_TOKENS,
+        # Large trees share more prompts, small ones fill micro-batches and ranks evenly.
+        "varlen": tuple(shape.micro_batch_tokens // n for n in VARLEN_TREES),
+    }
+    lengths = limits.get(shape.layout, (0,))
     # Where no two rows may share a prompt, the trees are those of the first limit.
     forests = [grow_trees(rows, longest) for longest in lengths]
     forests = forests[:1] + [forest for forest in forests[1:] if len(forest) < len(rows)]
@@ -236,7 +244,9 @@ def _cost(plan: Sequence[Sequence[Lanes]], shape: PackShape) -> int:
     """
     hidden = shape.hidden_size
     per_pass = (shape.pass_cost - PASS_COST_TOKENS) * ATTENTIONS_PER_HIDDEN * hidden
-    return max(sum(cost(lanes, hidden) + per_pass for lanes in of_rank) for of_rank in plan)
+    return max(
+        sum(cost(lanes, hidden, shape.layout) + per_pass for lanes in of_rank) for of_rank in plan
+    )
 
 
 def _deal(trees: Sequence[Tree], num_ranks: int) -> list[list[Tree]]:

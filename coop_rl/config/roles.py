@@ -71,9 +71,11 @@ class LearnerSection(OptimizerSection):
     one behind the other, where that saves time; `lanes`: only the latter; `padded`: each sequence
     has a lane of its own. The choice changes no log-prob, which every learner checks when it
     starts."""
-    attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
-    """`flash_attention_2` needs GPUs and the package flash-attn; sequences then lie one behind the
-    other without any padding, whatever `packing` says."""
+    attention: Literal["sdpa", "varlen", "flash_attention_2"] | None = None
+    """`varlen`: torch's attention of variable length (GPUs, bfloat16; on CPUs a slow stand-in):
+    sequences lie one behind the other without any padding, whatever `packing` says, and the
+    responses to a prompt share it; `flash_attention_2`: the same without sharing, by the package
+    flash-attn; null: `varlen` on GPUs in bfloat16, else `sdpa`."""
     logits_gib: float = Field(1.0, gt=0)
     """Memory in GiB for vocabulary logits: as many as fit are kept for the backward pass, the
     others are computed again, a chunk at a time."""
@@ -104,7 +106,8 @@ class SyncSection(Section):
     learner's; 0: only after the first."""
     canary_tolerance: float | None = Field(None, gt=0)
     """Largest mean difference of these log-probs, in nats; null: 0.001 where engines and learners
-    are fp32, else 0.1."""
+    are fp32, 0.02 where they are and engines are on GPUs, whose attention rounds to TF32, else 0.1.
+    """
 
 
 class RoleResources(Section):

@@ -10,14 +10,21 @@ from transformers import PreTrainedModel
 
 from coop_rl.algorithm.packing import layout_of
 from coop_rl.config import RunConfig
-from coop_rl.config.sizes import has_adapter, learner_timeout_s
+from coop_rl.config.sizes import attention, has_adapter, learner_timeout_s
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import build_adapter
 from coop_rl.learner.packing_check import check_packing, check_window
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
-from coop_rl.models import DTYPES, Adapter, PolicyModel, adapter_shapes, load_causal_lm
+from coop_rl.models import (
+    DTYPES,
+    Adapter,
+    PolicyModel,
+    adapter_shapes,
+    load_causal_lm,
+    varlen,
+)
 from coop_rl.models.checkpoint import CheckpointWeights
 from coop_rl.models.head import chunk_for
 from coop_rl.models.loading import unloaded_causal_lm
@@ -144,6 +151,9 @@ def build_policy(
     causal_lm = _causal_lm(config, weights)
     section = config.learner
     check_window(causal_lm, layout_of(config), section.micro_batch_tokens)
+    if attention(config) == "varlen":
+        settings, is_on_gpu = causal_lm.config.to_dict(), torch.cuda.is_available()
+        varlen.check_varlen(settings, causal_lm.dtype, is_on_gpu=is_on_gpu)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = None
     if has_adapter(config):
@@ -188,7 +198,11 @@ def build_reference(config: RunConfig) -> PolicyModel:
 
 def _attention(config: RunConfig) -> str | None:
     """Return what to ask transformers for; None: its default, SDPA where the model has it."""
-    return None if config.learner.attention == "sdpa" else config.learner.attention
+    kind = attention(config)
+    if kind == "varlen":
+        varlen.register()
+        return varlen.NAME
+    return None if kind == "sdpa" else kind
 
 
 def _logits_chunk(config: RunConfig, causal_lm: PreTrainedModel) -> int:

@@ -39,6 +39,7 @@ from coop_rl.learner.whole_masters import WholeMasters
 from coop_rl.learner.world import limit_all_groups
 from coop_rl.learner.zero_storage import ZeroStorage
 from coop_rl.models import TokenScores, checkpoint_name
+from coop_rl.models.policy import inputs_of
 from coop_rl.types import TokenGrid
 
 TESTED_VERSION = "0.19."
@@ -98,7 +99,7 @@ class DeepSpeedEngine:
 
     def __call__(self, grid: TokenGrid) -> TokenScores:
         """Score tokens."""
-        scores: TokenScores = self._engine(*grid.to(self.device))
+        scores: TokenScores = self._engine(*inputs_of(self._engine.module, grid, self.device))
         return scores
 
     def backward(self, loss: torch.Tensor) -> None:

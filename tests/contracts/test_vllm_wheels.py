@@ -15,7 +15,12 @@ from packaging.requirements import Requirement
 from coop_rl.config import load_config
 from coop_rl.rollout.arguments import EngineDevice, engine_arguments, request_arguments
 from coop_rl.types import SamplingSettings
-from coop_rl.weights.source import MergedWeightSource, VllmSource
+from coop_rl.weights.source import (
+    NCCL_BUFFER_BYTES,
+    NUM_NCCL_BUFFERS,
+    MergedWeightSource,
+    VllmSource,
+)
 from tests.contracts.wheels import VERSIONS, definition, fields, parameters, run, unpacked
 from tests.learner.test_export import DEMO, Theta
 
@@ -165,7 +170,14 @@ def test_the_wheels_sender_sends_what_our_source_declares(version: str, is_sende
     source, client = VllmSource(MergedWeightSource(theta, None, torch.bfloat16)), Client()
     sent: list[tuple[str, torch.Tensor]] = []
     module = sender_of(version, sent)
-    info = module.NCCLTrainerInitInfo("127.0.0.1", 1, 3, rank=1 - is_sender)
+    info = module.NCCLTrainerInitInfo(
+        "127.0.0.1",
+        1,
+        3,
+        rank=1 - is_sender,
+        packed_buffer_size_bytes=NCCL_BUFFER_BYTES,
+        packed_num_buffers=NUM_NCCL_BUFFERS,
+    )
     assert (info.master_port, info.world_size, info.is_sender) == (1, 3, is_sender)
     sender = module.NCCLTrainerWeightTransferEngine(
         client=client, source=source, is_sender=is_sender, packed=True

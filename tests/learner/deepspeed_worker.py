@@ -60,8 +60,8 @@ def build_at(stage: int, setup: Setup, *, is_bfloat16: bool = False, **options: 
 def in_groups(scene: Callable[[Build], Any], stage: int) -> Any:
     """Run a scene with several optimiser masters on every rank, as large models have."""
 
-    def grouped(settings: EngineSettings, num_params: int) -> dict[str, Any]:
-        config = deepspeed_config(settings, num_params)
+    def grouped(settings: EngineSettings, num_params: int, **device: bool) -> dict[str, Any]:
+        config = deepspeed_config(settings, num_params, **device)
         config["zero_optimization"]["sub_group_size"] = 1500
         return config
 
