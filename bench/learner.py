@@ -50,7 +50,7 @@ def bare_steps(
     path: str, dtype: torch.dtype, lr: float, device: str = "cpu"
 ) -> Callable[[PackedBatch], None]:
     """Return a step as one writes it by hand."""
-    model = load_causal_lm(path, dtype).to(device)  # type: ignore[arg-type]
+    model = load_causal_lm(path, dtype).to(device)
     # fp32 masters, as the learner has in bf16.
     masters = [p.detach().float().clone() for p in model.parameters()]
     optimizer = torch.optim.AdamW(masters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)

@@ -19,7 +19,7 @@ from coop_rl.types import Rollout, SamplingSettings
 from gpu.pieces import DEMO, Figures, Options, in_turn, options, random_model
 
 GIB = 2**30
-CASES = {
+CASES: dict[str, dict[str, str]] = {
     "graphs": {},
     "eager": {"rollout.enforce_eager": "true"},
     "no prefix cache": {"rollout.prefix_caching": "false"},

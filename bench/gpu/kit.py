@@ -12,7 +12,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from gpu.pieces import LIMIT_S, ROOT, options, rows
+from gpu.pieces import LIMIT_S, ROOT, Figures, options, rows
 
 PIECES = ("learner", "engine", "run")
 GRACE_S = 30
@@ -21,7 +21,7 @@ GRACE_S = 30
 
 def main() -> None:
     """Run all of them, whatever becomes of one."""
-    given, found = options(__doc__), {}
+    given, found = options(__doc__), dict[str, dict[str, Figures]]()
     for piece in PIECES:
         result = given.out / f"{piece}.json"
         result.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ from gpu.pieces import DEMO, Figures, Options, flops, in_turn, options, random_m
 
 NUM_STEPS = 4
 RL = Objective(1.0, 0.0)
-CASES = {
+CASES: dict[str, dict[str, str]] = {
     "bare loop": {},
     "varlen": {},
     "sdpa": {"learner.attention": "sdpa"},
@@ -139,10 +139,11 @@ def measure(case: str, given: Options) -> Figures:
     cut = replace(PackShape.from_config(config, hidden_size=shape.hidden), num_ranks=1)
     if case == "bare loop":
         cut = replace(cut, layout="trees")
+    more: dict[str, float | int | str | None] = {}
     batches = [pack(samples(n, is_tiny=given.is_tiny), [], cut) for n in range(NUM_STEPS)]
     if case == "bare loop":
         step = bare_steps(config.model.path, torch.bfloat16, 0.0, given.device)
-        seconds, more = timed(lambda _, batch: step(batch), batches), {}
+        seconds = timed(lambda _, batch: step(batch), batches)
     else:
         learner = build(config)
         held = torch.cuda.memory_allocated() / GIB if given.device == "cuda" else 0.0

@@ -160,12 +160,12 @@ def starting_bytes(config: RunConfig, shape: ModelShape, ranks: int | None = Non
 
 
 def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> float:
-    """Return the size of one checkpoint: masters and moments of each branch, and w with its own."""
+    """Return the size of one checkpoint: each branch's masters, moments and w; w's own moments."""
     branches = 2 if has_shadow(config) else 1
     size = 3.0 * FP32_BYTES * branches * shape.num_params
     if has_adapter(config):
         rank, targets = config.adapter.rank, tuple(config.adapter.targets)
-        size += 3 * FP32_BYTES * shape.adapter_params(rank, targets)
+        size += (branches + 3) * FP32_BYTES * shape.adapter_params(rank, targets)
     return size
 
 

@@ -123,7 +123,7 @@ def test_room_for_the_checkpoints_is_asked_for(tmp_path: Path, monkeypatch) -> N
 
     shape = shape_of(configure().model.path)
     # Two branches' masters and moments; four checkpoints, one being written.
-    needed = 4 * (2 * 12 * shape.num_params + 12 * shape.adapter_params(16, TARGETS))
+    needed = 4 * (2 * 12 * shape.num_params + (8 + 12) * shape.adapter_params(16, TARGETS))
     assert with_free(1.1 * needed).status == "ok"
     finding = with_free(0.9 * needed)
     assert finding.status == "warn"
