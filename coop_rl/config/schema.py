@@ -4,13 +4,14 @@ Sections are defined in their own modules; what has to hold between them lies in
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 from pydantic import model_validator
 
 from coop_rl.config import rules
 from coop_rl.config.base import Section
 from coop_rl.config.data import DemonstrationsSection, PromptsSection, RowSource
+from coop_rl.config.defaults import weigh_named_sources
 from coop_rl.config.evaluation import EvaluationSection
 from coop_rl.config.method import (
     AdapterSection,
@@ -71,6 +72,11 @@ class RunConfig(ServingConfig):
     def sources(self) -> Sequence[RowSource]:
         """Every source of prompts."""
         return [*super().sources, self.prompts, *self.prompts.mixture]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weigh_named_sources(cls, values: Any) -> Any:
+        return weigh_named_sources(values)
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Self:

@@ -234,7 +234,7 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
             "by 1 - meta.penalty (null: method.mix), which is 0; lower meta.penalty",
         ),
         (
-            ["demonstrations.split_by=nll"],
+            ["demonstrations.split_by=nll", "meta.guidance=[adapter]"],
             "add demonstrations to meta.guidance (method.kind bridge)",
         ),
         (
@@ -283,3 +283,30 @@ def test_variants_of_the_estimator_have_their_methods_default(minimal: Path) -> 
 def test_profiled_steps_are_steps_of_the_run(minimal: Path, steps: str) -> None:
     with pytest.raises(ConfigError, match=r"observability\.profile_steps"):
         load_config(minimal, ["run.num_steps=50", f"observability.profile_steps={steps}"])
+
+
+SOURCES = {
+    "mixture": "demonstrations={mixture: [{name: a, path: a.jsonl}, {name: b, path: b.jsonl}]}",
+    "source_column": "demonstrations={path: a.jsonl, source_column: origin}",
+    "split_by": "demonstrations={path: a.jsonl, split_by: length}",
+    "none": "demonstrations={path: a.jsonl}",
+}
+
+
+@pytest.mark.parametrize(
+    ("sources", "more", "guidance"),
+    [
+        ("mixture", (), ("adapter", "demonstrations")),
+        ("source_column", (), ("adapter", "demonstrations")),
+        ("split_by", (), ("adapter", "demonstrations")),
+        ("none", (), ("adapter",)),
+        ("mixture", ("meta.guidance=[adapter]",), ("adapter",)),
+        ("mixture", ("learner.num_minibatches=2", "prompts.per_step=8"), ("adapter",)),
+        ("mixture", ("method.mix=1", "meta.w_objective=frozen"), ("adapter",)),
+        ("mixture", ("method.kind=rl",), ("adapter",)),
+    ],
+)
+def test_sources_of_demonstrations_are_weighed_unless_something_else_is_said(
+    minimal: Path, sources: str, more: tuple[str, ...], guidance: tuple[str, ...]
+) -> None:
+    assert load_config(minimal, (SOURCES[sources], *more)).meta.guidance == guidance

@@ -10,12 +10,13 @@ FROZEN = "meta.w_objective=frozen"
 NUM_STEPS = 3
 
 
+@pytest.mark.prove  # Without engines: tests/whole_loop/test_methods.py.
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("kind", "mix", "fields"),
     [
         ("rl", 1, ("reward/mean", "loss/rl", "grad/norm", "policy/entropy", "tokens/generated")),
-        pytest.param("sft", 0, ("loss/sft", "grad/norm"), marks=pytest.mark.prove),
+        ("sft", 0, ("loss/sft", "grad/norm")),
     ],
 )
 def test_the_ends_of_mix(tmp_path: Path, kind: str, mix: int, fields: tuple[str, ...]) -> None:

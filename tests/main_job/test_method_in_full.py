@@ -1,17 +1,18 @@
-"""What the method offers beyond its defaults, together, on the real stack."""
+"""What the method offers beyond its defaults, together, on the real stack.
+
+Each run ends with a fault between roles that the run itself finds: see faulty_learners.
+"""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.main_job.harness import metrics, train
+from tests.main_job.faulty_learners import fault_in_sending, run_until_fault, stale_adapter
+from tests.main_job.harness import metrics
 
-
-def rows_of(run_dir: Path, *overrides: str) -> list[dict]:
-    done = train(run_dir, *overrides).start().finish()
-    assert done.returncode == 0, done.stderr[-2000:]
-    return metrics(run_dir)
+PROVING = ("sync.canary_every=1", "sync.timeout_s=30")
 
 
 @pytest.fixture
@@ -31,12 +32,15 @@ def two_sources(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(420)
-def test_all_guidance_with_a_shadow_that_samples_for_itself(
-    tmp_path: Path, two_sources: Path
+def test_all_guidance_with_a_shadow_that_samples_for_itself_until_an_engine_is_stale(
+    tmp_path: Path, two_sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = rows_of(
+    ended = run_until_fault(
+        monkeypatch,
         tmp_path / "run",
-        "run.num_steps=6",
+        fault_in_sending("stale", num_good_steps=6),
+        *PROVING,
+        "run.num_steps=9",
         "method.rl.kind=grpo",
         "method.rl.kl.weight=0.01",
         "meta.guidance=[adapter,mix,demonstrations]",
@@ -48,8 +52,15 @@ def test_all_guidance_with_a_shadow_that_samples_for_itself(
         "gain.audit_every=3",
         "gain.audit_prompts=8",
     )
+    assert re.search(
+        r"rollout-0 does not compute with the weights published as theta7\.adapter7: .*"
+        r"it holds another model\.embed_tokens\.weight and \d+ more",
+        ended,
+    ), ended
+    rows = metrics(tmp_path / "run")
     steps = [row for row in rows if "grad/norm" in row]
     assert len(steps) == 6
+    assert all(row["sync/canary_mean"] < 1e-4 for row in steps)
     assert all(row["gain/fresh"] == 1 for row in steps)
     assert all(row["tokens/generated_shadow"] > 0 for row in steps)
     assert all(row["guidance/update_norm"] > 0 for row in steps)
@@ -72,10 +83,15 @@ def test_all_guidance_with_a_shadow_that_samples_for_itself(
 
 
 @pytest.mark.timeout(420)
-def test_several_updates_a_batch_and_the_best_checkpoint(tmp_path: Path) -> None:
-    rows = rows_of(
+def test_several_updates_a_batch_and_the_best_checkpoint_until_a_w_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = run_until_fault(
+        monkeypatch,
         tmp_path / "run",
-        "run.num_steps=4",
+        stale_adapter(num_good_steps=4),
+        *PROVING,
+        "run.num_steps=6",
         "method.rl.kind=dapo",
         "method.rl.entropy_weight=0.001",
         "method.rl.max_refills=2",
@@ -87,8 +103,13 @@ def test_several_updates_a_batch_and_the_best_checkpoint(tmp_path: Path) -> None
         "evaluation.every=1",
         "evaluation.num_demonstrations=8",
         "checkpoint.best=eval/demonstrations/nll",
+        "checkpoint.every=1",
         "checkpoint.keep=1",
     )
+    assert re.search(
+        r"learner-shadow-0 holds another w than the meta-controller pushed: model\.\S+lora_B", ended
+    ), ended
+    rows = metrics(tmp_path / "run")
     steps = [row for row in rows if "grad/norm" in row]
     assert [row["ledger/updates"] for row in steps] == [4, 8, 12, 16]
     assert all(row["guidance/update_norm"] <= 0.00101 for row in steps)

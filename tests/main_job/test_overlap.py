@@ -1,6 +1,8 @@
 """Generation while learners train, on the real stack: ages, versions, no prompt lost."""
 
 import json
+import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -86,24 +88,41 @@ def test_a_run_with_a_lag_that_lost_its_engine_skips_and_repeats_no_prompt(tmp_p
 def test_in_flight_updates_keep_partial_responses_and_every_token_knows_its_version(
     tmp_path: Path,
 ) -> None:
-    """RL alone, lag 2; responses as long as they can be, so that updates hit some in the middle."""
+    """RL alone, lag 2; responses as long as they can be, so that updates hit some in the middle.
+
+    Ctrl-C during an evaluation, which takes far longer than a step, saves the last step.
+    """
     num_steps = 8
-    done = (
-        train(
-            tmp_path / "run",
-            f"run.num_steps={num_steps}",
-            "method.kind=rl",
-            "rollout.max_policy_lag=2",
-            "rollout.in_flight_updates=true",
-            "rollout.max_num_seqs=8",
-            "sync.canary_every=3",
-            ALL_SAMPLES,
-        )
-        .start()
-        .finish(timeout_s=400)
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    job = train(
+        tmp_path / "run",
+        "run.num_steps=200",
+        "method.kind=rl",
+        "rollout.max_policy_lag=2",
+        "rollout.in_flight_updates=true",
+        "rollout.max_num_seqs=8",
+        "sync.canary_every=3",
+        f"evaluation.every={num_steps}",
+        "evaluation.num_items=64",
+        "evaluation.num_samples=4",
+        "checkpoint.every=0",
+        ALL_SAMPLES,
+    ).start()
+    wait_for_step(tmp_path / "run", num_steps - 1, timeout_s=400, process=job.process)
+    assert job.process is not None
+    job.process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    done = job.finish(60)
+    assert time.monotonic() - asked < 20
+    assert done.returncode == 130, done.stderr[-2000:]
+    assert "interrupted" in done.stderr
+    assert job.left_over() == []
+    saved = [p.name for p in (tmp_path / "run/checkpoints").iterdir()]
+    assert saved == [f"step-{num_steps:06d}"]
+    evaluated = [row["step"] for row in metrics(tmp_path / "run") if "eval/sums/pass@1" in row]
+    assert evaluated == [0]
+
     rows = step_rows(tmp_path / "run")
+    assert len(rows) == num_steps
     assert 1 <= max(row["policy/lag"] for row in rows) <= 2
     assert all(0 <= row["policy/lag_mean"] <= row["policy/lag"] <= 2 for row in rows)
     assert all("time/wait_generation_s" not in row for row in rows)

@@ -1,9 +1,4 @@
-"""Every rival runs on the real stack, on the same loop.
-
-ReLIFT and cold start in `make check`: a second optimiser and demonstrations of the prompt at hand,
-and a switch that validation decides. What the others ask of the stack is in those two and bridge;
-their rules are in tests/whole_loop.
-"""
+"""Every rival runs on the real stack, on the same loop; their rules are in tests/whole_loop."""
 
 import json
 import math
@@ -15,6 +10,7 @@ import pytest
 
 from tests.main_job.harness import metrics, train
 
+pytestmark = [pytest.mark.prove, pytest.mark.timeout(300)]
 NUM_STEPS = 10
 PAIRED = "prompts.path=configs/local/demo/demonstrations.jsonl"
 """Prompts that have demonstrations."""
@@ -41,8 +37,6 @@ def ten_steps(run_dir: Path, kind: str, *overrides: str) -> list[dict[str, Any]]
     return rows
 
 
-@pytest.mark.prove
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", PLAIN)
 def test_both_losses_are_weighed_as_the_method_says(tmp_path: Path, kind: str) -> None:
     rows = ten_steps(tmp_path / "run", kind)
@@ -54,8 +48,6 @@ def test_both_losses_are_weighed_as_the_method_says(tmp_path: Path, kind: str) -
         assert (row["tokens/trained_sft"] > 0) == (share < 1)
 
 
-@pytest.mark.prove
-@pytest.mark.timeout(300)
 def test_hpt_trains_each_prompt_on_one_of_the_two(tmp_path: Path) -> None:
     rows = ten_steps(tmp_path / "run", "hpt", PAIRED)
     for row in rows:
@@ -65,8 +57,6 @@ def test_hpt_trains_each_prompt_on_one_of_the_two(tmp_path: Path) -> None:
     assert {row["groups/all_wrong"] > 0 for row in rows} == {True}
 
 
-@pytest.mark.prove
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["luffy", "srft"])
 def test_every_prompt_brings_its_expert(tmp_path: Path, kind: str) -> None:
     rows = ten_steps(tmp_path / "run", kind, PAIRED)
@@ -75,7 +65,6 @@ def test_every_prompt_brings_its_expert(tmp_path: Path, kind: str) -> None:
     assert all(row["loss/rl"] is not None and row["loss/sft"] is not None for row in rows)
 
 
-@pytest.mark.timeout(300)
 def test_relift_teaches_when_its_buffer_is_full(tmp_path: Path) -> None:
     rows = ten_steps(tmp_path / "run", "relift", PAIRED, "method.buffer_size=6")
     held = 0
@@ -87,7 +76,6 @@ def test_relift_teaches_when_its_buffer_is_full(tmp_path: Path) -> None:
     assert any(row["tokens/trained_sft"] > 0 for row in rows)
 
 
-@pytest.mark.timeout(300)
 def test_cold_start_switches_to_rl_for_good(tmp_path: Path) -> None:
     # A rate this large makes the validation NLL rise at once.
     overrides = ("method.check_every=2", "method.sft_lr_scale=50", "learner.warmup_steps=0")
@@ -101,8 +89,6 @@ def test_cold_start_switches_to_rl_for_good(tmp_path: Path) -> None:
     assert [row["tokens/trained_sft"] > 0 for row in rows] == [k < switch for k in range(NUM_STEPS)]
 
 
-@pytest.mark.prove
-@pytest.mark.timeout(300)
 def test_a_tuned_cold_start_is_two_trainings_in_a_row(tmp_path: Path) -> None:
     overrides = (
         "method.switch=epochs",
@@ -120,8 +106,6 @@ def test_a_tuned_cold_start_is_two_trainings_in_a_row(tmp_path: Path) -> None:
     assert rows[switch - 1]["loss/sft"] < rows[0]["loss/sft"]
 
 
-@pytest.mark.prove
-@pytest.mark.timeout(300)
 def test_prefix_gives_failed_prompts_the_start_of_a_demonstration(tmp_path: Path) -> None:
     with Path("configs/local/demo/demonstrations.jsonl").open() as file:
         rows = list(islice(file, 16))  # both steps of an epoch come up five times
@@ -144,8 +128,6 @@ def test_prefix_gives_failed_prompts_the_start_of_a_demonstration(tmp_path: Path
         assert solution[sample["prompt_id"]].startswith(sample["given"][:5])
 
 
-@pytest.mark.prove
-@pytest.mark.timeout(300)
 def test_self_distil_learns_from_the_policy_that_sees_the_demonstration(tmp_path: Path) -> None:
     # The demo's model knows no words: its teacher reads the solved sum before the same sum.
     template = 'method.template="{prompt}{demonstration}\n{prompt}"'

@@ -71,14 +71,14 @@ def is_shown(step: int, num_steps: int, output: str) -> bool:
     return re.search(rf"step +{step}/{num_steps}\b", output) is not None
 
 
-def test_a_job_is_submitted_followed_stopped_resumed_and_finished(
+def test_a_job_is_submitted_followed_left_stopped_resumed_and_finished(
     head: Head, client_folder: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
     given = sets("placement.environment=[COOP_RL_SEEN]")
     environment = head.environment | {"COOP_RL_SEEN": "yes", "COOP_RL_HIDDEN": "no"}
 
-    # Submitted and followed by our command, stopped by Ray's client.
+    # Submitted and followed by our command, until Ctrl-C; then stopped by Ray's client.
     followed = subprocess.Popen(
         command(
             "--address", head.job_server, "--run-dir", str(run_dir),
@@ -86,25 +86,28 @@ def test_a_job_is_submitted_followed_stopped_resumed_and_finished(
         ),
         # The address that was given counts, not the environment's.
         cwd=client_folder, env=environment | {"RAY_ADDRESS": NOBODY}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    wait_for_step(run_dir, 2, LIMIT_S, followed)
+    assert followed.stdout is not None
+    while not is_shown(2, 400, line := followed.stdout.readline()):
+        assert line, followed.communicate()
+    followed.send_signal(signal.SIGINT)
+    _, errors = followed.communicate(timeout=60)
     ((name, job),) = jobs(head).items()
+    assert followed.returncode == 130, errors
+    assert f"job {name} goes on" in errors
+    assert job["status"] == "RUNNING"
     assert job["variables"]["COOP_RL_SEEN"] == "yes"
     assert "COOP_RL_HIDDEN" not in job["variables"]
     assert head.environment["RAY_AUTH_TOKEN"] not in job["all"]
     shown = scraped(head, "ray_coop_rl_reward_mean")
     assert 'run="demo"' in shown
     assert ask(head, "stop", name)
-    output, _ = followed.communicate(timeout=LIMIT_S)
-    assert followed.returncode == 1, output
-    assert is_shown(2, 400, output), output
-    assert f"job {name} ended as STOPPED" in output
-    job = jobs(head)[name]
+    job = wait_for_end(head, name)
     assert job["status"] == "STOPPED"
     assert "interrupted" in job["logs"]
     steps = [row["step"] for row in metrics(run_dir) if "time/step_s" in row]
-    assert list((run_dir / "checkpoints").glob("step-*")), output
+    assert list((run_dir / "checkpoints").glob("step-*")), job["logs"]
 
     done, num_steps = len(steps), len(steps) + 2
 
@@ -126,27 +129,18 @@ def test_a_job_is_submitted_followed_stopped_resumed_and_finished(
     assert steps == list(range(num_steps))
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(
+def test_a_job_that_fails_is_followed_to_its_end(
     head: Head, client_folder: Path, tmp_path: Path
 ) -> None:
-    given = ("--address", head.job_server, "--run-dir", str(tmp_path / "run"), *sets())
-    before = set(jobs(head))
-    following = subprocess.Popen(
-        command(*given), cwd=client_folder, env=head.environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    """The cluster is too small, which only the job itself can find."""
+    run_dir = ("--run-dir", str(tmp_path / "run"), "--set=rollout.num_actors=90")
+    done = subprocess.run(
+        command("--address", head.job_server, *run_dir, *sets()),
+        cwd=client_folder, env=head.environment, timeout=LIMIT_S, text=True, capture_output=True,
     )  # fmt: skip
-    assert following.stdout is not None
-    while "starting actors" not in (line := following.stdout.readline()):
-        assert line, following.communicate()
-    following.send_signal(signal.SIGINT)
-    _, errors = following.communicate(timeout=60)
-    (name,) = set(jobs(head)) - before
-    assert following.returncode == 130, errors
-    assert f"job {name} goes on" in errors
-    assert jobs(head)[name]["status"] == "RUNNING"
-    assert ask(head, "stop", name)
-    assert "nothing was trained yet" in wait_for_end(head, name)["logs"]
-    assert list((tmp_path / "run").glob("checkpoints/*")) == []
+    assert done.returncode == 1, done.stdout
+    assert re.search(r"job \S+ ended as FAILED", done.stderr), done.stderr
+    assert "CPUs" in done.stdout
 
 
 def wait_for_end(head: Head, name: str) -> dict[str, Any]:

@@ -113,6 +113,16 @@ def test_after_a_cold_start_rl_begins_with_moments_of_its_own_where_it_shall(
     assert bool((rates > 0.99).float().mean() > 0.95) == fresh
 
 
+@pytest.mark.parametrize(("kind", "mix"), [("rl", 1.0), ("sft", 0.0)])
+def test_the_ends_of_mix_are_rl_and_sft(tmp_path: Path, kind: str, mix: float) -> None:
+    """Bridge with w frozen takes the very steps of the method at that end of mix."""
+    alone = start(configure(f"method.kind={kind}"), tmp_path / "alone")
+    ends = ("meta.w_objective=frozen", f"method.mix={mix}")
+    bridge = start(configure(*ends), tmp_path / "bridge")
+    assert torch.equal(flat_theta(alone), flat_theta(bridge))
+    assert alone.column("grad/norm") == bridge.column("grad/norm")
+
+
 def test_prefix_samples_from_the_start_it_gives_and_reports_that_apart(tmp_path: Path) -> None:
     run = start(configure(*method("prefix"), "run.num_steps=8"), tmp_path)
     failed: set[str] = set()
