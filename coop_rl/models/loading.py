@@ -96,7 +96,7 @@ def _parameters_on_meta() -> Iterator[None]:
         if param is not None:
             module._parameters[name] = nn.Parameter(param.to("meta"), param.requires_grad)
 
-    nn.Module.register_parameter = without_memory  # type: ignore[method-assign]
+    nn.Module.register_parameter = without_memory  # type: ignore
     try:
         yield
     finally:

@@ -112,7 +112,7 @@ class PolicyModel(nn.Module):
         return blocked.masked_fill(~is_visible_KLL[:, None], torch.finfo(dtype).min)
 
 
-def inputs_of(policy: nn.Module, grid: TokenGrid, device: torch.device) -> tuple[Any, ...]:
+def inputs_of(policy: object, grid: TokenGrid, device: torch.device) -> tuple[Any, ...]:
     """Return what a policy's `forward` takes of a grid in host memory, on `device`."""
     moved = grid.to(device)
     if isinstance(policy, PolicyModel) and policy.is_varlen:

@@ -23,6 +23,7 @@ from torch import nn
 
 from coop_rl.errors import ModelError
 from coop_rl.types import TokenGrid
+from coop_rl.types.batch import to_device
 
 NAME = "coop_varlen"
 """The attention implementation's name in transformers' table."""
@@ -37,7 +38,7 @@ class Spans(NamedTuple):
     """int32; where each segment's queries begin, and the end of the last."""
     cu_k: torch.Tensor
     """int32; the same of its keys."""
-    index: torch.Tensor | None
+    key_places: torch.Tensor | None
     """int64; the place of every key; None: keys are the places themselves."""
     max_q: int
     """Most queries of a segment: on the host, as the kernel wants it."""
@@ -45,9 +46,9 @@ class Spans(NamedTuple):
 
     def to(self, device: torch.device) -> "Spans":
         """Return them on a device."""
-        index = None if self.index is None else self.index.to(device, non_blocking=True)
-        cu_q, cu_k = (cu.to(device, non_blocking=True) for cu in (self.cu_q, self.cu_k))
-        return Spans(cu_q, cu_k, index, self.max_q, self.max_k)
+        cu_q, cu_k = to_device(self.cu_q, device), to_device(self.cu_k, device)
+        places = None if self.key_places is None else to_device(self.key_places, device)
+        return Spans(cu_q, cu_k, places, self.max_q, self.max_k)
 
 
 def spans_of(grid: TokenGrid) -> Spans:
@@ -114,8 +115,8 @@ def attend(
     """
     num_lanes, num_heads, length, size = query.shape
     q_TND, k_TND, v_TND = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-    if spans.index is not None:
-        k_TND, v_TND = (x.index_select(0, spans.index) for x in (k_TND, v_TND))
+    if spans.key_places is not None:
+        k_TND, v_TND = (x.index_select(0, spans.key_places) for x in (k_TND, v_TND))
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
     kernel = _kernel() if query.is_cuda else segment_by_segment
     out_TND = kernel(q_TND, k_TND, v_TND, *spans[:2], *spans[3:], scale=scaling, window_size=window)
@@ -157,9 +158,9 @@ def segment_by_segment(
         is_seen = distance >= 0
         if before >= 0:
             is_seen &= distance <= before
-        heads = (x.transpose(0, 1) for x in (q, k, v))
+        q_NTD, k_NTD, v_NTD = (x.transpose(0, 1) for x in (q, k, v))
         out = nn.functional.scaled_dot_product_attention(
-            *heads, attn_mask=is_seen.to(q.device), scale=scale, enable_gqa=True
+            q_NTD, k_NTD, v_NTD, is_seen.to(q.device), scale=scale, enable_gqa=True
         )
         parts.append(out.transpose(0, 1))
     return torch.cat(parts)

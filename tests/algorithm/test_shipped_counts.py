@@ -31,14 +31,14 @@ def rollouts(config: RunConfig) -> list[TokenSample]:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("cluster/1-gpu", 0),
-        ("cluster/8-gpus", 0),
-        ("cluster/16-gpus", 0),
-        ("cluster/64-gpus", 0),
-        ("cluster/256-gpus", 0),
-        ("paper/qwen2.5-3b", 0),
-        ("paper/llama-3.2-3b-instruct", 0),
-        ("paper/qwen3-8b-base", 0),
+        ("cluster/1-gpu", 16),
+        ("cluster/8-gpus", 5),
+        ("cluster/16-gpus", 4),
+        ("cluster/64-gpus", 7),
+        ("cluster/256-gpus", 4),
+        ("paper/qwen2.5-3b", 61),
+        ("paper/llama-3.2-3b-instruct", 61),
+        ("paper/qwen3-8b-base", 13),
     ],
 )
 def test_passes_are_few_and_full(name: str, count: int) -> None:

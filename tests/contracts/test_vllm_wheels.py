@@ -4,6 +4,7 @@ Signatures are read from the wheels' Python files; the sender of weights over NC
 against our source, with the broadcast replaced.
 """
 
+import ast
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,7 +121,8 @@ def test_our_receiver_implements_what_the_base_class_asks_for(version: str) -> N
     asked = {
         node.name
         for node in base.body
-        if "abstractmethod" in [getattr(d, "id", "") for d in getattr(node, "decorator_list", [])]
+        if isinstance(node, ast.FunctionDef)
+        and "abstractmethod" in [getattr(d, "id", "") for d in node.decorator_list]
     }
     text = (Path(__file__).parents[2] / "coop_rl/weights/gloo_engine.py").read_text()
     assert asked
@@ -145,7 +147,7 @@ class Client:
 
 def sender_of(version: str, sent: list[Any]) -> Any:
     """Return the wheel's own NCCL sender; what it would broadcast goes into `sent`."""
-    bases = ("ParamMeta", "TrainerInitInfo", "TrainerWeightTransferEngine")
+    bases: tuple[str, ...] = ("ParamMeta", "TrainerInitInfo", "TrainerWeightTransferEngine")
     if version != "0.32.0":
         bases = ("Replicate", "Shard", *bases)
     generics = "TInitInfo", "TUpdateInfo", "TTrainerInitInfo"

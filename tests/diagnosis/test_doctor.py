@@ -20,7 +20,6 @@ from coop_rl.diagnosis.nodes import judge_node
 from coop_rl.distributed.nodes import NodeAnswer, clocks_apart
 from coop_rl.errors import ActorLostError, ResourceError
 from coop_rl.observability.run_directory import package_versions
-from coop_rl.planning import fit
 from coop_rl.planning.shape import shape_of
 from tests.main_job.harness import DEMO
 from tests.models.tiny import TARGETS
@@ -115,7 +114,7 @@ def test_whatever_a_trial_raises_is_its_finding() -> None:
 
 def test_room_for_the_checkpoints_is_asked_for(tmp_path: Path, monkeypatch) -> None:
     def with_free(num_bytes: float) -> Finding:
-        monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: replace_free(num_bytes))
+        monkeypatch.setattr("shutil.disk_usage", lambda _: replace_free(num_bytes))
         return machine.disk(configure(f"run.dir={tmp_path / 'runs'}", "checkpoint.keep=3"))
 
     def replace_free(num_bytes: float) -> Any:
@@ -134,6 +133,6 @@ def test_room_for_the_checkpoints_is_asked_for(tmp_path: Path, monkeypatch) -> N
 
 def test_plan_refuses_a_run_here_whose_checkpoints_do_not_fit(monkeypatch) -> None:
     config = configure()
-    monkeypatch.setattr(fit.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1.0}))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1.0}))
     with pytest.raises(ResourceError, match=r"checkpoints on the disk of .*DOES NOT FIT"):
         plan_run(config, Console(file=StringIO()), device_gib=24)

@@ -102,13 +102,12 @@ def test_torchs_kernel_attends_as_its_stand_in_does(heads, size: int, window: in
     parts = [torch.randn(1, n, length, size, dtype=torch.bfloat16) for n in counts]
     slope, found = torch.randn(1, length, num_heads, size), []
     for device, dtype in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
-        inputs = [part.to(device, dtype).requires_grad_() for part in parts]
+        q, k, v = (part.to(device, dtype).requires_grad_() for part in parts)
         spans = varlen.spans_of(grid).to(torch.device(device))
-        out, _ = varlen.attend(
-            torch.nn.Identity(), *inputs, None, spans=spans, sliding_window=window
-        )
+        layer = torch.nn.Identity()
+        out, _ = varlen.attend(layer, q, k, v, None, spans=spans, sliding_window=window)
         (out.float() * slope.to(device)).sum().backward()
-        found.append([out, *(x.grad for x in inputs)])
+        found.append([out, q.grad, k.grad, v.grad])
     for exact, ours in zip(*found, strict=True):
         assert exact is not None
         assert ours is not None

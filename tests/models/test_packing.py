@@ -1,6 +1,7 @@
 """Packing changes no log-prob and no gradient, whatever lies beside and behind a sequence."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_no_log_prob_and_no_gradient_depends_on_the_layout(
         assert (ours - expected).norm() <= 1e-5 * expected.norm()
 
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (LlamaConfig, {}),
     "qwen2": (Qwen2Config, {}),
     "qwen3": (Qwen3Config, {"head_dim": 8}),
@@ -127,15 +128,15 @@ def test_spans_give_every_place_its_prompt_and_itself() -> None:
     grid = lay_out([[*trees], trees[:1]]).grid
     spans = varlen.spans_of(grid)
     assert spans.cu_q[-1] == grid.token_ids_KL.numel()
-    assert spans.index is not None
-    assert len(spans.index) == spans.cu_k[-1]
+    assert spans.key_places is not None
+    assert len(spans.key_places) == spans.cu_k[-1]
     assert grid.sequence_KL is not None
     assert grid.response_KL is not None
     is_visible_KLL, length = visible(grid.sequence_KL, grid.response_KL), grid.token_ids_KL.size(1)
     queries, keys = spans.cu_q.tolist(), spans.cu_k.tolist()
     for (q0, q1), (k0, k1) in zip(pairwise(queries), pairwise(keys), strict=True):
         for place in range(q0, q1):
-            seen = spans.index[k0 : k1 - q1 + place + 1]  # aligned at their ends
+            seen = spans.key_places[k0 : k1 - q1 + place + 1]  # aligned at their ends
             lane, within = divmod(place, length)
             expected = lane * length + is_visible_KLL[lane, within].nonzero().flatten()
             assert seen.tolist() == expected.tolist()
