@@ -130,7 +130,7 @@ class LearnerRank:
         if weights and next(policy.parameters()).is_meta:
             from coop_rl.learner.partition import fill_partitioned
 
-            fill_partitioned(policy.causal_lm, weights, dtype, settings)
+            fill_partitioned(policy, weights, dtype, settings)
         engine = DeepSpeedEngine(policy, settings, learner_timeout_s(config))
         check_packing(engine, layout_of(config), dtype)
         return Learner(

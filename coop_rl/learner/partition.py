@@ -22,7 +22,7 @@ def fill_partitioned(
     """Give each rank its parts of `weights`; all ranks call it.
 
     Args:
-        model: Built without weights.
+        model: The policy, built without weights; its head shares one.
         weights: Which all its weights are among.
         dtype: The compute type.
         settings: Of the engine that is built around it afterwards.

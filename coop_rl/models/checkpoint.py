@@ -9,18 +9,20 @@ from transformers.utils import cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from coop_rl.models.loading import model_error
+from coop_rl.models.policy import checkpoint_name
 
 Places = list[tuple[nn.Module, str, str]]
-"""(module, attribute, checkpoint name) of a weight; a tied one has several."""
+"""(module, attribute, checkpoint name) of a weight; a tied one has several, the head's as well."""
 
 
 def places_of(model: nn.Module) -> dict[nn.Parameter, Places]:
-    """Return where each weight of a model is."""
+    """Return where each weight of a policy, or of its causal LM, is."""
     places: dict[nn.Parameter, Places] = {}
     for prefix, module in model.named_modules():
         for name, weight in module._parameters.items():
             if weight is not None:
-                places.setdefault(weight, []).append((module, name, f"{prefix}.{name}"))
+                known = checkpoint_name(f"{prefix}.{name}")
+                places.setdefault(weight, []).append((module, name, known))
     return places
 
 

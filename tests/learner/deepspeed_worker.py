@@ -192,11 +192,14 @@ def partitioned(folder: Path, *, is_tied: bool, is_bfloat16: bool) -> dict[str, 
     weights = CheckpointWeights.open(str(folder))
     empty = unloaded_causal_lm(str(folder), dtype, activation_checkpointing=True)
     covers, shapes = weights.cover(empty), [p.shape for p in empty.parameters()]
+    policies = [
+        scenes.build_policy(model=model, is_checkpointed=True)
+        for model in (load_causal_lm(str(folder), dtype), empty)
+    ]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        fill_partitioned(empty, weights, dtype, settings)
+        fill_partitioned(policies[1][0], weights, dtype, settings)
     runs = []
-    for model in (load_causal_lm(str(folder), dtype), empty):
-        policy, adapter = scenes.build_policy(model=model, is_checkpointed=True)
+    for policy, adapter in policies:
         engine = DeepSpeedEngine(policy, settings, TIMEOUT_S)
         runs.append(record_steps(Learner(scenes.LEARNER, "joint", engine, adapter), 2))
     sizes = sorted(shape.numel() * dtype.itemsize for shape in shapes)
