@@ -44,7 +44,7 @@ def measure(case: str, given: Options) -> Figures:
         "method.kind": kind,
         "run.num_steps": str(NUM_STEPS),
         "placement.colocated": "true",
-        "evaluation.data": "null",
+        "evaluation.num_items": "4",
         "checkpoint.every": "0",
         "sync.canary_every": "1",
     }
