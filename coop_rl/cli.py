@@ -14,9 +14,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from coop_rl.config import RunConfig, load_config
+from coop_rl.config import load_config
+from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
-from coop_rl.errors import Interrupted, RunError, UserError
+from coop_rl.errors import Interrupted, RunError, UserError, printable
 
 app = typer.Typer(
     name="coop-rl",
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-data_app = typer.Typer(help="Look at the data of a config.", no_args_is_help=True)
+data_app = typer.Typer(help="Look at the data of a config, or fetch some.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML (or JSON) run config.", metavar="CONFIG")]
@@ -60,8 +61,11 @@ def train(
     ] = None,
 ) -> None:
     """Run the main job: train with the method the config names."""
-    recorded = [f"observability.profile_steps={list(profile)}"] if profile else []
-    run_config = load_config(config, [*(overrides or []), *recorded])
+    recorded = {}
+    if profile:
+        typed = f"--profile {profile[0]} {profile[1]}"
+        recorded[f"observability.profile_steps={list(profile)}"] = typed
+    run_config = load_config(config, [*(overrides or []), *recorded], recorded)
     from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
     run_training(run_config, run_dir, resume)
@@ -236,6 +240,50 @@ def judge(
     judge_file(file, kind, marker, function, columns, Console(highlight=False, markup=False))
 
 
+RunFolders = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
+
+
+@app.command()
+def report(
+    runs: RunFolders,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The file, or a folder for report.html.")
+    ] = Path("report.html"),
+) -> None:
+    """Write one HTML file of a run, or of several compared: curves, samples, settings."""
+    from coop_rl.commands.report import report_runs
+
+    report_runs(runs, out, typer.echo)
+
+
+@app.command()
+def watch(
+    runs: RunFolders,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="On 127.0.0.1; 0: any that is free.")
+    ] = 0,
+) -> None:
+    """Serve the report of a growing run on 127.0.0.1; new figures show as they are written."""
+    from coop_rl.commands.report import watch_runs
+
+    watch_runs(runs, port, typer.echo)
+
+
+@app.command()
+def compare(
+    runs: RunFolders,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of differences.")] = False,
+) -> None:
+    """Compare runs with the first by what they have stored: at equal steps, tokens and time.
+
+    Runs that differ in their seed alone count together: with several seeds, intervals are over
+    seeds that both sides have; with one, over the items of the evaluation.
+    """
+    from coop_rl.commands.report import compare_runs
+
+    compare_runs(runs, typer.echo, as_json=as_json)
+
+
 @data_app.command("check")
 def data_check(
     config: ConfigPath,
@@ -258,6 +306,21 @@ def data_check(
     check_data(run_config, kind_of(drop), to, Console())
 
 
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[
+        Literal["gsm8k", "math", "openr1"], typer.Argument(help="The set.", metavar="NAME")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write <NAME>/<split>.jsonl into.")],
+) -> None:
+    """Fetch gsm8k, math or openr1 from the hub as files that prompts and demonstrations read."""
+    from rich.console import Console
+
+    from coop_rl.commands.data_prepare import prepare_data
+
+    prepare_data(name, to, Console(highlight=False, markup=False))
+
+
 @app.command("show-config")
 def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
     """Print the resolved config as JSON, which is valid input again."""
@@ -267,7 +330,7 @@ def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def schema() -> None:
     """Print the config's JSON schema, for editors."""
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+    typer.echo(json.dumps(editor_schema(), indent=2))
 
 
 def spread_option(arguments: Sequence[str], option: str) -> list[str]:
@@ -287,21 +350,28 @@ def spread_option(arguments: Sequence[str], option: str) -> list[str]:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Until a run is under way, Ctrl-C ends at once (typer would make it exit code 1)."""
+    """Until a run is under way, a signal ends at once (typer would make Ctrl-C exit code 1)."""
     raise Interrupted("nothing was started")
+
+
+def _tell(problem: str) -> None:
+    """Print an error; control characters that came with somebody's data are written out."""
+    typer.echo(f"coop-rl: {printable(problem)}", err=True)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, _interrupt)
     try:
         app(spread_option(sys.argv[1:], "--benchmark"))
     except UserError as error:
-        typer.echo(f"coop-rl: {error}", err=True)
+        _tell(str(error))
         sys.exit(2)
     except RunError as error:
-        typer.echo(f"coop-rl: run failed: {error}", err=True)
+        _tell(f"run failed: {error}")
         sys.exit(1)
     except Interrupted as error:
-        typer.echo(f"coop-rl: interrupted: {error}", err=True)
+        _tell(f"interrupted: {error}")
         sys.exit(130)

@@ -11,6 +11,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def printable(text: str) -> str:
+    """Return text as one line for a terminal: what would steer it or break the line is escaped."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
+
+
 class UserError(Exception):
     """The user's input is wrong; nothing was started (exit code 2)."""
 

@@ -55,10 +55,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "algorithm", "config", "data", "distributed", "errors", "evaluation", "files",
         "metric_names", "observability", "rewards", "rollout", "tracing", "types", "weights",
     },
+    "report": {"config", "errors", "evaluation", "files", "metric_names", "observability"},
     "commands": {
         "algorithm", "config", "data", "diagnosis", "distributed", "driver", "errors",
-        "evaluation", "files", "learner", "observability", "planning", "rewards", "tracing",
-        "types",
+        "evaluation", "files", "learner", "observability", "planning", "report", "rewards",
+        "tracing", "types",
     },
     "cli": {"commands", "config", "data", "errors"},
     "__main__": {"cli"},
@@ -235,6 +236,7 @@ def test_every_module_says_what_it_is() -> None:
         ("coop_rl.rollout.engine_process", ["torch", "vllm", "transformers", "ray"]),
         ("coop_rl.learner.meta_controller", ["vllm", "transformers", "deepspeed"]),
         ("coop_rl.learner.build", ["vllm"]),
+        ("coop_rl.commands.report", ["torch", "ray", "vllm", "transformers", "deepspeed"]),
     ],
 )
 def test_importing_stays_light(module: str, banned: list[str]) -> None:

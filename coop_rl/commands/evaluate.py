@@ -176,7 +176,7 @@ def _config(request: EvaluationRequest, path: Path | None, model: str) -> Servin
         ("evaluation.data=null",) if "data" in evaluation and evaluation["data"] is None else ()
     )
     overrides = (f"evaluation.num_items={items}", *dropped, *request.overrides)
-    return load_serving_config(path, defaults, overrides)
+    return load_serving_config(path, defaults, overrides, {overrides[0]: f"--num-items {items}"})
 
 
 def _make_folder(out: Path | None, names: Sequence[str]) -> Path:

@@ -4,6 +4,7 @@ import psutil
 from rich.console import Console
 
 from coop_rl.config import RunConfig
+from coop_rl.config.paths import shown
 from coop_rl.config.sizes import zero_stage
 from coop_rl.errors import ResourceError
 from coop_rl.planning.cost import ASSUMPTIONS, step_cost
@@ -39,7 +40,7 @@ def plan_run(
     kind = device_named(device or _device_of(config))
     held = device_gib or kind.memory_gib or psutil.virtual_memory().total / GIB
     console.print(
-        f"{config.run.name}: {config.method.kind} on {config.model.path}, "
+        f"{config.run.name}: {config.method.kind} on {shown(config.model.path)}, "
         f"{shape.num_params / 1e9:,.3f} B weights; devices {kind.name}, {held:,.1f} GiB each",
         soft_wrap=True,
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from coop_rl.commands.checked_run import CheckedRun
 from coop_rl.config import RunConfig, derive_sizes
+from coop_rl.config.paths import PACKAGES
 from coop_rl.data.load import load_run_data
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import named_environment, preflight_local, ray_session
@@ -23,10 +24,8 @@ from coop_rl.errors import RunDirectoryError
 from coop_rl.evaluation.sets import run_sets
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory
+from coop_rl.report.at_end import conclude
 from coop_rl.rewards.user import check_functions
-
-PACKAGES = "working_dir_files"
-"""The folder Ray unpacks the working directories of jobs in."""
 
 
 def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
@@ -53,6 +52,7 @@ def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
             console.notes(session.forgetting())
             comparisons = session.evaluation.comparisons()
             console.summary(directory.path, comparisons, time.monotonic() - started)
+    console.notes(conclude(directory.path))
 
 
 def _check(config: RunConfig, run_dir: Path | None, resume: str) -> CheckedRun:

@@ -20,6 +20,9 @@ class EvaluationSection(Section):
     data_dir: str | None = None
     """Folder with `<benchmark>/test.jsonl`; null: the one that the environment variable
     COOP_RL_DATA names, else the hub."""
+    template_arguments: dict[str, bool | int | float | str] = Field({})
+    """Arguments of the model's chat template where benchmarks are asked, such as
+    `{enable_thinking: false}`; `data` has its own."""
     num_items: int | None = Field(256, ge=1)
     """Rows used of each set, from its top; null: all."""
     num_samples: int = Field(4, ge=1)

@@ -46,6 +46,23 @@ def check_verifiers(sources: Sequence[RowSource], reward: RewardSection) -> None
             )
 
 
+def check_sources(
+    prompts: PromptsSection, demonstrations: DemonstrationsSection, method: Method
+) -> None:
+    """Refuse a run without the rows that its method learns from."""
+    needs_demonstrations = method.demonstrations != "none"
+    for name, section, is_read in (
+        ("prompts", prompts, method.samples),
+        ("demonstrations", demonstrations, needs_demonstrations),
+    ):
+        if is_read and not section.mixture and not section.has_source:
+            raise ValueError(
+                f"method.kind {method.kind} learns from {name}: give one of {name}.mixture, "
+                f"{name}.path (JSONL or parquet files), {name}.dataset (Hugging Face) and "
+                f"{name}.task (reasoning-gym), got none"
+            )
+
+
 def check_group_size(rollout: RolloutSection, method: Method) -> None:
     """Refuse groups of one response, whose advantage would always be 0."""
     if method.samples and rollout.samples_per_prompt < 2:
@@ -55,12 +72,18 @@ def check_group_size(rollout: RolloutSection, method: Method) -> None:
         )
 
 
-def check_minibatches(learner: LearnerSection, prompts: PromptsSection) -> None:
-    """Refuse minibatches without a prompt."""
-    if learner.num_minibatches > prompts.per_step:
+def check_minibatches(
+    learner: LearnerSection,
+    prompts: PromptsSection,
+    demonstrations: DemonstrationsSection,
+    method: Method,
+) -> None:
+    """Refuse minibatches without a prompt; of demonstrations, where the method samples nothing."""
+    name, section = ("prompts", prompts) if method.samples else ("demonstrations", demonstrations)
+    if learner.num_minibatches > section.per_step:
         raise ValueError(
-            f"learner.num_minibatches must be at most prompts.per_step "
-            f"{prompts.per_step}, got {learner.num_minibatches}; prompts stay whole"
+            f"learner.num_minibatches must be at most {name}.per_step "
+            f"{section.per_step}, got {learner.num_minibatches}; {name} stay whole"
         )
 
 

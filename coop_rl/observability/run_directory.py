@@ -4,6 +4,7 @@ config.json      resolved config, itself valid input
 run.json         status, versions, commit, seed, times
 actors.json      node, address, process id and GPUs of every actor
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
+summary.json  summary.md  report.html    written at its end by `report.at_end`
 """
 
 import fcntl
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from coop_rl.config import RunConfig
+from coop_rl.config.paths import settle_paths
 from coop_rl.errors import Interrupted, RunDirectoryError
 from coop_rl.files import write_text
 from coop_rl.observability.logs import route_library_logs
@@ -195,12 +197,13 @@ class RunDirectory:
     def _compare_config(self) -> None:
         path = self.path / "config.json"
         try:
-            found = _flatten(json.loads(path.read_text(encoding="utf-8")))
+            values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise RunDirectoryError(
                 f"{path} is damaged; give another --run-dir or run.name"
             ) from None
-        wanted = _flatten(self.config.model_dump(mode="json"))
+        settle_paths(values, Path.cwd())  # of an older run they may be relative
+        found, wanted = _flatten(values), _flatten(self.config.model_dump(mode="json"))
         different = [
             name
             for name in sorted(found.keys() | wanted.keys())

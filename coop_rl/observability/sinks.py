@@ -84,7 +84,8 @@ class JsonlSink:
 def read_jsonl(path: Path) -> list[JsonObject]:
     """Return the whole rows of a file another process may be writing to."""
     whole, _, _ = path.read_bytes().rpartition(b"\n")
-    return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line]
+    # A response may hold other line breaks, such as U+2028, which stand in the file as they are.
+    return [json.loads(line) for line in whole.split(b"\n") if line]
 
 
 def _guard(path: Path, action: Callable[[], None]) -> None:

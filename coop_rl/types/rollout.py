@@ -40,6 +40,9 @@ class Prompt:
     on; empty: none."""
     given_text: str = ""
     """The same as text, which the verifier reads before a response's own."""
+    columns: str = ""
+    """All columns of its row as JSON, for reward functions of the user's own; empty: there are
+    none."""
 
     @property
     def context_ids(self) -> tuple[int, ...]:

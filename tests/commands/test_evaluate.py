@@ -12,7 +12,7 @@ from coop_rl.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/local/demo.yaml"
-MODEL = "configs/local/demo/model"
+MODEL = str(ROOT / "configs/local/demo/model")
 
 
 def config(request: EvaluationRequest, path: Path | None = None):
@@ -63,9 +63,15 @@ def test_a_data_file_is_a_set_of_its_own(tmp_path: Path) -> None:
     [
         (EvaluationRequest((MODEL,)), "there is nothing to evaluate on; give --benchmark"),
         (EvaluationRequest((MODEL,), ("gsm9k",)), "unknown benchmark 'gsm9k'; allowed: math500"),
-        (EvaluationRequest(("./no/model",), ("gsm8k",)), "there is no model folder ./no/model"),
+        (
+            EvaluationRequest(("./no/model",), ("gsm8k",)),
+            f"there is no model folder {ROOT}/no/model",
+        ),
         (EvaluationRequest((MODEL,), data=Path("no.jsonl")), "there is no file no.jsonl"),
-        (EvaluationRequest((MODEL,), ("gsm8k",), data_dir="no"), "there is no no/gsm8k/test.jsonl"),
+        (
+            EvaluationRequest((MODEL,), ("gsm8k",), data_dir="no"),
+            f"there is no {ROOT}/no/gsm8k/test",
+        ),
         (EvaluationRequest((MODEL,), config=Path("no.yaml")), "cannot read config no.yaml"),
         (
             EvaluationRequest((MODEL,), ("gsm8k",), overrides=("learner.lr=1",)),

@@ -29,7 +29,7 @@ def signalled(stop: StopRequest, number: int) -> None:
     assert stop.is_set
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_before_training_the_first_request_ends_the_next_wait(number: int) -> None:
     stop = StopRequest()
     with stop.listening():
@@ -52,6 +52,35 @@ def test_while_training_the_first_request_waits_for_a_boundary() -> None:
         signalled(stop, signal.SIGTERM)
         with pytest.raises(Interrupted, match="at once"):
             wait_a_moment([], 0.0)
+
+
+def test_a_lost_terminal_is_written_to_no_more() -> None:
+    """Writing to it would fail before the checkpoint is saved; what goes to a file goes on."""
+
+    def leads_to(stream: int) -> str:
+        return str(Path(f"/proc/self/fd/{stream}").readlink())
+
+    kept, others = os.dup(0), [leads_to(1), leads_to(2)]
+    _, terminal = os.openpty()
+    stop = StopRequest()
+    try:
+        os.dup2(terminal, 0)
+        with stop.listening():
+            signalled(stop, signal.SIGHUP)
+        assert [leads_to(0), leads_to(1), leads_to(2)] == [os.devnull, *others]
+    finally:
+        os.dup2(kept, 0)
+
+
+def test_a_run_under_nohup_goes_on() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    try:
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.is_set
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_checkpoint_is_hashed_once_when_resumed_and_not_again_when_stopped(

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -265,7 +265,8 @@ def all_scenes(out: Path) -> dict[str, Callable[[], Any]]:
         plan[f"bfloat16-{stage}"] = partial(bfloat16, stage)
     plan |= operations(out)
     plan["replay-persistent-3"] = partial(replay, 3, persistence_threshold_values=300)
-    plan["score-3"] = partial(score, 3)
+    for stage in (0, 3):
+        plan[f"score-{stage}"] = partial(score, stage)
     for is_tied, is_bfloat16 in ((True, False), (False, True)):
         folder = Path(f"{out}-partitioned-{is_tied}")
         plan[f"partitioned-{is_tied}"] = partial(
@@ -274,8 +275,8 @@ def all_scenes(out: Path) -> dict[str, Callable[[], Any]]:
     return plan
 
 
-def run_rank(rank: int, world_size: int, out: Path) -> None:
-    """Run them all; the last rank saves what it saw to `out`."""
+def run_rank(rank: int, world_size: int, stages: Sequence[int], out: Path) -> None:
+    """Run those of `stages`; the last rank saves what it saw to `out`."""
     with Path(f"{out}-rank-{rank}.log").open("wb") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -288,7 +289,11 @@ def run_rank(rank: int, world_size: int, out: Path) -> None:
     while not written.exists() or "\n" not in written.read_text():
         time.sleep(0.05)
     init_world(HOST, int(written.read_text()), rank, world_size, TIMEOUT_S, store=store)
-    results = {name: scene() for name, scene in all_scenes(out).items()}
+    results = {
+        name: scene()
+        for name, scene in all_scenes(out).items()
+        if any(f"-{stage}" in name for stage in stages)
+    }
     if rank == world_size - 1:
         torch.save(results, out)
     dist.destroy_process_group()

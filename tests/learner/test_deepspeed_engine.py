@@ -18,7 +18,7 @@ from tests.learner.scenes import (
     record_exact_steps,
     record_steps,
 )
-from tests.learner.worlds import LIMIT_OF_ALL_S, STAGES, WORLDS
+from tests.learner.worlds import LIMIT_OF_ALL_S, STAGES, cases
 
 pytestmark = pytest.mark.timeout(LIMIT_OF_ALL_S)
 SCALARS = (
@@ -59,17 +59,15 @@ def assert_same_run(
         assert error <= 1e-5, (name, error)
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
 def test_every_stage_takes_the_steps_of_plain_torch(recorded, world_size, stage) -> None:
     reference = record_steps(local_learner(), 3)
     assert_same_run(recorded[world_size][f"steps-{stage}"], reference, fp64_gradients())
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("is_tied", [True, False])  # in fp32, and in bf16
-def test_zero_3_splits_a_model_while_it_is_read(recorded, world_size, is_tied) -> None:
-    found = recorded[world_size][f"partitioned-{is_tied}"]
+def test_zero_3_splits_a_model_while_it_is_read(recorded, is_tied) -> None:
+    found = recorded[2][f"partitioned-{is_tied}"]
     assert found["covers"]
     whole, split = found["runs"]
     for ours, loaded in zip(split["steps"], whole["steps"], strict=True):
@@ -80,8 +78,7 @@ def test_zero_3_splits_a_model_while_it_is_read(recorded, world_size, is_tied) -
     assert found["peak"] <= 1.1 * found["bound"]
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
 @pytest.mark.parametrize("branch", ["joint", "shadow"])
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_five_steps_agree_in_losses_and_gradients(
@@ -102,16 +99,16 @@ def test_five_steps_agree_in_losses_and_gradients(
             assert (ours - theirs).norm() <= limit * theirs.norm(), (index, part)
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(("world_size", "stage"), cases([2, 3]))
 def test_so_it_does_untied_and_with_recomputed_activations(recorded, world_size, stage) -> None:
     reference = record_steps(local_learner(is_tied=False), 3)
     got = recorded[world_size][f"untied-checkpointed-{stage}"]
     assert_same_run(got, reference, fp64_gradients(is_tied=False))
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("scene", [*(f"replay-{s}" for s in STAGES), "replay-persistent-3"])
+@pytest.mark.parametrize(
+    ("world_size", "scene"), cases([*(f"replay-{s}" for s in STAGES), "replay-persistent-3"])
+)
 def test_exported_state_replays_bit_for_bit(recorded, world_size, scene) -> None:
     got = recorded[world_size][scene]
     assert got["is_back"]
@@ -119,24 +116,21 @@ def test_exported_state_replays_bit_for_bit(recorded, world_size, scene) -> None
     assert got["state"]["num_steps"].item() == 1
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_state_written_by_one_world_fits_every_other(recorded, stage) -> None:
+@pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
+def test_state_written_by_one_world_fits_every_other(recorded, world_size, stage) -> None:
     learner = local_learner()
-    for world_size in WORLDS:
-        state = recorded[world_size][f"replay-{stage}"]["state"]
-        learner.engine.import_state(iter(state.items()))
-        assert all(torch.equal(t, state[key]) for key, t in learner.engine.export_state())
+    state = recorded[world_size][f"replay-{stage}"]["state"]
+    learner.engine.import_state(iter(state.items()))
+    assert all(torch.equal(t, state[key]) for key, t in learner.engine.export_state())
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
 def test_nan_on_one_rank_skips_everywhere_and_leaves_no_trace(recorded, world_size, stage) -> None:
     got = recorded[world_size][f"non_finite-{stage}"]
     assert got == {"is_applied": False, "is_unchanged": True, "recovers": True, "theta": 2}
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
 @pytest.mark.parametrize("copies_moments", [False, True])
 def test_resync_makes_the_shadow_an_rl_step_from_theta(
     recorded, world_size, stage, copies_moments
@@ -147,20 +141,17 @@ def test_resync_makes_the_shadow_an_rl_step_from_theta(
     assert got["left_over"] == 0
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
 def test_equal_parameters_give_bitwise_equal_brackets(recorded, world_size, stage) -> None:
     assert recorded[world_size][f"equal_branches-{stage}"] is True
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(("world_size", "stage"), cases([2, 3]))
 def test_saved_state_loads_into_a_fresh_learner(recorded, world_size, stage) -> None:
     assert recorded[world_size][f"save-{stage}"] == {"is_same": True, "version": (2, 0)}
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize(("world_size", "stage"), cases([0, 2, 3]))
 def test_bfloat16_keeps_fp32_masters(recorded, world_size, stage) -> None:
     got = recorded[world_size][f"bfloat16-{stage}"]
     policy, adapter = build_policy()
@@ -176,10 +167,10 @@ def test_bfloat16_keeps_fp32_masters(recorded, world_size, stage) -> None:
     assert not torch.equal(weight, weight.bfloat16().float())
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-def test_score(recorded, world_size) -> None:
+@pytest.mark.parametrize(("world_size", "stage"), cases([0, 3]))
+def test_score(recorded, world_size, stage) -> None:
     rows = [((3, 4), (5, 6, 7)), ((8,), (9,))]
     expected = local_learner().score(rows)
-    for got, row in zip(recorded[world_size]["score-3"], expected, strict=True):
+    for got, row in zip(recorded[world_size][f"score-{stage}"], expected, strict=True):
         assert got == pytest.approx(row, abs=1e-5)
         assert all(math.isfinite(value) for value in got)

@@ -41,7 +41,7 @@ from tests.learner.scenes import (
     build_policy,
     one_step,
 )
-from tests.learner.worlds import LIMIT_OF_ALL_S, STAGES, WORLDS
+from tests.learner.worlds import LIMIT_OF_ALL_S, STAGES, cases
 from tests.main_job.harness import DEMO
 from tests.support.local_engine import LocalEngine
 
@@ -49,8 +49,7 @@ pytestmark = pytest.mark.timeout(LIMIT_OF_ALL_S)
 COUNTED = ("forward_tokens", "backward_tokens")
 LOOKAHEAD = ("components", "examples")
 SIXTEEN_BITS = [f"{stage}-bfloat16" for stage in (0, 2, 3)]
-every_world = pytest.mark.parametrize("world_size", WORLDS)
-every_stage = pytest.mark.parametrize("stage", STAGES)
+every_stage = pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
 
 
 @cache
@@ -88,8 +87,9 @@ def assert_same_steps(
                 assert distance(a["w"][part], gradients) <= allowed, (index, part)
 
 
-@every_world
-@pytest.mark.parametrize("case", [*map(str, STAGES), *SIXTEEN_BITS, "3-grouped"])
+@pytest.mark.parametrize(
+    ("world_size", "case"), cases([*map(str, STAGES), *SIXTEEN_BITS, "3-grouped"])
+)
 def test_moments_lie_where_the_gradients_do(recorded, world_size, case) -> None:
     """Part by part; over all ranks every value occurs once, and their squares sum to the norm's."""
     got = recorded[world_size][f"alignment-{case}"]
@@ -102,13 +102,11 @@ def test_moments_lie_where_the_gradients_do(recorded, world_size, case) -> None:
         assert got["parts"] > 1
 
 
-@every_world
-@pytest.mark.parametrize("case", [*map(str, STAGES), *SIXTEEN_BITS])
+@pytest.mark.parametrize(("world_size", "case"), cases([*map(str, STAGES), *SIXTEEN_BITS]))
 def test_a_dropped_gradient_leaves_no_trace(recorded, world_size, case) -> None:
     assert recorded[world_size][f"dropped_gradient-{case}"] <= 1e-6
 
 
-@every_world
 @every_stage
 @pytest.mark.parametrize("scene", ["own_bracket", "fresh_bracket"])
 def test_a_bracket_with_a_pass_of_its_own(recorded, world_size, stage, scene) -> None:
@@ -117,7 +115,6 @@ def test_a_bracket_with_a_pass_of_its_own(recorded, world_size, stage, scene) ->
     assert distance(got["parameters"], expected["parameters"]) <= 1e-5
 
 
-@every_world
 @every_stage
 def test_minibatches_and_epochs_with_kl_and_entropy(recorded, world_size, stage) -> None:
     got, expected = recorded[world_size][f"minibatches-{stage}"], plain("minibatches")
@@ -132,7 +129,6 @@ def test_minibatches_and_epochs_with_kl_and_entropy(recorded, world_size, stage)
     assert distance(got["parameters"], expected["parameters"]) <= 1e-5
 
 
-@every_world
 @every_stage
 def test_the_one_step_shadow_at_every_stage(recorded, world_size, stage) -> None:
     got, expected = recorded[world_size][f"one_step_shadow-{stage}"], plain("one_step_shadow")
@@ -143,8 +139,7 @@ def test_the_one_step_shadow_at_every_stage(recorded, world_size, stage) -> None
         assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-@every_world
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize(("world_size", "stage"), cases([0, 2, 3]))
 def test_a_bracket_that_bf16_hides_is_taken_over_a_longer_way(recorded, world_size, stage) -> None:
     """Against fp32: the plain difference of bf16 gradients is noise, the longer way is not."""
     true = close_branches(build_local, amplifies=False)["bracket"]
@@ -164,7 +159,6 @@ def test_a_bracket_that_bf16_hides_is_taken_over_a_longer_way(recorded, world_si
     assert cosines[1] > 0.8
 
 
-@every_world
 @every_stage
 @pytest.mark.parametrize("scene", ["lookahead_clipped", "lookahead_free"])
 def test_lookahead_products(recorded, world_size, stage, scene) -> None:
@@ -189,14 +183,14 @@ def assert_close(got: dict[str, float], expected: dict[str, float], tolerance: f
         assert abs(got[name] - value) <= tolerance * scale, (name, got, expected)
 
 
-@every_world
 @every_stage
 def test_lookahead_survives_a_checkpoint(recorded, world_size, stage) -> None:
     assert recorded[world_size][f"lookahead_clipped-{stage}"]["is_resumed"]
 
 
-@every_world
-@pytest.mark.parametrize("case", [*map(str, STAGES), *SIXTEEN_BITS, "3-grouped", "3-persistent"])
+@pytest.mark.parametrize(
+    ("world_size", "case"), cases([*map(str, STAGES), *SIXTEEN_BITS, "3-grouped", "3-persistent"])
+)
 def test_shifted_parameters_come_back_bitwise(recorded, world_size, case) -> None:
     got = recorded[world_size][f"shifted-{case}"]
     assert got["error"] <= 1e-6
@@ -207,7 +201,6 @@ def test_shifted_parameters_come_back_bitwise(recorded, world_size, case) -> Non
         assert ours == pytest.approx(theirs, rel=tolerance)
 
 
-@every_world
 @every_stage
 def test_second_optimizer_state(recorded, world_size, stage) -> None:
     """Steps with it leave the main moments alone, and a checkpoint holds both."""
@@ -221,7 +214,6 @@ def test_second_optimizer_state(recorded, world_size, stage) -> None:
     assert distance(got["second"], expected["second"]) <= 1e-5
 
 
-@every_world
 @every_stage
 def test_moments_moved_away_between_steps(recorded, world_size, stage) -> None:
     got = recorded[world_size][f"offloaded-{stage}"]

@@ -17,14 +17,13 @@ from coop_rl.learner.deepspeed_config import deepspeed_config
 from coop_rl.types import Demonstration, PackedBatch
 from tests.learner.engine_scenes import SFT_ALONE, Setup, build_local, sft_cut
 from tests.learner.scenes import ENGINE, build_demonstrations
-from tests.learner.worlds import LIMIT_OF_ALL_S, WORLDS
+from tests.learner.worlds import LIMIT_OF_ALL_S, cases
 
 ONE, MANY = 10_000, 1
 
 
 @pytest.mark.timeout(LIMIT_OF_ALL_S)
-@pytest.mark.parametrize("world_size", WORLDS)
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize(("world_size", "stage"), cases([1, 2]))
 def test_no_micro_batch_is_dropped_under_zero_1_and_2(recorded, world_size, stage) -> None:
     want = sft_cut(build_local)["one"]
     got = recorded[world_size][f"sft_cut-{stage}"]

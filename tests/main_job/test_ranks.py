@@ -1,4 +1,4 @@
-"""Two ranks of each group on another ZeRO stage take the same step as one rank; two Ctrl-C end it."""
+"""Two ranks of each group on another ZeRO stage take the same step as one; two Ctrl-C end it."""
 
 import signal
 import time

@@ -15,7 +15,7 @@ import pytest
 
 from coop_rl.commands.submit import plan_submission
 from coop_rl.config import load_config
-from tests.main_job.harness import ROOT, SMALL, metrics, train, wait_for_step
+from tests.main_job.harness import ROOT, SMALL, metrics, train
 from tests.main_job.job_client import ask, jobs
 from tests.main_job.ray_head import RAY, Head, ray_head
 

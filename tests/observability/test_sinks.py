@@ -39,6 +39,14 @@ def test_torn_last_line_is_cut_off_on_reopening(path: Path, torn: str) -> None:
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("text", ["\u2028", "\u2029", "\x85", "\x1e"])
+def test_a_line_break_inside_a_response_ends_no_row(path: Path, text: str) -> None:
+    sink = JsonlSink(path)
+    sink.write({"step": 0, "text": f"a{text}b"})
+    sink.close()
+    assert read_jsonl(path) == [{"step": 0, "text": f"a{text}b"}]
+
+
 def test_a_killed_writer_leaves_whole_rows(path: Path) -> None:
     code = f"""
 from pathlib import Path

@@ -19,14 +19,19 @@ KEPT_BY_STAGE_3 = ("gradients", "reduction", "kept whole")
     ("dtype", "stage", "ranks"),
     [
         ("float32", 0, 1),
-        ("float32", 0, 2),
-        ("float32", 1, 2),
-        ("float32", 2, 2),
         ("float32", 3, 2),
-        ("bfloat16", 0, 1),
-        ("bfloat16", 0, 2),
         ("bfloat16", 2, 2),
-        ("bfloat16", 3, 2),
+        *(
+            pytest.param(*combination, marks=pytest.mark.prove)
+            for combination in (
+                ("float32", 0, 2),
+                ("float32", 1, 2),
+                ("float32", 2, 2),
+                ("bfloat16", 0, 1),
+                ("bfloat16", 0, 2),
+                ("bfloat16", 3, 2),
+            )
+        ),
     ],
 )
 def test_a_learner_rank_holds_what_plan_says(dtype: str, stage: int, ranks: int) -> None:
