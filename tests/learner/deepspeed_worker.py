@@ -268,8 +268,8 @@ def all_scenes(out: Path) -> dict[str, Callable[[], Any]]:
     for stage in (0, 3):
         plan[f"score-{stage}"] = partial(score, stage)
     for is_tied, is_bfloat16 in ((True, False), (False, True)):
-        folder = Path(f"{out}-partitioned-{is_tied}")
-        plan[f"partitioned-{is_tied}"] = partial(
+        folder = Path(f"{out}-partitioned-3-{is_tied}")
+        plan[f"partitioned-3-{is_tied}"] = partial(
             partitioned, folder, is_tied=is_tied, is_bfloat16=is_bfloat16
         )
     return plan

@@ -67,7 +67,7 @@ def test_every_stage_takes_the_steps_of_plain_torch(recorded, world_size, stage)
 
 @pytest.mark.parametrize("is_tied", [True, False])  # in fp32, and in bf16
 def test_zero_3_splits_a_model_while_it_is_read(recorded, is_tied) -> None:
-    found = recorded[2][f"partitioned-{is_tied}"]
+    found = recorded[2][f"partitioned-3-{is_tied}"]
     assert found["covers"]
     whole, split = found["runs"]
     for ours, loaded in zip(split["steps"], whole["steps"], strict=True):
