@@ -59,6 +59,9 @@ def train(
             metavar="FIRST LAST",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check, as coop-rl check does.")
+    ] = False,
 ) -> None:
     """Run the main job: train with the method the config names."""
     recorded = {}
@@ -66,9 +69,34 @@ def train(
         typed = f"--profile {profile[0]} {profile[1]}"
         recorded[f"observability.profile_steps={list(profile)}"] = typed
     run_config = load_config(config, [*(overrides or []), *recorded], recorded)
+    if dry_run:
+        from rich.console import Console
+
+        from coop_rl.commands.check import check_run
+
+        check_run(run_config, Console(highlight=False), run_dir, resume)
+        return
     from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
     run_training(run_config, run_dir, resume)
+
+
+@app.command()
+def check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="As train would get it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of findings.")] = False,
+) -> None:
+    """Say all that `train` would refuse, at once; start nothing."""
+    run_config = load_config(config, overrides or [])
+    from rich.console import Console
+
+    from coop_rl.commands.check import check_run  # heavy: ray, transformers
+
+    check_run(run_config, Console(highlight=False), run_dir, as_json=as_json)
 
 
 @app.command()

@@ -58,8 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"config", "errors", "evaluation", "files", "metric_names", "observability"},
     "commands": {
         "algorithm", "config", "data", "diagnosis", "distributed", "driver", "errors",
-        "evaluation", "files", "learner", "observability", "planning", "report", "rewards",
-        "tracing", "types",
+        "evaluation", "files", "learner", "models", "observability", "planning", "report",
+        "rewards", "tracing", "types",
     },
     "cli": {"commands", "config", "data", "errors"},
     "__main__": {"cli"},

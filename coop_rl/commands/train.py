@@ -12,20 +12,15 @@ from importlib import import_module
 from pathlib import Path
 
 from coop_rl.commands.checked_run import CheckedRun
+from coop_rl.commands.checks import Door
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.config.paths import PACKAGES
-from coop_rl.data.load import load_run_data
 from coop_rl.distributed.build import team_of
-from coop_rl.distributed.cluster import named_environment, preflight_local, ray_session
+from coop_rl.distributed.cluster import ray_session
 from coop_rl.distributed.team import Team
-from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress, stored_progress
 from coop_rl.driver.stop import StopRequest
-from coop_rl.errors import RunDirectoryError
-from coop_rl.evaluation.sets import run_sets
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.report.at_end import conclude
-from coop_rl.rewards.user import check_functions
 
 
 def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
@@ -58,50 +53,13 @@ def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
 def _check(config: RunConfig, run_dir: Path | None, resume: str) -> CheckedRun:
     """Check all input, then make or reopen the run directory."""
     console = RunConsole()
-    if config.placement.address is None:
-        preflight_local(derive_sizes(config))
-    else:
-        named_environment(config.placement.environment)
-    check_functions(config.reward)
-    data = load_run_data(config)
-    sets = run_sets(config, data.held_out)
-    _require_kept(run_dir or Path(config.run.dir))
+    door = Door(config, run_dir, resume)
+    door.require_all()
     directory = RunDirectory.open(config, run_dir)
-    store = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
-    resume_from = _resume_point(config, store, resume)
-    return CheckedRun(config, data, sets, directory, store, resume_from, console)
-
-
-def _require_kept(folder: Path) -> None:
-    """Refuse a run directory inside a job's package, which Ray deletes."""
-    if PACKAGES in folder.resolve().parts:
-        raise RunDirectoryError(
-            f"the run directory {folder} lies in the job's package, which Ray deletes; set an "
-            "absolute run.dir or --run-dir on storage that all nodes share"
-        )
-
-
-def _resume_point(config: RunConfig, store: CheckpointStore, resume: str) -> Path | None:
-    """Return the checkpoint to go on from, verified, or None to start anew."""
-    if resume == "never":
-        if store.complete():
-            raise RunDirectoryError(
-                "the run directory already holds checkpoints and --resume is never; "
-                "give another --run-dir or run.name"
-            )
-        return None
-    if resume == "auto":
-        checkpoint = store.latest()
-        progress = stored_progress(checkpoint) if checkpoint else None
-    else:
-        checkpoint = Path(resume)
-        progress = read_progress(checkpoint)
-    if progress and progress.next_step >= config.run.num_steps:
-        raise RunDirectoryError(
-            f"nothing to train: {checkpoint} already holds all {config.run.num_steps} steps; "
-            "raise run.num_steps, or give another --run-dir or run.name"
-        )
-    return checkpoint
+    console.notes(door.warnings)
+    return CheckedRun(
+        config, door.data, door.sets, directory, door.store, door.resume_from, console
+    )
 
 
 def _start(run: CheckedRun, team: Team) -> None:

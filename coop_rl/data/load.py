@@ -1,4 +1,4 @@
-"""Reads everything a run needs before anything starts; called by `commands.train`.
+"""Reads everything a run needs before anything starts; called by `commands.checks`.
 
 Beyond the form of each row it checks two things that otherwise make every reward 0 without a word:
 each gold answer must be one the verifier can call right, and so must what demonstrations teach.
@@ -131,6 +131,87 @@ class Loader:
         return render_rows(read, render, verify, source.origin, max_dropped)
 
 
+class RunReader:
+    """Reads what a run needs, part by part, so that each part's faults can be told beside others'.
+
+    `prompts`, `demonstrations` and `held_out` come first, in any order, then `together`.
+    """
+
+    def __init__(self, config: RunConfig, tokenizer: "PreTrainedTokenizerBase", facts: ModelFacts):
+        """Read with the model's tokenizer, for its context."""
+        self._config = config
+        self._loader = Loader(config, tokenizer, facts)
+        self._prompts: Mixture[Prompt] = Mixture([], [])
+        self._training: Mixture[Demonstration] = Mixture([], [])
+        self._validation: tuple[Demonstration, ...] = ()
+        self._held_out: Sequence[Prompt] = ()
+        self._dropped: dict[str, list[Dropped]] = {"prompts": [], "demonstrations": []}
+
+    def prompts(self) -> Mixture[Prompt]:
+        """Read D_RL; empty where the method samples nothing for training.
+
+        Raises:
+            UserError: A file, a row, a template, the user's reward or a count is bad.
+        """
+        config = self._config
+        if not config.method.samples:
+            return self._prompts
+        if config.reward.shuffle and config.prompts.per_step < 2:
+            raise ConfigError(
+                "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
+            )
+        prompts = _load_prompts(config.prompts, self._loader, self._dropped["prompts"])
+        _refuse_more_than_rows("prompts", config.prompts.per_step, prompts)
+        refuse_failing_functions(prompts[:CALLED_PROMPTS], config.reward)
+        self._prompts = prompts
+        return prompts
+
+    def demonstrations(self) -> Mixture[Demonstration]:
+        """Read D_SFT, and keep some of it from training; empty where the method uses none.
+
+        Raises:
+            UserError: A file, a row, a template or a count is bad.
+        """
+        config = self._config
+        if config.method.demonstrations == "none":
+            return self._training
+        dropped, template = self._dropped["demonstrations"], config.method.teacher_template
+        shown = _load_demonstrations(config.demonstrations, self._loader, dropped, template)
+        kept = min(len(shown), validation_rows(config, len(shown)))
+        training, self._validation = shown.split_tail(kept)
+        _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
+        if config.demonstrations.split_by == "length":
+            training = split_by_length(training, config.demonstrations)
+        self._training = training
+        return training
+
+    def held_out(self) -> Sequence[Prompt]:
+        """Read the evaluation's prompts."""
+        self._held_out = load_held_out(self._config, self._loader.tokenizer, self._loader.facts)
+        return self._held_out
+
+    def together(self) -> RunData:
+        """Return all that was read.
+
+        Raises:
+            DataError: Prompts and demonstrations do not fit each other, the method or the run.
+        """
+        config, tokenizer = self._config, self._loader.tokenizer
+        if config.method.demonstrations == "matching" or has_scaffold(config):
+            _refuse_no_match(config, self._prompts, self._training)
+        if config.method.needs_repeats:
+            _refuse_single_epoch(config, len(self._prompts))
+        return RunData(
+            self._prompts,
+            self._training,
+            self._validation,
+            self._held_out,
+            _source_names(config.demonstrations, self._training),
+            partial(tokenizer.decode, skip_special_tokens=True),
+            (*self._dropped["prompts"], *self._dropped["demonstrations"]),
+        )
+
+
 def load_run_data(config: RunConfig) -> RunData:
     """Check the model's folder, then read and render all files the method uses.
 
@@ -140,36 +221,11 @@ def load_run_data(config: RunConfig) -> RunData:
         ConfigError: A template or a count does not fit the data.
     """
     facts = read_model_facts(config.model)
-    loader = Loader(config, load_tokenizer(config.model.path), facts)
-    trains_rl, trains_sft = config.method.samples, config.method.demonstrations != "none"
-    if trains_rl and config.reward.shuffle and config.prompts.per_step < 2:
-        raise ConfigError(
-            "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
-        )
-    dropped: list[Dropped] = []
-    prompts: Mixture[Prompt] = Mixture([], [])
-    if trains_rl:
-        prompts = _load_prompts(config.prompts, loader, dropped)
-        _refuse_more_than_rows("prompts", config.prompts.per_step, prompts)
-        refuse_failing_functions(prompts[:CALLED_PROMPTS], config.reward)
-    training: Mixture[Demonstration] = Mixture([], [])
-    validation: tuple[Demonstration, ...] = ()
-    if trains_sft:
-        template = config.method.teacher_template
-        shown = _load_demonstrations(config.demonstrations, loader, dropped, template)
-        kept = min(len(shown), validation_rows(config, len(shown)))
-        training, validation = shown.split_tail(kept)
-        _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
-        if config.demonstrations.split_by == "length":
-            training = split_by_length(training, config.demonstrations)
-    if config.method.demonstrations == "matching" or has_scaffold(config):
-        _refuse_no_match(config, prompts, training)
-    if config.method.needs_repeats:
-        _refuse_single_epoch(config, len(prompts))
-    held_out = load_held_out(config, loader.tokenizer, facts)
-    sources = _source_names(config.demonstrations, training)
-    decode = partial(loader.tokenizer.decode, skip_special_tokens=True)
-    return RunData(prompts, training, validation, held_out, sources, decode, tuple(dropped))
+    reader = RunReader(config, load_tokenizer(config.model.path), facts)
+    reader.prompts()
+    reader.demonstrations()
+    reader.held_out()
+    return reader.together()
 
 
 def load_held_out(

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 from coop_rl.algorithm.packing import layout_of
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import attention, has_adapter, learner_timeout_s
+from coop_rl.data.model_folder import read_model_facts
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import build_adapter
-from coop_rl.learner.packing_check import check_packing, check_window
+from coop_rl.learner.packing_check import check_packing
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
 from coop_rl.models import (
@@ -132,7 +133,8 @@ class LearnerRank:
 
             fill_partitioned(policy, weights, dtype, settings)
         engine = DeepSpeedEngine(policy, settings, learner_timeout_s(config))
-        check_packing(engine, layout_of(config), dtype)
+        longest = read_model_facts(config.model).max_length
+        check_packing(engine, layout_of(config), dtype, longest)
         return Learner(
             LearnerSettings.from_config(config), self._branch, engine, adapter, reference
         )
@@ -149,8 +151,6 @@ def build_policy(
             all the same where the checkpoint has other names for them than the model.
     """
     causal_lm = _causal_lm(config, weights)
-    section = config.learner
-    check_window(causal_lm, layout_of(config), section.micro_batch_tokens)
     if attention(config) == "varlen":
         settings, is_on_gpu = causal_lm.config.to_dict(), torch.cuda.is_available()
         varlen.check_varlen(settings, causal_lm.dtype, is_on_gpu=is_on_gpu)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # slow to import, and the meta-controller loads no model
 PREFIX = "causal_lm."
 UNMASKED = ("flash_attention_2", VARLEN)
 """Attention that knows by itself who sees whom."""
-UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Config keys of models whose logits are more than a linear map of the last hidden state."""
 
 
 class PolicyModel(nn.Module):
@@ -51,13 +49,9 @@ class PolicyModel(nn.Module):
             has_entropy_gradient: Whether an entropy bonus is differentiated.
 
         Raises:
-            ModelError: The model's logits are not a linear map of its last hidden state.
+            ModelError: The model has no linear output embedding.
         """
         super().__init__()
-        settings = causal_lm.config.to_dict()
-        for key in UNSUPPORTED_HEADS:
-            if settings.get(key) not in (None, 1, 1.0):
-                raise ModelError(f"models with {key} are not supported; choose another model.path")
         output_embedding = causal_lm.get_output_embeddings()
         if not isinstance(output_embedding, nn.Linear):
             raise ModelError(

@@ -124,36 +124,59 @@ class RunDirectory:
         write_text(self.path / "actors.json", json.dumps(values, indent=2) + "\n")
 
     @classmethod
-    def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
-        """Make the run's folder, or reopen one of the same config.
+    def look(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
+        """Return the run's folder, which may not exist yet; change nothing.
 
         Args:
             config: The resolved config.
             run_dir: Where; None: `<run.dir>/<run.name>`.
 
         Raises:
-            RunDirectoryError: It can't be written, holds other files, or belongs to another config.
+            RunDirectoryError: It can't be written, holds other files, belongs to another config, or
+                another process runs in it.
         """
         path = (run_dir or Path(config.run.dir) / config.run.name).absolute()
         directory = cls(path, config)
         try:
-            path.mkdir(parents=True, exist_ok=True)
             if (path / "config.json").exists():
                 directory._compare_config()
-            elif any(path.iterdir()):
+            elif path.is_dir() and any(path.iterdir()):
                 raise RunDirectoryError(
                     f"{path} holds files but no run (no config.json); give an empty or new folder "
                     "to --run-dir, or another run.name"
                 )
-            for folder in (directory.checkpoints, directory.logs):
-                folder.mkdir(exist_ok=True)
-            write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")
+            if (path / LOCK).exists():
+                with directory._locked():
+                    pass
+            nearest = next(place for place in (path, *path.parents) if place.exists())
         except OSError as error:
-            raise RunDirectoryError(
-                f"cannot write run directory {path}: {error.strerror}; "
-                "give another --run-dir or run.dir"
-            ) from None
+            raise directory._unwritable(error.strerror or str(error)) from None
+        if not nearest.is_dir():
+            raise directory._unwritable(f"{nearest} is no folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise directory._unwritable(f"{nearest} is not yours to write")
         return directory
+
+    @classmethod
+    def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
+        """Make the run's folder, or reopen one of the same config; arguments as for `look`.
+
+        Raises:
+            RunDirectoryError: As `look`.
+        """
+        directory = cls.look(config, run_dir)
+        try:
+            for folder in (directory.checkpoints, directory.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_text(directory.path / "config.json", config.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            raise directory._unwritable(error.strerror or str(error)) from None
+        return directory
+
+    def _unwritable(self, reason: str) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"cannot write run directory {self.path}: {reason}; give another --run-dir or run.dir"
+        )
 
     @contextmanager
     def running(self) -> Iterator[RunStatus]:

@@ -181,7 +181,8 @@ def _training_reward(pair: Pair, axis: Axis) -> Found | None:
     ]
     if not all(rewards):
         return None
-    return Found(*(fmean(values[-LAST_STEPS:]) for values in rewards))
+    reference, other = (fmean(values[-LAST_STEPS:]) for values in rewards)
+    return Found(reference, other)
 
 
 def _equal(pair: Pair, axis: Axis, steps: Sequence[Sequence[int]]) -> tuple[int, int] | None:

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
+
 from coop_rl import __version__
-from coop_rl.config.load import validate
-from coop_rl.errors import UserError
+from coop_rl.config import RunConfig
 from coop_rl.metric_names import DEVICE_SECONDS, STEP_SECONDS, describe
 from coop_rl.report.arms import Arm, arms_of, differing_fields
 from coop_rl.report.charts import CHARTS, Chart, accuracy_charts
@@ -201,8 +202,8 @@ def _config(runs: Sequence[StoredRun]) -> Row:
 def _set_fields(run: StoredRun) -> tuple[list[str], str]:
     """Return the fields that a run sets otherwise than their defaults."""
     try:
-        config = validate(run.config, "config.json")
-    except UserError:  # of another version of this package
+        config = RunConfig.model_validate(run.config)
+    except ValidationError:  # of another version of this package
         return list(flatten(run.config)), "All fields"
     changed = config.model_dump(mode="json", exclude_defaults=True)
     return list(flatten(changed)), "Fields that are not at their defaults"

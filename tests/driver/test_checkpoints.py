@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coop_rl.algorithm.roles import Progress
-from coop_rl.commands.train import _resume_point
+from coop_rl.commands.checks import _resume_point
 from coop_rl.config import load_config
 from coop_rl.distributed.calls import wait_a_moment
 from coop_rl.distributed.member import Member

@@ -1,5 +1,6 @@
 """Packing changes no log-prob and no gradient, whatever lies beside and behind a sequence."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -7,11 +8,16 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
 )
@@ -20,7 +26,7 @@ from coop_rl.algorithm.lanes import BatchRow, Layout, cut, grow_trees, lay_out
 from coop_rl.config.roles import LearnerSection
 from coop_rl.errors import ModelError
 from coop_rl.learner.engine import EngineSettings
-from coop_rl.learner.packing_check import check_packing, check_window
+from coop_rl.learner.packing_check import check_packing
 from coop_rl.models import PolicyModel, varlen
 from coop_rl.models.loading import prepare_for_training
 from coop_rl.models.policy import inputs_of, visible
@@ -192,7 +198,7 @@ def test_flat_lanes_restart_their_positions() -> None:
 def test_the_check_at_the_start_passes_for_models_with_full_attention(layout: Layout) -> None:
     for model in (tiny_model(), LlamaForCausalLM(LlamaConfig(**SMALL))):
         engine = LocalEngine(PolicyModel(model), EngineSettings(LearnerSection()))
-        check_packing(engine, layout, torch.float32)
+        check_packing(engine, layout, torch.float32, 60)
 
 
 def test_the_check_at_the_start_finds_a_neighbour_that_is_seen(monkeypatch) -> None:
@@ -204,14 +210,42 @@ def test_the_check_at_the_start_finds_a_neighbour_that_is_seen(monkeypatch) -> N
     monkeypatch.setattr("coop_rl.models.policy.visible", sees_all)
     for layout in ("trees", "lanes", "flat"):
         with pytest.raises(ModelError, match=r"learner\.packing padded"):
-            check_packing(engine, layout, torch.float32)
-    check_packing(engine, "padded", torch.float32)
+            check_packing(engine, layout, torch.float32, 60)
+    check_packing(engine, "padded", torch.float32, 60)
 
 
-def test_a_sliding_window_is_refused_where_it_is_shorter_than_a_lane() -> None:
-    model = MistralForCausalLM(MistralConfig(**SMALL, sliding_window=40))
-    with pytest.raises(ModelError, match=r"window of 40 .* 41; set learner\.packing padded"):
-        check_window(model, "trees", 41)
-    check_window(model, "trees", 40)
-    check_window(model, "padded", 41)
-    check_window(tiny_model(), "trees", 10**6)  # Qwen3 has a window in its config, switched off
+def with_window_in_text_config() -> Gemma3ForConditionalGeneration:
+    text = {**SMALL, "head_dim": 8, "sliding_window": 16, "layer_types": ["sliding_attention"] * 2}
+    seeing = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    seeing |= {"intermediate_size": 16, "image_size": 28, "patch_size": 14}
+    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=seeing))
+
+
+def gpt_neo() -> GPTNeoForCausalLM:
+    local = {"attention_types": [[["global", "local"], 1]], "window_size": 16}
+    return GPTNeoForCausalLM(
+        GPTNeoConfig(
+            vocab_size=VOCABULARY, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24,
+            max_position_embeddings=256, initializer_range=0.3, **local,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("build", "layouts"),
+    [
+        (lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=16)), ("trees", "lanes")),
+        (with_window_in_text_config, ("trees", "lanes")),
+        (gpt_neo, ("trees",)),
+    ],
+    ids=["Mistral", "Gemma 3 conditional", "GPT-Neo"],
+)
+def test_the_check_at_the_start_finds_a_window(
+    build: Callable[[], PreTrainedModel], layouts: tuple[Layout, ...]
+) -> None:
+    """Rows shorter than the window would find none."""
+    torch.manual_seed(0)
+    engine = LocalEngine(PolicyModel(build()), EngineSettings(LearnerSection()))
+    for layout in layouts:
+        with pytest.raises(ModelError, match=r"a window only.* set learner\.packing padded"):
+            check_packing(engine, layout, torch.float32, 60)
