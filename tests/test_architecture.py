@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "metric_names"},
     "types": {"errors"},
     "algorithm": {"config", "metric_names", "tracing", "types"},
-    "models": {"errors"},
+    "models": {"errors", "types"},
     "rewards": {"config", "errors", "types"},
     "weights": {"errors", "types"},
     "data": {"config", "errors", "files", "rewards", "types"},
@@ -43,13 +43,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "algorithm", "config", "data", "errors", "evaluation", "files", "metric_names", "rollout",
         "tracing", "types",
     },
-    "planning": {"config", "data", "errors", "learner", "rollout"},
+    "planning": {"config", "data", "errors", "learner", "rollout", "weights"},
     "distributed": {
         "config", "errors", "evaluation", "learner", "metric_names", "observability", "rewards",
         "rollout", "tracing", "types", "weights",
     },
     "diagnosis": {
-        "config", "distributed", "errors", "observability", "rollout", "types", "weights",
+        "config", "distributed", "errors", "observability", "planning", "rollout", "types",
+        "weights",
     },
     "driver": {
         "algorithm", "config", "data", "distributed", "errors", "evaluation", "files",

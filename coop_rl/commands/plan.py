@@ -12,7 +12,7 @@ from coop_rl.data.model_folder import local_folder, text_values
 from coop_rl.errors import ResourceError, UserError
 from coop_rl.planning.cost import ASSUMPTIONS, step_cost
 from coop_rl.planning.devices import ACCELERATOR_LABEL, Device, device_named
-from coop_rl.planning.fit import Fit, describe, fits, smallest_cluster
+from coop_rl.planning.fit import Fit, describe, disk_fit, fits, smallest_cluster
 from coop_rl.planning.memory import GIB, engine_memory, learner_memory
 from coop_rl.planning.report import memory_table, roles_table, step_table
 from coop_rl.planning.shape import ModelShape, config_of, shape_of
@@ -56,6 +56,8 @@ def plan_run(
     found = fits(
         config, shape, learner_memory(config, shape), engine_memory(config, shape), held * GIB
     )
+    if not config.placement.learner.gpus and not (disk := disk_fit(config, shape)).is_met:
+        found.append(disk)  # a run on this machine; of a cluster's disks `coop-rl doctor` tells
     for fit in found:
         console.print(describe(fit), soft_wrap=True)
     advice = _smallest(config, shape, kind, held)

@@ -26,8 +26,9 @@ from coop_rl.weights.receipt import describe_difference
 NUM_PROMPTS, NUM_SAMPLES, MAX_TOKENS = 4, 2, 16
 SEED = 20_250_906
 """Any fixed number, so that every check samples with the same random numbers."""
-FP32_TOLERANCE, BF16_TOLERANCE = 1e-3, 0.1
-"""Allowed mean difference in nats; measured ones are in docs/results.md."""
+FP32_TOLERANCE, FP32_GPU_TOLERANCE, BF16_TOLERANCE = 1e-3, 0.02, 0.1
+"""Allowed mean difference in nats; measured ones are in docs/results.md. On GPUs vLLM's attention
+rounds fp32 to TF32, whose 11 bits are between those of fp32 and bf16; its figure is assumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,13 @@ def compare(
         for engine, learner in zip(rollout.behaviour_log_probs, row, strict=True)
     ]
     return Agreement(math.fsum(differences) / len(differences), max(differences), len(differences))
+
+
+def default_tolerance(config: RunConfig) -> float:
+    """Return the limit by the types and the device of engines and learners."""
+    if not config.rollout.dtype == config.model.dtype == "float32":
+        return BF16_TOLERANCE
+    return FP32_GPU_TOLERANCE if config.placement.rollout.gpus else FP32_TOLERANCE
 
 
 class Canary:
@@ -86,8 +94,7 @@ class Canary:
             max_tokens=min(MAX_TOKENS, config.rollout.max_tokens),
             seed=SEED,
         )
-        is_fp32 = config.rollout.dtype == config.model.dtype == "float32"
-        default = FP32_TOLERANCE if is_fp32 else BF16_TOLERANCE
+        default = default_tolerance(config)
         given = config.sync.canary_tolerance
         self._tolerance = default if given is None else given
 

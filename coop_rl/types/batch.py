@@ -50,6 +50,13 @@ class TokenSample:
     """The prompt under which a teacher scores the response; empty: there is none."""
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of host memory on a device; a GPU is not waited for."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 class TokenGrid(NamedTuple):
     """What the decoder computes, and which of its outputs are scored.
 
@@ -76,15 +83,15 @@ class TokenGrid(NamedTuple):
         """Return the grid on a device."""
 
         def move(part: torch.Tensor | None) -> torch.Tensor | None:
-            return None if part is None else part.to(device)
+            return None if part is None else to_device(part, device)
 
         return TokenGrid(
-            self.token_ids_KL.to(device),
+            to_device(self.token_ids_KL, device),
             move(self.position_ids_KL),
             move(self.sequence_KL),
             move(self.response_KL),
-            self.source_T.to(device),
-            self.target_T.to(device),
+            to_device(self.source_T, device),
+            to_device(self.target_T, device),
         )
 
 
