@@ -11,6 +11,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def printable(text: str) -> str:
+    """Return text as one line for a terminal: what would steer it or break the line is escaped."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
+
+
 class UserError(Exception):
     """The user's input is wrong; nothing was started (exit code 2)."""
 
@@ -41,6 +47,18 @@ class RunError(Exception):
 
 class ActorLostError(RunError):
     """A process of the run died, or did not answer within its time limit."""
+
+
+class RayLostError(ActorLostError):
+    """A process of Ray's own died; whatever is asked of Ray now may end this process."""
+
+
+class DivergedError(RunError):
+    """Weights or moments are no longer finite; nothing that follows could mend them."""
+
+
+class UnscoredError(RunError):
+    """Most responses of a step could not be scored; nothing was learned from it."""
 
 
 class WeightSyncError(RunError):

@@ -13,29 +13,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coop_rl.commands.allowed import Allowed
+from coop_rl.commands.resume import Start, find_start, saved_roles
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.data import RowSource
+from coop_rl.config.paths import PACKAGES
 from coop_rl.config.sizes import has_adapter
 from coop_rl.data.chat_template import end_of_turn
+from coop_rl.data.fingerprints import fingerprints
 from coop_rl.data.load import RunData, RunReader
 from coop_rl.data.model_folder import ModelFacts, complete_values, facts_of, read_model_values
 from coop_rl.data.model_limits import refuse_other_targets, refuse_untrainable
 from coop_rl.data.rendering import load_tokenizer
 from coop_rl.diagnosis.finding import Finding
 from coop_rl.distributed.cluster import named_environment, preflight_local
-from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress, stored_progress
+from coop_rl.driver.checkpoint_check import Inputs
+from coop_rl.driver.checkpoint_store import CheckpointStore
 from coop_rl.errors import RunDirectoryError, UserError
 from coop_rl.evaluation.benchmarks import find_benchmark
 from coop_rl.evaluation.sets import EvaluationSet, benchmark_sets
-from coop_rl.observability.run_directory import RunDirectory
-from coop_rl.rewards.user import check_functions, functions_of
+from coop_rl.observability.run_directory import RunDirectory, flatten
+from coop_rl.observability.trackers import check_trackers
+from coop_rl.rewards.user import check_functions
 from coop_rl.types import Demonstration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PACKAGES = "working_dir_files"
-"""The folder Ray unpacks the working directories of jobs in."""
 SHOWN_CHARACTERS, SHOWN_TOKENS = 40, 16
 """Of a rendered row: enough to see how a prompt ends and how a response begins and ends."""
 
@@ -47,6 +51,8 @@ class Door:
     config: RunConfig
     run_dir: Path | None = None
     resume: str = "auto"
+    allowed: Sequence[Allowed] = ()
+    """What a resume may find changed."""
     values: dict[str, Any] = field(default_factory=dict)
     """The model's config.json; where it is given, the model itself is not looked at."""
     warnings: list[str] = field(default_factory=list)
@@ -57,7 +63,8 @@ class Door:
     data: RunData = field(init=False)
     sets: list[EvaluationSet] = field(default_factory=list)
     store: CheckpointStore = field(init=False)
-    resume_from: Path | None = None
+    inputs: Inputs = field(init=False)
+    start: Start = field(init=False)
 
     def require_all(self) -> None:
         """Go through all checks.
@@ -99,7 +106,12 @@ class Door:
     def functions(self) -> str:
         """Load the user's reward functions."""
         check_functions(self.config.reward)
-        return ", ".join(functions_of(self.config.reward)) or "none of your own"
+        return ", ".join(self.config.reward.functions) or "none of your own"
+
+    def trackers(self) -> str:
+        """Look whether the trackers' packages are there."""
+        check_trackers(self.config)
+        return ", ".join(self.config.observability.trackers) or "none beside TensorBoard"
 
     def benchmarks(self) -> str:
         """Look the benchmarks' names up."""
@@ -184,9 +196,11 @@ class Door:
         config = self.config
         _require_kept(self.run_dir or Path(config.run.dir))
         directory = RunDirectory.look(config, self.run_dir)
-        self.store = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
-        self.resume_from = _resume_point(config, self.store, self.resume)
-        return f"{directory.path}, {self.resume_from or 'begins anew'}"
+        roles, keep = saved_roles(config), config.checkpoint.keep
+        self.store = CheckpointStore(directory.checkpoints, keep, roles)
+        self.inputs = Inputs(flatten(config.model_dump(mode="json")), fingerprints(config))
+        self.start = find_start(config, self.store, self.resume, self.inputs, self.allowed)
+        return f"{directory.path}, {self.start.checkpoint or 'begins anew'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +219,7 @@ class Check:
 CHECKS = (
     Check("devices", Door.devices, is_local=True),
     Check("reward functions", Door.functions),
+    Check("trackers", Door.trackers),
     Check("benchmarks", Door.benchmarks),
     Check("model", Door.model),
     Check("adapter", Door.adapter, ("model",)),
@@ -213,7 +228,7 @@ CHECKS = (
     Check("demonstrations", Door.demonstrations, ("tokenizer",)),
     Check("evaluation", Door.evaluation, ("tokenizer", "benchmarks")),
     Check("data together", Door.together, ("prompts", "demonstrations")),
-    Check("run directory", Door.run_directory, is_local=True),
+    Check("run directory", Door.run_directory, ("data together", "evaluation"), is_local=True),
 )
 """In the order in which `train` refuses."""
 WITHOUT_DATA = tuple(
@@ -248,26 +263,3 @@ def _require_kept(folder: Path) -> None:
             f"the run directory {folder} lies in the job's package, which Ray deletes; set an "
             "absolute run.dir or --run-dir on storage that all nodes share"
         )
-
-
-def _resume_point(config: RunConfig, store: CheckpointStore, resume: str) -> Path | None:
-    """Return the checkpoint to go on from, verified, or None to start anew."""
-    if resume == "never":
-        if store.complete():
-            raise RunDirectoryError(
-                "the run directory already holds checkpoints and --resume is never; "
-                "give another --run-dir or run.name"
-            )
-        return None
-    if resume == "auto":
-        checkpoint = store.latest()
-        progress = stored_progress(checkpoint) if checkpoint else None
-    else:
-        checkpoint = Path(resume)
-        progress = read_progress(checkpoint)
-    if progress and progress.next_step >= config.run.num_steps:
-        raise RunDirectoryError(
-            f"nothing to train: {checkpoint} already holds all {config.run.num_steps} steps; "
-            "raise run.num_steps, or give another --run-dir or run.name"
-        )
-    return checkpoint

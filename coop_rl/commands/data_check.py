@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from coop_rl.config import RunConfig
-from coop_rl.config.data import RowSource, Traces
+from coop_rl.config.data import RowSource
 from coop_rl.data.load import open_rows
 from coop_rl.data.overlap import KINDS, Kind, Overlap, OverlapIndex, Question
-from coop_rl.data.rows import ReadRows, TextRow
+from coop_rl.data.rows import ReadRows, TextRow, Wanted
 from coop_rl.errors import ConfigError, DataError, RunDirectoryError
 from coop_rl.evaluation.benchmarks import benchmark_rows, find_benchmark
 from coop_rl.files import rewriting
@@ -36,7 +36,6 @@ class Checked:
     name: str
     """Its section, and its name in a mixture."""
     read: ReadRows
-    columns: Sequence[str]
     overlaps: dict[int, Overlap]
     """By the row's position."""
 
@@ -58,9 +57,7 @@ def check_data(
     if (drop is None) != (folder is None):
         raise ConfigError("--drop and --to go together: what to drop, and the folder to write to")
     index = OverlapIndex(_evaluation_questions(config))
-    checked = [
-        _check(name, source, columns, config, index) for name, source, columns in _training(config)
-    ]
+    checked = [_check(name, source, config, index) for name, source in _training(config)]
     _print(checked, len(index), console)
     if drop is not None and folder is not None:
         for source in checked:
@@ -72,17 +69,22 @@ def _evaluation_questions(config: RunConfig) -> Iterator[Question]:
     section = config.evaluation
     if section.data is not None:
         column = section.data.prompt_column
-        read = open_rows("evaluation.data", section.data, (column,), config, section.num_items)
+        wanted = Wanted((column,))
+        read = open_rows("evaluation.data", section.data, config, section.num_items, wanted)
         _require_rows("evaluation.data", read)
         for row in read.rows:
-            yield Question(row.place, row.columns[column])
+            yield _question(row, column)
     for name in section.benchmarks:
         for row in benchmark_rows(find_benchmark(name), section.data_dir, None):
             yield Question(f"{name} {row.id}", row.columns["prompt"])
 
 
-def _training(config: RunConfig) -> Iterator[tuple[str, RowSource, list[str]]]:
-    """Yield every source of training data the method uses, and its columns."""
+def _question(row: TextRow, column: str) -> Question:
+    return Question(row.place, row.turns(column)[-1].text)
+
+
+def _training(config: RunConfig) -> Iterator[tuple[str, RowSource]]:
+    """Yield every source of training data the method uses."""
     sources: list[tuple[str, RowSource]] = []
     if config.method.samples:
         named = config.prompts.mixture
@@ -92,24 +94,18 @@ def _training(config: RunConfig) -> Iterator[tuple[str, RowSource, list[str]]]:
         sources += [(f"demonstrations.{s.name}", s) for s in shown.mixture] or [
             ("demonstrations", shown)
         ]
-    for name, source in sources:
-        columns = [source.prompt_column, source.answer_column]
-        if isinstance(source, Traces):
-            columns += [source.reasoning_column, *filter(None, [source.source_column])]
-        yield name, source, columns
+    yield from sources
 
 
-def _check(
-    name: str, source: RowSource, columns: list[str], config: RunConfig, index: OverlapIndex
-) -> Checked:
-    read = open_rows(name, source, columns, config)
+def _check(name: str, source: RowSource, config: RunConfig, index: OverlapIndex) -> Checked:
+    read = open_rows(name, source, config)
     _require_rows(name, read)
     overlaps = {
         position: found
         for position, row in enumerate(read.rows)
-        if (found := index.find(Question(row.place, row.columns[source.prompt_column])))
+        if (found := index.find(_question(row, source.prompt_column)))
     }
-    return Checked(name, read, columns, overlaps)
+    return Checked(name, read, overlaps)
 
 
 def _require_rows(name: str, read: ReadRows) -> None:
@@ -183,4 +179,8 @@ def _write(source: Checked, drop: Kind, folder: Path, console: Console) -> None:
 
 def _as_object(row: TextRow) -> dict[str, object]:
     details = json.loads(row.details) if row.details else {}
-    return {"id": row.id, **details, **row.columns}
+    chats = {
+        column: [{"role": turn.role, "content": turn.text} for turn in chat]
+        for column, chat in row.chats.items()
+    }
+    return {"id": row.id, **details, **row.columns, **chats}

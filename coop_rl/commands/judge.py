@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from coop_rl.config.reward import RewardSection, VerifierKind
-from coop_rl.data.jsonl import parse_object, read_lines
+from coop_rl.data.jsonl import names_of, parse_object
+from coop_rl.data.opening import read_lines
 from coop_rl.errors import ConfigError, DataError
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.registry import VERIFIERS, settings_of
@@ -102,7 +103,7 @@ def _rows(
         for column in (response_column, gold_column, *details_columns):
             if column not in row:
                 raise DataError(
-                    f"{place}: column {column!r} is missing, got {', '.join(row) or 'none'}; give "
+                    f"{place}: column {column!r} is missing, got {names_of(row)}; give "
                     "--response-column, --gold-column and --details-column as the file has them"
                 )
         if not isinstance(row[response_column], str):
@@ -113,6 +114,8 @@ def _rows(
             str(row[gold_column]),
             json.dumps(details) if details else "",
             is_truncated=any(bool(row.get(column)) for column in TRUNCATED_COLUMNS),
+            prompt=str(row.get("prompt", "")),
+            columns=json.dumps(row),
         )
         expected = row.get(RIGHT_COLUMN)
         rows.append(JudgedRow(place, answer, None if expected is None else bool(expected)))

@@ -6,12 +6,13 @@ from rich.text import Text
 
 from coop_rl.commands.checks import WITH_DATA, WITHOUT_DATA, Door
 from coop_rl.config import RunConfig
+from coop_rl.config.paths import shown
 from coop_rl.config.sizes import zero_stage
 from coop_rl.data.model_folder import local_folder, text_values
 from coop_rl.errors import ResourceError, UserError
 from coop_rl.planning.cost import ASSUMPTIONS, step_cost
 from coop_rl.planning.devices import ACCELERATOR_LABEL, Device, device_named
-from coop_rl.planning.fit import Fit, describe, fits, smallest_cluster
+from coop_rl.planning.fit import Fit, describe, disk_fit, fits, smallest_cluster
 from coop_rl.planning.memory import GIB, engine_memory, learner_memory
 from coop_rl.planning.report import memory_table, roles_table, step_table
 from coop_rl.planning.shape import ModelShape, config_of, shape_of
@@ -43,7 +44,7 @@ def plan_run(
     kind = device_named(device or _device_of(config))
     held = device_gib or kind.memory_gib or psutil.virtual_memory().total / GIB
     console.print(
-        f"{config.run.name}: {config.method.kind} on {config.model.path}, "
+        f"{config.run.name}: {config.method.kind} on {shown(config.model.path)}, "
         f"{shape.num_params / 1e9:,.3f} B weights; devices {kind.name}, {held:,.1f} GiB each",
         soft_wrap=True,
     )
@@ -55,6 +56,8 @@ def plan_run(
     found = fits(
         config, shape, learner_memory(config, shape), engine_memory(config, shape), held * GIB
     )
+    if not config.placement.learner.gpus and not (disk := disk_fit(config, shape)).is_met:
+        found.append(disk)  # a run on this machine; of a cluster's disks `coop-rl doctor` tells
     for fit in found:
         console.print(describe(fit), soft_wrap=True)
     advice = _smallest(config, shape, kind, held)

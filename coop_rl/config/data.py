@@ -48,17 +48,23 @@ class RowSource(Section):
     """Where rows come from (files, a data set, a generated task), and how they become tokens."""
 
     path: str | list[str] | None = None
-    """JSONL files, one object a line, or .parquet files; a list or a pattern such as `x/*.jsonl`
-    for several. Give one of `path`, `dataset` and `task`."""
+    """JSONL files, one object a line, plain or gzip, .json files with an array of objects, or
+    .parquet files; a list or a pattern such as `x/*.jsonl` for several. Give one of `path`,
+    `dataset` and `task`."""
     dataset: HubDataset | None = None
     """A Hugging Face data set, instead of `path`."""
     task: ReasoningGymTask | None = None
     """A generated task, instead of `path`; its rows have the columns prompt, answer and the task's
     own metadata."""
     prompt_column: str = "prompt"
-    """Column with the question."""
+    """Column with the question: text, or a list of messages, of which the assistant's last is no
+    part of it. A dot goes into nested columns, here and in the other names of columns
+    (docs/data.md)."""
     answer_column: str = "answer"
     """Column with the gold answer."""
+    answer_marker: str | None = None
+    """Where the answer column holds a whole solution, what stands before its final answer, such as
+    `####` in GSM8K; the reasoning, where it is read from the same column, stands before it."""
     details_columns: list[str] = Field([])
     """Further columns that the verifier needs (docs/rewards.md), such as golds or tolerance."""
     verifier: VerifierKind | None = None
@@ -67,10 +73,27 @@ class RowSource(Section):
     """The question put to the model, where `{prompt}` stands for the row's, such as
     `"{prompt}\\nPlease reason step by step, and put your final answer within \\\\boxed{}."`."""
     system: str | None = None
-    """System prompt; only with the model's chat template."""
+    """System prompt; only with the model's chat template. Rows that are messages keep their own."""
     template: str | None = "{prompt}"
     """Text of the prompt, where `{prompt}` stands for the question; null: the model's chat
     template."""
+    template_arguments: dict[str, bool | int | float | str] = Field({})
+    """Arguments of the model's chat template, such as `{enable_thinking: false}`; only with it."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns every row must have."""
+        return (self.prompt_column, self.answer_column)
+
+    @property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Columns that are read where a row has them."""
+        return ()
+
+    @property
+    def has_source(self) -> bool:
+        """Whether it names where its rows come from."""
+        return any(value is not None for value in (self.path, self.dataset, self.task))
 
     @property
     def origin(self) -> str:
@@ -83,6 +106,10 @@ class RowSource(Section):
     def _check_system(self) -> Self:
         if self.system is not None and self.template is not None:
             raise ValueError("system goes with the model's chat template: set template null")
+        if self.template_arguments and self.template is not None:
+            raise ValueError(
+                "template_arguments go with the model's chat template: set template null"
+            )
         return self
 
     def require_one_source(self) -> None:
@@ -118,16 +145,47 @@ class PromptSource(DataSource):
     """Share of a step's prompts, relative to the weights of the other sources."""
 
 
-class Traces(RowSource):
-    """Rows with reasoning and answer."""
+PLAIN_RESPONSE = "{reasoning}\n#{answer}"
+"""The text of a response unless the config says otherwise."""
 
+
+class Traces(RowSource):
+    """Rows with reasoning and answer, or with the whole response."""
+
+    response_column: str | None = None
+    """Column with the whole response, as it is to be written: text, or a list of messages, of which
+    the assistant's last is meant; null: it is made of `reasoning_column` and `answer_column` by
+    `response_template`. The answer column need not be there then; where it is, the responses are
+    checked against it."""
     reasoning_column: str = "reasoning"
     """Column with the reasoning r."""
     source_column: str | None = None
     """Column that names a row's source, for `demonstrations` guidance; null: all rows are one."""
-    response_template: str = "{reasoning}\n#{answer}"
+    response_template: str = PLAIN_RESPONSE
     """Text of the response, where `{reasoning}` and `{answer}` stand for the row's, such as
     `"<think>\\n{reasoning}\\n</think>\\n\\\\boxed{{answer}}"`."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns every row must have."""
+        named = [self.response_column]
+        if self.response_column is None:
+            named = [self.answer_column, self.reasoning_column]
+        return (self.prompt_column, *filter(None, [*named, self.source_column]))
+
+    @property
+    def optional_columns(self) -> tuple[str, ...]:
+        """The answer, where the whole response is given."""
+        return () if self.response_column is None else (self.answer_column,)
+
+    @model_validator(mode="after")
+    def _check_response(self) -> Self:
+        if self.response_column is not None and self.response_template != PLAIN_RESPONSE:
+            raise ValueError(
+                "response_template makes a response of reasoning and answer, and response_column "
+                "names a whole one: give one of them"
+            )
+        return self
 
 
 class TraceSource(Traces):
@@ -173,12 +231,18 @@ class DemonstrationsSection(Traces):
     left out, with a summary; where more are bad, the first one is an error."""
     per_step: int = Field(32, ge=1)
     """Demonstrations per meta-step."""
-    split_by: Literal["length", "nll"] | None = None
-    """Make sources of rows that name none, for `demonstrations` guidance to weigh: `bins` of equal
-    size by response length, or by negative log-likelihood a token under the base model, which the
-    learners measure once before the first step; null: all rows are one source."""
+    split_by: Literal["length", "nll", "difficulty"] | None = None
+    """Make sources of rows that name none, for `demonstrations` guidance to weigh: `bins` of about
+    equal size by response length; by negative log-likelihood a token under the base model, which
+    the learners measure once before the first step; or by difficulty, the share of wrong ones among
+    `difficulty_samples` responses of the base model to the prompt, which are sampled once before
+    the first step; null: all rows are one source."""
     bins: int = Field(4, ge=2, le=32)
-    """How many bins `split_by` makes; `length-1` holds the shortest, `nll-1` the likeliest."""
+    """How many bins `split_by` makes; `length-1` holds the shortest, `nll-1` the likeliest,
+    `difficulty-1` the easiest."""
+    difficulty_samples: int = Field(8, ge=1)
+    """Responses sampled to each prompt for `split_by: difficulty`, which tells one more level apart
+    than there are samples."""
 
     @model_validator(mode="after")
     def _check_sources(self) -> Self:
@@ -192,15 +256,18 @@ class DemonstrationsSection(Traces):
 
 
 def check_mixture(section: RowSource, names: list[str]) -> None:
-    """Refuse a section with both a mixture and a source, with neither, or with equal names.
+    """Refuse a section with several sources and no mixture, with both, or with equal names.
+
+    None at all is refused where the method reads the section: see `rules.check_sources`.
 
     Raises:
         ValueError: With what was given.
     """
     if not names:
-        section.require_one_source()
+        if section.has_source:
+            section.require_one_source()
         return
-    if section.path is not None or section.dataset is not None or section.task is not None:
+    if section.has_source:
         raise ValueError("give either mixture or one of path, dataset and task, got both")
     if len(set(names)) < len(names):
         raise ValueError(f"names of a mixture must differ, got {', '.join(names)}")

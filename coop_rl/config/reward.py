@@ -57,7 +57,8 @@ class PythonTerm(Section):
 
     kind: Literal["python"] = "python"
     function: str = Field(pattern=FUNCTION_PATTERN)
-    """`module:function` or `path/to/file.py:function`; takes an Answer, returns a number."""
+    """`module:function` or `path/to/file.py:function`; takes an Answer, returns a number, or takes
+    all responses to a prompt and returns a list of numbers."""
     weight: float = 1.0
     """Factor of the term in the reward."""
 
@@ -93,6 +94,12 @@ class RewardSection(Section):
     shuffle: bool = False
     """Control experiment: give each prompt's rewards to another prompt, so that RL learns
     nothing."""
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The user's functions that the section names, in order."""
+        terms = [term.function for term in self.parts.values() if term.kind == "python"]
+        return tuple(filter(None, [self.function, *terms]))
 
     @model_validator(mode="after")
     def _check_terms(self) -> Self:

@@ -1,5 +1,6 @@
 """From files, data sets and tasks to prompts and demonstrations in seeded, resumable order.
 
+    opening (files), chats (messages) -> jsonl, tables
     jsonl, tables, task (rows by position) -> rendering (tokens) -> collection (sequences, mixtures)
     golds (can the verifier call them right) -> load (RunData)
     order (which rows a step uses)      overlap (training against evaluation questions)

@@ -24,7 +24,11 @@ Messages = Sequence[Mapping[str, str]]
 
 
 def try_chat_template(
-    tokenizer: "PreTrainedTokenizerBase", section: str, *, has_system: bool
+    tokenizer: "PreTrainedTokenizerBase",
+    section: str,
+    *,
+    has_system: bool,
+    arguments: Mapping[str, Any],
 ) -> None:
     """Render a short conversation, as the section's rows will be.
 
@@ -38,7 +42,9 @@ def try_chat_template(
         )
     messages = _trial(*(["system"] if has_system else []), "user")
     with _limited():
-        text = apply_chat_template(tokenizer, messages, section, add_generation_prompt=True)
+        text = apply_chat_template(
+            tokenizer, messages, section, add_generation_prompt=True, **arguments
+        )
     if len(text) > TRIAL_LIMIT_CHARACTERS:
         raise ModelError(
             f"{section}: the model's chat template makes {len(text):,} characters of "

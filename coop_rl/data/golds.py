@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from coop_rl.config.reward import RewardSection
+from coop_rl.data.jsonl import shortened
 from coop_rl.data.rows import RowError, TextRow
-from coop_rl.errors import ConfigError, first_line
+from coop_rl.errors import ConfigError
 from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.registry import VERIFIERS, settings_of
-from coop_rl.rewards.user import functions_of, load_function
+from coop_rl.rewards.user import PROBE
 from coop_rl.rewards.verdict import Answer
 from coop_rl.types import Prompt, Reward
 
@@ -21,6 +22,8 @@ CHECKED_PROMPTS, CHECKED_TRACES = 2_000, 256
 """Most prompts judged in the pool, and most demonstrations judged; evenly spaced ones."""
 CALLED_PROMPTS = 4
 """Prompts the user's functions are called on before anything starts."""
+MOST_SHOWN = 80
+"""Characters of a gold answer that an error quotes."""
 RESPONSE_FORMS = (
     "GOLD",
     r"The answer is \boxed{GOLD}.",
@@ -44,8 +47,9 @@ def unverifiable_prompts(
     return [
         RowError(
             row.place,
-            f"no response can be right, the gold answer {answer.gold!r} itself "
-            f"scores 0 for reward.kind {answer.verifier or section.kind} with reward.marker "
+            "no response can be right, the gold answer "
+            f"{shortened(repr(answer.gold), MOST_SHOWN)} itself scores 0 for "
+            f"reward.kind {answer.verifier or section.kind} with reward.marker "
             f"{section.marker!r}; change the answer or the marker",
             "gold answer not verifiable",
         )
@@ -58,40 +62,44 @@ def refuse_failing_functions(prompts: Sequence[Prompt], section: RewardSection) 
     """Call the user's functions on a few prompts, with their gold answers in the usual forms.
 
     Raises:
-        ConfigError: Every call failed; names the first failure.
+        ConfigError: Every call of one failed, or returned what can be no reward; names the first.
     """
     answers = [
-        Answer(form.replace("GOLD", prompt.answer), prompt.answer, prompt.details, prompt.verifier)
+        Answer(
+            form.replace("GOLD", prompt.answer),
+            prompt.answer,
+            prompt.details,
+            prompt=prompt.text,
+            columns=prompt.columns,
+        )
         for prompt in prompts
         for form in RESPONSE_FORMS
     ]
-    locations = functions_of(section)
-    if not locations or not answers:
-        return
-    pool = RewardPool(section, kinds=sorted({a.verifier for a in answers if a.verifier}))
-    try:
-        verdicts = pool.score(answers)
-    finally:
-        pool.close()
-    if any(verdict.status == "scored" for verdict in verdicts):
-        return
-    raise ConfigError(
-        f"reward function {', '.join(locations)}: all {len(answers)} calls on prompts failed, "
-        f"{_failure(locations, answers[0], verdicts[0])}; mend it, or every reward would be 0"
-    )
-
-
-def _failure(locations: Sequence[str], answer: Answer, verdict: Reward) -> str:
-    """Return why the first call failed; a call that did not end is not made again."""
-    if verdict.status == "timeout":
-        return "the first by reward.time_limit_s"
-    for location in locations:
+    for location in section.functions if answers else ():
+        alone = {"kind": "python", "function": location, "parts": {}, "weight": 1.0}
+        pool = RewardPool(section.model_copy(update=alone), PROBE)
         try:
-            result = load_function(location)(answer)
-            float(result.value if isinstance(result, Reward) else result)
-        except Exception as error:  # the user's code
-            return f"the first by {type(error).__name__}: {first_line(error)}"
-    return "the first by the process's end"
+            verdicts = pool.score(answers)
+        finally:
+            pool.close()
+        failed = [_failure(verdict) for verdict in verdicts if not verdict.is_correct]
+        if len(failed) == len(answers):
+            raise ConfigError(
+                f"reward function {location}: all {len(answers)} calls on prompts failed, the "
+                f"first by {failed[0]}; mend it, or every reward would be 0"
+            )
+        never = [v for v in verdicts if v.status == "scored" and not v.has_format]
+        if never:
+            raise ConfigError(
+                f"reward function {location}: {len(never)} of {len(answers)} calls on prompts "
+                f"returned what is no reward, the first by {_failure(never[0])}"
+            )
+
+
+def _failure(verdict: Reward) -> str:
+    if verdict.status == "timeout":
+        return "reward.time_limit_s"
+    return verdict.answer or "the process's end"
 
 
 def verifiable_share(

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
+from coop_rl.config.paths import files_matching
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import has_scaffold, validation_rows
-from coop_rl.data.bins import bin_names, split_by_length
+from coop_rl.data.bins import bin_names, prompts_of, require_few_rows, split_by_length
 from coop_rl.data.collection import Mixture, render_rows
 from coop_rl.data.golds import (
     CALLED_PROMPTS,
@@ -25,7 +26,7 @@ from coop_rl.data.golds import (
 from coop_rl.data.jsonl import open_jsonl
 from coop_rl.data.model_folder import ModelFacts, read_model_facts
 from coop_rl.data.rendering import Renderer, load_tokenizer
-from coop_rl.data.rows import Dropped, ReadRows, RowError, TextRow
+from coop_rl.data.rows import Dropped, ReadRows, RowError, TextRow, Wanted
 from coop_rl.data.tables import open_dataset, open_parquet
 from coop_rl.data.task import generate_rows
 from coop_rl.errors import ConfigError, DataError
@@ -53,6 +54,8 @@ class RunData:
     """Names of the demonstrations' sources."""
     decode: Callable[[Sequence[int]], str]
     """From tokens to text, without special tokens."""
+    asked: tuple[Prompt, ...] = ()
+    """The prompt of each row of `demonstrations` with its gold answer; empty: not needed."""
     dropped: tuple[Dropped, ...] = ()
     """What was left out, by source."""
 
@@ -81,7 +84,7 @@ class Loader:
             UserError: A file, a row or a template is bad.
         """
         renderer = Renderer(section, source, self.tokenizer, self.facts, max_tokens, name)
-        read = open_rows(section, source, _prompt_columns(source), self.config, limit)
+        read = open_rows(section, source, self.config, limit)
 
         def verify(rows: Sequence[TextRow], prompts: Sequence[Prompt]) -> Sequence[RowError]:
             return unverifiable_prompts(rows, prompts, self.config.reward)
@@ -104,10 +107,7 @@ class Loader:
             self.config.rollout.max_tokens,
             name,
         )
-        columns = [*_prompt_columns(source), source.reasoning_column]
-        if source.source_column is not None:
-            columns.append(source.source_column)
-        read = open_rows("demonstrations", source, columns, self.config)
+        read = open_rows("demonstrations", source, self.config)
 
         def render(row: TextRow) -> Demonstration:
             shown = renderer.demonstration(row, source)
@@ -117,8 +117,9 @@ class Loader:
             return replace(shown, teacher_prompt_ids=taught)
 
         def verify(rows: Sequence[TextRow], _: Sequence[Demonstration]) -> Sequence[RowError]:
+            rows = [row for row in rows if renderer.has_answer(row)]
             texts = [renderer.response_text(row, source) for row in rows]
-            golds = [row.columns[source.answer_column].strip() for row in rows]
+            golds = [renderer.answer(row) for row in rows]
             kind, section = source.verifier or "", self.config.reward
             details = [row.details for row in rows]
             if verifiable_share(texts, golds, details, kind, section) == 0 and rows:
@@ -144,6 +145,7 @@ class RunReader:
         self._loader = Loader(config, tokenizer, facts)
         self._prompts: Mixture[Prompt] = Mixture([], [])
         self._training: Mixture[Demonstration] = Mixture([], [])
+        self._asked: tuple[Prompt, ...] = ()
         self._validation: tuple[Demonstration, ...] = ()
         self._held_out: Sequence[Prompt] = ()
         self._dropped: dict[str, list[Dropped]] = {"prompts": [], "demonstrations": []}
@@ -173,16 +175,22 @@ class RunReader:
         Raises:
             UserError: A file, a row, a template or a count is bad.
         """
-        config = self._config
+        config, section = self._config, self._config.demonstrations
         if config.method.demonstrations == "none":
             return self._training
         dropped, template = self._dropped["demonstrations"], config.method.teacher_template
-        shown = _load_demonstrations(config.demonstrations, self._loader, dropped, template)
+        shown = _load_demonstrations(section, self._loader, dropped, template)
         kept = min(len(shown), validation_rows(config, len(shown)))
         training, self._validation = shown.split_tail(kept)
-        _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
-        if config.demonstrations.split_by == "length":
-            training = split_by_length(training, config.demonstrations)
+        _refuse_more_than_rows("demonstrations", section.per_step, training)
+        if section.split_by == "length":
+            training = split_by_length(training, section)
+        elif section.split_by is not None:
+            require_few_rows(training, section)
+        if section.split_by == "difficulty":
+            room, most = config.rollout.max_tokens, section.max_dropped
+            read, _ = self._loader.prompts("demonstrations", section, room, max_dropped=most)
+            self._asked = prompts_of(training, read)
         self._training = training
         return training
 
@@ -209,6 +217,7 @@ class RunReader:
             self._held_out,
             _source_names(config.demonstrations, self._training),
             partial(tokenizer.decode, skip_special_tokens=True),
+            self._asked,
             (*self._dropped["prompts"], *self._dropped["demonstrations"]),
         )
 
@@ -246,37 +255,48 @@ def load_held_out(
 def open_rows(
     section: str,
     source: RowSource,
-    columns: Sequence[str],
     config: ServingConfig,
     limit: int | None = None,
+    wanted: Wanted | None = None,
 ) -> ReadRows:
     """Open a source's rows; training never gets a generated question of the evaluation.
+
+    Args:
+        section: Name of the section in the config, for errors.
+        source: Where the rows are.
+        config: The run.
+        limit: Rows wanted, from the top; None: all.
+        wanted: What is read of each row; None: all that the source names.
 
     Raises:
         UserError: The source is not there, or cannot be read.
     """
+    wanted = wanted or _wanted_of(source, config)
     if source.dataset is not None:
-        return open_dataset(source.dataset, columns, source.details_columns, limit)
+        return open_dataset(source.dataset, wanted, limit)
     if source.task is None:
-        return _open_files(section, source, columns, limit)
+        return _open_files(section, source, wanted, limit)
     held_out, num_items = config.evaluation.data, config.evaluation.num_items
-    num_rows = source.task.num_rows
+    num_rows, is_whole = source.task.num_rows, wanted.is_whole
     if source is held_out:
         num_rows = min(num_rows, num_items) if num_items else num_rows
-        return ReadRows.of(generate_rows(section, source.task, num_rows))
+        return ReadRows.of(generate_rows(section, source.task, num_rows, is_whole=is_whole))
     excluded = _questions(held_out, config) if held_out else []
-    return ReadRows.of(generate_rows(section, source.task, num_rows, excluded))
+    return ReadRows.of(generate_rows(section, source.task, num_rows, excluded, is_whole=is_whole))
 
 
-def _open_files(
-    section: str, source: RowSource, columns: Sequence[str], limit: int | None
-) -> ReadRows:
+def _wanted_of(source: RowSource, config: ServingConfig) -> Wanted:
+    """Return what a source names; reward functions of the user's get all columns of a prompt."""
+    is_whole = bool(config.reward.functions) and not isinstance(source, Traces)
+    details = tuple(source.details_columns)
+    return Wanted(source.columns, source.optional_columns, details, is_whole=is_whole)
+
+
+def _open_files(section: str, source: RowSource, wanted: Wanted, limit: int | None) -> ReadRows:
     given = [source.path] if isinstance(source.path, str) else source.path or []
     paths: list[Path] = []
     for pattern in given:
-        path = Path(pattern)
-        is_pattern = "*" in path.name
-        found = sorted(path.parent.glob(path.name)) if is_pattern else [path]
+        found = files_matching(pattern)
         if not found:
             raise DataError(f"{section}.path {pattern} matches no file; give existing files")
         paths += found
@@ -284,18 +304,14 @@ def _open_files(
     if len(kinds) > 1:
         raise DataError(f"{section}.path mixes parquet with other files; give one kind")
     if kinds == {True}:
-        return open_parquet(paths, columns, source.details_columns, limit)
-    return open_jsonl(paths, columns, source.details_columns, limit)
+        return open_parquet(paths, wanted, limit)
+    return open_jsonl(paths, wanted, limit)
 
 
 def _questions(held_out: DataSource, config: ServingConfig) -> list[str]:
     column, num_items = held_out.prompt_column, config.evaluation.num_items
-    read = open_rows("evaluation.data", held_out, (column,), config, num_items)
-    return [row.columns[column] for row in read.rows]
-
-
-def _prompt_columns(source: RowSource) -> list[str]:
-    return [source.prompt_column, source.answer_column]
+    read = open_rows("evaluation.data", held_out, config, num_items, Wanted((column,)))
+    return [row.turns(column)[-1].text for row in read.rows]
 
 
 def _load_prompts(

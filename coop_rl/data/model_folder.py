@@ -17,6 +17,7 @@ CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_
 """Names of the context length in config.json, most usual first."""
 HIDDEN_FIELDS = ("hidden_size", "n_embd", "d_model")
 USUAL_HIDDEN_SIZE = 1024
+PATTERN_CHARACTERS = "*?["
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,15 @@ def local_folder(model: str) -> Path | None:
     Checked before the hub is asked: a mistyped path must not become a slow network error.
 
     Raises:
-        ModelError: It is a path, and there is no such folder.
+        ModelError: It is a path, and there is no such folder, or one whose name is a pattern.
     """
     path = Path(model).expanduser()
     if path.is_dir():
+        if found := set(str(path)) & set(PATTERN_CHARACTERS):
+            raise ModelError(
+                f"model.path {model} has {' and '.join(sorted(found))}, with which vLLM finds no "
+                "weights: it takes them for a pattern; rename the folder, or link to it"
+            )
         return path
     if path.exists():
         raise ModelError(f"model.path must be a folder or a hub id, got the file {model}")

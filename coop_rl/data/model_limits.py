@@ -11,7 +11,7 @@ from typing import Any
 
 from coop_rl.config import RunConfig
 from coop_rl.config.method import LLAMA_LAYERS
-from coop_rl.config.roles import LearnerSection
+from coop_rl.config.sizes import attention
 from coop_rl.errors import ConfigError, ModelError
 
 PLAIN_TYPES = ("llama", "qwen2", "qwen3")
@@ -40,19 +40,19 @@ def refuse_untrainable(config: RunConfig, values: Mapping[str, Any]) -> None:
     Raises:
         ModelError: Names the key, and what to change.
     """
-    path, learner = config.model.path, config.learner
+    path, learner, kind = config.model.path, config.learner, attention(config)
     for key in NON_LINEAR_HEADS:
         if values.get(key) not in (None, 1, 1.0):
             raise ModelError(
                 f"{path}: its config.json has {key} {values[key]}, but learners compute logits as "
                 "a linear map of the last hidden state; choose another model.path"
             )
-    if values.get(ATTENTION_CAP) and learner.attention == "sdpa":
+    if values.get(ATTENTION_CAP) and kind != "flash_attention_2":
         raise ModelError(
             f"{path}: its config.json has {ATTENTION_CAP} {values[ATTENTION_CAP]}, which "
-            "learner.attention sdpa leaves out; choose another model.path"
+            f"learner.attention {kind} leaves out; choose another model.path"
         )
-    if (longest := longest_lane(learner)) is None:
+    if (longest := longest_lane(config)) is None:
         return
     if state := sorted(set(_layer_types(values)) & set(STATEFUL)):
         raise ModelError(
@@ -68,12 +68,13 @@ def refuse_untrainable(config: RunConfig, values: Mapping[str, Any]) -> None:
         )
 
 
-def longest_lane(learner: LearnerSection) -> int | None:
+def longest_lane(config: RunConfig) -> int | None:
     """Return the most tokens of a lane of several sequences that we mask; None: there is none.
 
     Variable-length attention knows the sequences, and applies the model's window to each.
     """
-    if learner.packing == "padded" or learner.attention == "flash_attention_2":
+    learner = config.learner
+    if learner.packing == "padded" or attention(config) != "sdpa":
         return None
     shared = LONGEST_SHARED_TREE_TOKENS if learner.packing == "trees" else 0
     return max(learner.micro_batch_tokens, shared)

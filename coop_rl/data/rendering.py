@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from coop_rl.config.data import RowSource, Traces
 from coop_rl.data.chat_template import apply_chat_template, try_chat_template
+from coop_rl.data.chats import Chat, Turn
 from coop_rl.data.model_folder import ModelFacts, local_folder
 from coop_rl.data.rows import RowError, TextRow
 from coop_rl.errors import ConfigError, ModelError, first_line
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 PLAIN_CLASS = "TokenizersBackend"
 """What a tokenizer's config says where tokenizer.json holds all of it."""
+MOST_CHARACTERS_PER_TOKEN = 64
+"""A text of more for each token of the context is too long, and is not tokenised to see that."""
+OWN_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt")
+"""What chat templates read and the config does not set."""
 OPENED = re.compile(r"(<\w+>)\s*$")
 """A tag that a text opens at its end."""
 DEFAULT_SOURCE = "demonstrations"
@@ -61,6 +66,11 @@ def _is_plain(folder: Path) -> bool:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         return isinstance(settings, dict) and settings.get("tokenizer_class") == PLAIN_CLASS
     return False
+
+
+def _mentions(template: object, name: str) -> bool:
+    """Whether a chat template, or one of several by name, reads a variable."""
+    return re.search(rf"\b{re.escape(name)}\b", str(template)) is not None
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -105,9 +115,20 @@ class Renderer:
                 f"got {data.question_template!r}"
             )
         if data.template is None:
-            try_chat_template(tokenizer, section, has_system=data.system is not None)
+            try_chat_template(
+                tokenizer,
+                section,
+                has_system=data.system is not None,
+                arguments=data.template_arguments,
+            )
         elif "{prompt}" not in data.template:
             raise ConfigError(f"{section}.template must contain {{prompt}}, got {data.template!r}")
+        for name in data.template_arguments:
+            if name in OWN_ARGUMENTS or not _mentions(tokenizer.chat_template, name):
+                raise ConfigError(
+                    f"{section}.template_arguments: the model's chat template reads no {name}; "
+                    "correct its spelling, or remove it"
+                )
 
     def prompt(self, row: TextRow) -> Prompt:
         """Render a prompt with a gold answer.
@@ -115,14 +136,21 @@ class Renderer:
         Raises:
             RowError: It has no token, or is too long for the context.
         """
-        text = self._prompt_text(row.columns[self._data.prompt_column])
+        text = self._prompt_text(row, row.turns(self._data.prompt_column))
         token_ids = self._tokenize(text, row)
         if not token_ids:
             raise RowError(row.place, "the prompt has no tokens; drop the row", "no tokens")
         self._require_room(row, token_ids, "prompts")
-        answer = row.columns[self._data.answer_column].strip()
-        verifier = self._data.verifier or ""
-        return Prompt(self._id(row), text, token_ids, answer, row.details, verifier, self._name)
+        return Prompt(
+            self._id(row),
+            text,
+            token_ids,
+            self.answer(row),
+            row.details,
+            self._data.verifier or "",
+            self._name,
+            columns=row.whole,
+        )
 
     def demonstration(self, row: TextRow, section: Traces) -> Demonstration:
         """Render an expert trace.
@@ -131,7 +159,8 @@ class Renderer:
             RowError: It is too long for the context, or empty, or repeats what the prompt's last
                 or the response's end token says.
         """
-        prompt = self._prompt_text(row.columns[section.prompt_column])
+        turns = row.turns(section.prompt_column)
+        prompt = self._prompt_text(row, turns)
         prompt_ids = self._tokenize(prompt, row)
         response = self.response_text(row, section)
         self._refuse_opened_twice(row, prompt, response)
@@ -165,9 +194,10 @@ class Renderer:
         Raises:
             RowError: It leaves no room for the response.
         """
-        demonstration = self.response_text(row, section)
-        values = {"prompt": row.columns[section.prompt_column], "demonstration": demonstration}
-        token_ids = self._tokenize(self._prompt_text(fill(template, values)), row)
+        *before, asked = row.turns(section.prompt_column)
+        values = {"prompt": asked.text, "demonstration": self.response_text(row, section)}
+        taught = Turn("user", fill(template, values))
+        token_ids = self._tokenize(self._prompt_text(row, (*before, taught)), row)
         self._require_room(row, token_ids, "prompts with a demonstration in them")
         return token_ids
 
@@ -195,14 +225,41 @@ class Renderer:
                 "too long",
             )
 
-    @staticmethod
-    def response_text(row: TextRow, section: Traces) -> str:
-        """Write out reasoning and answer as the model is to produce them."""
-        values = {
-            "reasoning": row.columns[section.reasoning_column],
-            "answer": row.columns[section.answer_column].strip(),
-        }
-        return fill(section.response_template, values)
+    def response_text(self, row: TextRow, section: Traces) -> str:
+        """Write out the response as the model is to produce it.
+
+        Raises:
+            RowError: A solution lacks its marker, or a chat its answer.
+        """
+        if section.response_column is not None:
+            return row.text(section.response_column)
+        reasoning = row.text(section.reasoning_column)
+        if section.answer_marker and section.reasoning_column == section.answer_column:
+            reasoning = reasoning.rpartition(section.answer_marker)[0].strip()
+        return fill(section.response_template, {"reasoning": reasoning, "answer": self.answer(row)})
+
+    def answer(self, row: TextRow) -> str:
+        """Return the gold answer.
+
+        Raises:
+            RowError: The solution it ends has no marker, or nothing after it.
+        """
+        column, marker = self._data.answer_column, self._data.answer_marker
+        text = row.text(column)
+        if marker is not None:
+            _, found, text = text.rpartition(marker)
+            if not found or not text.strip():
+                raise RowError(
+                    row.place,
+                    f"column {column!r} has no answer after a {marker!r} "
+                    f"({self._section}.answer_marker); mend or drop the row",
+                    "no answer after the marker",
+                )
+        return text.strip()
+
+    def has_answer(self, row: TextRow) -> bool:
+        """Whether the row has a gold answer: where the whole response is given it need not."""
+        return self._data.answer_column in {*row.columns, *row.chats}
 
     def end_of_sequence(self) -> int:
         """Return the token that ends a response.
@@ -221,18 +278,42 @@ class Renderer:
     def _id(self, row: TextRow) -> str:
         return f"{self._name}/{row.id}" if self._name else row.id
 
-    def _prompt_text(self, prompt: str) -> str:
-        prompt = fill(self._data.question_template, {"prompt": prompt})
+    def _prompt_text(self, row: TextRow, turns: Chat) -> str:
+        """Write out what is asked: the last turn through the templates, the others as they are."""
+        *before, asked = turns
+        question = fill(self._data.question_template, {"prompt": asked.text})
         if self._data.template is not None:
-            return fill(self._data.template, {"prompt": prompt})
-        messages = [{"role": "user", "content": prompt}]
-        if self._data.system is not None:
-            messages.insert(0, {"role": "system", "content": self._data.system})
+            if before:
+                raise RowError(
+                    row.place,
+                    f"a chat of {len(turns)} turns needs the model's chat template; set "
+                    f"{self._section}.template null",
+                    "chat without a chat template",
+                )
+            return fill(self._data.template, {"prompt": question})
+        if self._data.system is not None and not any(turn.role == "system" for turn in before):
+            before = [Turn("system", self._data.system), *before]
+        messages = [
+            {"role": turn.role, "content": turn.text} for turn in (*before, Turn("user", question))
+        ]
         return apply_chat_template(
-            self._tokenizer, messages, self._section, add_generation_prompt=True
+            self._tokenizer,
+            messages,
+            self._section,
+            add_generation_prompt=True,
+            **self._data.template_arguments,
         )
 
     def _tokenize(self, text: str, row: TextRow) -> tuple[int, ...]:
+        most = MOST_CHARACTERS_PER_TOKEN * self._facts.max_length
+        if len(text) > most:  # 100 MB of text would take 23 GB to tokenise
+            raise RowError(
+                row.place,
+                f"{len(text):,} characters do not fit into the context of "
+                f"{self._facts.max_length} tokens, which is given at most {most:,}; shorten or "
+                "drop the row",
+                "too long",
+            )
         # verbose: transformers would print its own warning beside our error on a long text
         token_ids = tuple(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
         size = self._facts.vocab_size

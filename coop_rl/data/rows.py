@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
+from coop_rl.data.chats import Chat, Turn, answer_of, prompt_of
 from coop_rl.errors import DataError
 
 T = TypeVar("T")
@@ -33,6 +34,33 @@ class ByPosition(Sequence[T]):
         return self.item(positions)
 
 
+class RowError(DataError):
+    """A row is bad; `kind` says in a few words how, for a summary."""
+
+    def __init__(self, place: str, message: str, kind: str) -> None:
+        super().__init__(f"{place}: {message}")
+        self.place, self.kind = place, kind
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is read of each row; a dot in a name goes into nested columns."""
+
+    columns: tuple[str, ...]
+    """Every row must have them: text, a whole number, or a list of messages."""
+    optional: tuple[str, ...] = ()
+    """Such that a row need not have."""
+    details: tuple[str, ...] = ()
+    """Columns of any kind that go into `TextRow.details`; every row must have them."""
+    is_whole: bool = False
+    """Whether `TextRow.whole` is filled."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name once."""
+        return tuple(dict.fromkeys((*self.columns, *self.optional, *self.details)))
+
+
 @dataclass(frozen=True, slots=True)
 class TextRow:
     """One object of a file, its wanted columns as text."""
@@ -45,14 +73,39 @@ class TextRow:
     """Wanted column -> text; whole numbers are written out."""
     details: str = ""
     """What its verifier needs besides the gold answer, as JSON; empty: nothing."""
+    chats: dict[str, Chat] = field(default_factory=dict)
+    """Wanted column -> its messages; a column is either here or in `columns`."""
+    whole: str = ""
+    """All its columns as JSON, for reward functions of the user's own; empty: nobody asks."""
 
+    def text(self, column: str) -> str:
+        """Return a column's text; of messages, what the assistant says last.
 
-class RowError(DataError):
-    """A row is bad; `kind` says in a few words how, for a summary."""
+        Raises:
+            RowError: The last of the messages is not the assistant's.
+        """
+        if column not in self.chats:
+            return self.columns[column]
+        try:
+            return answer_of(self.chats[column])
+        except ValueError as error:
+            raise self._bad_chat(column, error) from None
 
-    def __init__(self, place: str, message: str, kind: str) -> None:
-        super().__init__(f"{place}: {message}")
-        self.place, self.kind = place, kind
+    def turns(self, column: str) -> Chat:
+        """Return what a column asks: its messages up to the last of the user's, or its text.
+
+        Raises:
+            RowError: The user does not have the last word.
+        """
+        if column not in self.chats:
+            return (Turn("user", self.columns[column]),)
+        try:
+            return prompt_of(self.chats[column])
+        except ValueError as error:
+            raise self._bad_chat(column, error) from None
+
+    def _bad_chat(self, column: str, error: ValueError) -> RowError:
+        return RowError(self.place, f"column {column!r} {error}; mend or drop the row", "messages")
 
 
 @dataclass(frozen=True, slots=True)

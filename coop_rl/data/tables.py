@@ -5,6 +5,7 @@ They are memory-mapped: rows are read when asked for. Code that comes with a dat
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,45 +14,42 @@ from typing import Any
 
 from coop_rl.config.data import HubDataset
 from coop_rl.data.jsonl import open_jsonl, to_row
-from coop_rl.data.rows import BadRows, ByPosition, ReadRows, RowError, TextRow
+from coop_rl.data.opening import require_parquet
+from coop_rl.data.rows import BadRows, ByPosition, ReadRows, RowError, TextRow, Wanted
 from coop_rl.errors import DataError, first_line
 from coop_rl.files import rewriting
 
 CACHE_VARIABLE = "COOP_RL_CACHE"
 DEFAULT_CACHE = "~/.cache/coop-rl"
+HUB_ADVICE = "check its name, subset and split, and the network"
+FILE_ADVICE = "give parquet files that are whole, with the same columns"
 
 
-def open_parquet(
-    paths: Sequence[Path], columns: Sequence[str], details: Sequence[str], limit: int | None
-) -> ReadRows:
+def open_parquet(paths: Sequence[Path], wanted: Wanted, limit: int | None) -> ReadRows:
     """Open parquet files.
 
     Raises:
-        DataError: One is missing or no parquet file.
+        DataError: One is missing or no whole parquet file.
     """
     for path in paths:
-        if not path.is_file():
-            raise DataError(f"cannot read data file {path}: no such file; give an existing file")
+        require_parquet(path)
     origin = ", ".join(map(str, paths))
-
-    with _loading(origin) as datasets:
+    with _loading(origin, FILE_ADVICE) as datasets:
         files = [str(path) for path in paths]
         table = datasets.load_dataset("parquet", data_files=files, split="train")
-    return _check(table, origin, columns, details, limit)
+    return _check(table, origin, wanted, limit)
 
 
-def open_dataset(
-    source: HubDataset, columns: Sequence[str], details: Sequence[str], limit: int | None
-) -> ReadRows:
+def open_dataset(source: HubDataset, wanted: Wanted, limit: int | None) -> ReadRows:
     """Open a data set of the hub or of a local folder.
 
     Raises:
         DataError: It is not there, or cannot be read.
     """
     if source.streaming:
-        return open_jsonl([_stream(source)], columns, details, limit)
-    wanted = min((n for n in (limit, source.num_rows) if n is not None), default=None)
-    return _check(load_table(source), source.name, columns, details, wanted)
+        return open_jsonl([_stream(source)], wanted, limit)
+    num_rows = min((n for n in (limit, source.num_rows) if n is not None), default=None)
+    return _check(load_table(source), source.name, wanted, num_rows)
 
 
 def load_table(source: HubDataset) -> Any:
@@ -73,11 +71,8 @@ def load_table(source: HubDataset) -> Any:
 class TableRows(ByPosition[TextRow]):
     """The good rows of a memory-mapped table."""
 
-    def __init__(
-        self, table: Any, origin: str, columns: Sequence[str], details: Sequence[str]
-    ) -> None:
-        self._table, self._origin = table, origin
-        self._columns, self._details = columns, details
+    def __init__(self, table: Any, origin: str, wanted: Wanted) -> None:
+        self._table, self._origin, self._wanted = table, origin, wanted
         self.good: Sequence[int] = range(len(table))
 
     def __len__(self) -> int:
@@ -95,18 +90,21 @@ class TableRows(ByPosition[TextRow]):
             RowError: It is bad.
         """
         place = f"{self._origin}[{index}]"
-        return to_row(place, index, self._table[index], self._columns, self._details)
+        return to_row(place, index, self._table[index], self._wanted)
 
 
-def _check(
-    table: Any, origin: str, columns: Sequence[str], details: Sequence[str], limit: int | None
-) -> ReadRows:
+def _check(table: Any, origin: str, wanted: Wanted, limit: int | None) -> ReadRows:
     """Read every wanted row once."""
-    present = [c for c in dict.fromkeys([*columns, *details, "id"]) if c in table.column_names]
-    table = table.select_columns(present)
+    present = set(table.column_names)
+    missing = [c for c in wanted.columns if not present & {c, c.split(".")[0]}]
+    if missing and len(table):
+        TableRows(table, origin, wanted).read(0)  # says what there is instead
+    if not wanted.is_whole:
+        named = {part for name in (*wanted.names, "id") for part in (name, name.split(".")[0])}
+        table = table.select_columns([c for c in table.column_names if c in named])
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
-    rows, bad = TableRows(table, origin, columns, details), BadRows()
+    rows, bad = TableRows(table, origin, wanted), BadRows()
     good: list[int] = []
     seen: set[str] = set()
     for index in range(len(table)):
@@ -127,18 +125,19 @@ def _check(
 
 
 @contextmanager
-def _loading(origin: str) -> Iterator[Any]:
-    """Yield the library, without progress bars; its errors become one line."""
+def _loading(origin: str, advice: str = HUB_ADVICE) -> Iterator[Any]:
+    """Yield the library, silenced; its errors become one line."""
     import datasets  # slow to import, and only these sources need it
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each try offline
     try:
         yield datasets
     except Exception as error:  # the library raises its own, pyarrow's, fsspec's and the network's
         reason = first_line(error)
         raise DataError(
-            f"cannot read the data set {origin}: {type(error).__name__}: {reason}; "
-            "check its name, subset and split, and the network"
+            f"cannot read the data set {origin}: {type(error).__name__}: {reason}; {advice}"
         ) from None
 
 

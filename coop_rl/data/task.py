@@ -16,12 +16,18 @@ DRAWS_PER_ROW = 50
 
 
 def generate_rows(
-    section: str, task: ReasoningGymTask, num_rows: int, excluded: Collection[str] = ()
+    section: str,
+    task: ReasoningGymTask,
+    num_rows: int,
+    excluded: Collection[str] = (),
+    *,
+    is_whole: bool = False,
 ) -> list[TextRow]:
     """Return `num_rows` rows with different questions, none of them in `excluded`.
 
     Rows have the columns `prompt` and `answer` and those metadata of the task that are text or
-    whole numbers; their details are what the verifier `reasoning_gym` scores with.
+    whole numbers; their details are what the verifier `reasoning_gym` scores with. Where
+    `is_whole`, they carry the task's whole item.
 
     Raises:
         ConfigError: reasoning-gym is missing, or does not know the task or a setting.
@@ -46,6 +52,7 @@ def generate_rows(
                         ANSWER: str(item["answer"]),
                     },
                     json.dumps({"task": task.name, "entry": item}, default=str),
+                    whole=json.dumps({PROMPT: question, **item}, default=str) if is_whole else "",
                 )
             )
     if len(rows) < num_rows:

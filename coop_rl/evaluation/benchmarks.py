@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from coop_rl.config.data import DataSource, HubDataset
-from coop_rl.data.jsonl import parse_object, read_lines
+from coop_rl.data.jsonl import parse_object, require_whole_characters
+from coop_rl.data.opening import read_lines
 from coop_rl.data.rows import TextRow
 from coop_rl.data.tables import load_table
 from coop_rl.errors import ConfigError, DataError
@@ -94,13 +95,16 @@ def verifiers_of(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({find_benchmark(name).verifier for name in names}))
 
 
-def benchmark_rows(benchmark: Benchmark, data_dir: str | None, limit: int | None) -> list[TextRow]:
+def benchmark_rows(
+    benchmark: Benchmark, data_dir: str | None, limit: int | None, *, is_whole: bool = False
+) -> list[TextRow]:
     """Return a benchmark's rows, at most `limit` from the top, with columns prompt and answer.
 
     Args:
         benchmark: One of `BENCHMARKS`.
         data_dir: Folder with <name>/test.jsonl; None: the environment's COOP_RL_DATA, else the hub.
         limit: None: all rows.
+        is_whole: Whether rows carry all their columns, for reward functions of the user's own.
 
     Raises:
         DataError: The file is missing or has a bad row, or the hub does not give the data.
@@ -109,7 +113,7 @@ def benchmark_rows(benchmark: Benchmark, data_dir: str | None, limit: int | None
     path = Path(folder).expanduser() / benchmark.name / "test.jsonl" if folder else None
     raw = _hub_rows(benchmark, limit) if path is None else _file_rows(path, limit)
     origin = str(path) if path else f"{benchmark.name} on the hub"
-    rows = [_row(benchmark, f"{origin}:{i}", i, values) for i, values in raw]
+    rows = [_row(benchmark, f"{origin}:{i}", i, values, is_whole=is_whole) for i, values in raw]
     if not rows:
         raise DataError(f"{origin} holds no rows; give a file with one JSON object a line")
     if len({row.id for row in rows}) < len(rows):
@@ -150,7 +154,9 @@ def _hub_rows(benchmark: Benchmark, limit: int | None) -> list[tuple[int, Mappin
     ]
 
 
-def _row(benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any]) -> TextRow:
+def _row(
+    benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any], *, is_whole: bool
+) -> TextRow:
     answer = values.get("answer")
     if isinstance(answer, list):  # OlympiadBench on the hub
         answer = ", ".join(map(str, answer))
@@ -166,7 +172,10 @@ def _row(benchmark: Benchmark, place: str, number: int, values: Mapping[str, Any
         gold = gold[len("\\boxed{") : -1]
     columns, details = {"prompt": str(values["problem"]), "answer": gold}, _details(values)
     identity = str(values.get("id", number))
-    return TextRow(place, identity, columns, json.dumps(details) if details else "")
+    for column, text in ("id", identity), *columns.items():
+        require_whole_characters(place, column, text)
+    more, whole = json.dumps(details) if details else "", json.dumps(values, default=str)
+    return TextRow(place, identity, columns, more, whole=whole if is_whole else "")
 
 
 def _details(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,10 +63,15 @@ def benchmark_sets(
     """Read and render the benchmarks of section `evaluation`.
 
     Raises:
-        ConfigError: A name is unknown.
+        ConfigError: A name is unknown, or an argument of the chat template.
         DataError: A file is missing, or a row bad or too long for the model.
     """
     section = config.evaluation
+    if section.template_arguments and not tokenizer.chat_template:
+        raise ConfigError(
+            "evaluation.template_arguments are for the model's chat template, and it has none; "
+            "remove them"
+        )
     benchmarks = [find_benchmark(name) for name in section.benchmarks]
     sets: list[EvaluationSet] = []
     for benchmark in benchmarks:
@@ -74,6 +79,7 @@ def benchmark_sets(
             {
                 "path": benchmark.name,
                 "template": None if tokenizer.chat_template else PLAIN,
+                "template_arguments": section.template_arguments,
                 "question_template": benchmark.question,
                 "verifier": benchmark.verifier,
             }
@@ -81,6 +87,12 @@ def benchmark_sets(
         renderer = Renderer(
             "evaluation.benchmarks", source, tokenizer, facts, config.max_evaluation_tokens
         )
-        rows = benchmark_rows(benchmark, section.data_dir, section.num_items)
-        sets.append(EvaluationSet(benchmark.name, [renderer.prompt(row) for row in rows]))
+        rows = benchmark_rows(
+            benchmark,
+            section.data_dir,
+            section.benchmark_items,
+            is_whole=bool(config.reward.functions),
+        )
+        name = section.shown_name(benchmark.name)
+        sets.append(EvaluationSet(name, [renderer.prompt(row) for row in rows]))
     return sets

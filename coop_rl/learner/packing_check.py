@@ -39,11 +39,12 @@ def check_packing(engine: TrainingEngine, layout: Layout, dtype: torch.dtype, lo
     """
     if layout == "padded":
         return
-    pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]
-    pairs = [(prompt, response) for prompt in PROMPTS for response in RESPONSES]
+    pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+        (prompt, response) for prompt in PROMPTS for response in RESPONSES
+    ]
     pairs.append((PROMPTS[0], _long_response(longest - len(PROMPTS[0]))))
     rows = [BatchRow(i, prompt, response) for i, (prompt, response) in enumerate(pairs)]
-    packed = grow_trees(rows, longest=1024 if layout == "trees" else 0)
+    packed = grow_trees(rows, longest=1024 if layout in ("trees", "varlen") else 0)
     together = engine(lay_out([packed]).grid).log_prob_T
     order = [row for tree in packed for row in tree.rows]
     alone = engine(lay_out([[Tree((row,))] for row in order]).grid).log_prob_T

@@ -12,13 +12,13 @@ verdicts.
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from queue import SimpleQueue
 
 from coop_rl.config.reward import RewardSection
 from coop_rl.errors import RunError
 from coop_rl.rewards.process import WorkerProcess
 from coop_rl.rewards.registry import VERIFIERS, settings_of
-from coop_rl.rewards.user import functions_of
 from coop_rl.rewards.verdict import Answer, Verifier, VerifierSettings
 from coop_rl.rewards.worker import WorkerSettings
 from coop_rl.types import Reward
@@ -60,7 +60,7 @@ class RewardPool:
             parent_pid=os.getpid(),
             memory_bytes=section.memory_limit_mib << 20,
             modules=tuple(dict.fromkeys(module for v in used for module in v.modules)),
-            functions=functions_of(section),
+            functions=section.functions,
             verifiers=verifiers,
             judge=judge,
             canaries=tuple(canary for canary in canaries if canary),
@@ -85,8 +85,11 @@ class RewardPool:
         Raises:
             RunError: The worker processes cannot be started again, or the pool was closed.
         """
-        size = max(1, min(ANSWERS_PER_BATCH, -(-len(answers) // self._section.num_workers)))
-        batches = [answers[i : i + size] for i in range(0, len(answers), size)]
+        if self._workers[0].takes_batches:  # a function sees all responses to a prompt
+            batches = [list(group) for _, group in groupby(answers, lambda answer: answer.prompt)]
+        else:
+            size = max(1, min(ANSWERS_PER_BATCH, -(-len(answers) // self._section.num_workers)))
+            batches = [list(answers[i : i + size]) for i in range(0, len(answers), size)]
         return [verdict for done in self._threads.map(self._judge, batches) for verdict in done]
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from multiprocessing.context import SpawnProcess
 
 from coop_rl.errors import RunError
 from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer
-from coop_rl.rewards.worker import WorkerSettings, run_worker
+from coop_rl.rewards.worker import Start, WorkerSettings, run_worker
 from coop_rl.types import Reward
 
 START_LIMIT_S = 60.0
@@ -36,6 +36,8 @@ class WorkerProcess:
         self._settings = settings
         self._time_limit_s = time_limit_s
         self._is_closed = False
+        self.takes_batches = False
+        """Whether a list of answers is judged as one; known once it is ready."""
         self._is_ready: bool
         self._connection: Connection
         self._process: SpawnProcess
@@ -54,10 +56,10 @@ class WorkerProcess:
                 self._restart()
             try:
                 if self._connection.poll(max(0.0, deadline - time.monotonic())):
-                    problem: str = self._connection.recv()
-                    if problem:
-                        raise RunError(f"the reward's processes cannot start: {problem}")
-                    self._is_ready = True
+                    start: Start = self._connection.recv()
+                    if start.problem:
+                        raise RunError(f"the reward's processes cannot start: {start.problem}")
+                    self._is_ready, self.takes_batches = True, start.takes_batches
                     return
             except (EOFError, OSError):  # killed from outside while it started
                 self._restart()
@@ -70,6 +72,9 @@ class WorkerProcess:
     def judge(self, answers: Sequence[Answer]) -> list[Reward]:
         """Return one verdict per answer, in order.
 
+        Where functions take a batch, the answers have their limits together, and share a timeout
+        or a lost process.
+
         Raises:
             RunError: The process cannot be started again.
         """
@@ -77,11 +82,12 @@ class WorkerProcess:
         losses = 0
         while len(verdicts) < len(answers):
             self.wait_until_ready()
+            together = len(answers) - len(verdicts) if self.takes_batches else 1
             try:
                 self._connection.send(answers[len(verdicts) :])
                 while len(verdicts) < len(answers):
-                    if not self._connection.poll(self._time_limit_s):
-                        verdicts.append(TIMEOUT)
+                    if not self._connection.poll(self._time_limit_s * together):
+                        verdicts += [TIMEOUT] * min(together, len(answers) - len(verdicts))
                         losses = 0
                         self._restart()
                         break
@@ -91,7 +97,7 @@ class WorkerProcess:
                 self._restart()
                 losses += 1
                 if losses == MOST_LOST_PROCESSES:
-                    verdicts.append(CRASHED)
+                    verdicts += [CRASHED] * min(together, len(answers) - len(verdicts))
                     losses = 0
         return verdicts
 

@@ -25,6 +25,8 @@ def _to_answer(prompt: Prompt, rollout: Rollout) -> Answer:
         len(rollout.token_ids),
         rollout.is_truncated,
         prompt.text.rstrip().endswith(THINK),
+        prompt.text,
+        prompt.columns,
     )
 
 

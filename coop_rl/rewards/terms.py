@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 
 from coop_rl.rewards.final_answer import last_boxed
-from coop_rl.rewards.user import load_function
+from coop_rl.rewards.user import result_of
 from coop_rl.rewards.verdict import Answer, TermSettings
 from coop_rl.types import Reward
 
@@ -18,8 +18,8 @@ def evaluate_term(term: TermSettings, answer: Answer) -> float:
         return float(has_form(answer.text, term.style, term.pattern))
     if term.kind == "length":
         return length_penalty(answer.num_tokens, term.free_tokens, term.max_tokens)
-    result = load_function(term.function)(answer)
-    return float(result.value if isinstance(result, Reward) else result)
+    result = result_of(term.function, answer)
+    return result.value if isinstance(result, Reward) else result
 
 
 def length_penalty(num_tokens: int, free_tokens: int, max_tokens: int) -> float:

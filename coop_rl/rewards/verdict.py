@@ -1,8 +1,9 @@
 """What goes into a verifier and what comes out; crosses the border of the pool's processes."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from coop_rl.types import Reward
 
@@ -25,6 +26,18 @@ class Answer:
     """Whether the token limit ended it."""
     is_thinking: bool = False
     """Whether its prompt ends in an open <think>, so that the response begins inside it."""
+    prompt: str = ""
+    """What was asked, after the templates."""
+    columns: str = ""
+    """All columns of the prompt's row as JSON; see `row`."""
+    batch_results: tuple[tuple[str, object], ...] = ()
+    """(location, what it returned or raised) of functions that take a batch; filled in the pool."""
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """All columns of the prompt's row, by name; empty where there is none."""
+        row: dict[str, Any] = json.loads(self.columns or "{}")
+        return row
 
     @property
     def whole_text(self) -> str:

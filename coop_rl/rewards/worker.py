@@ -16,7 +16,12 @@ from pathlib import Path
 
 from coop_rl.errors import ConfigError, RunError
 from coop_rl.rewards.terms import evaluate_term
-from coop_rl.rewards.user import load_function
+from coop_rl.rewards.user import (
+    LARGEST_REWARD,
+    BatchFunction,
+    load_function,
+    with_batch_results,
+)
 from coop_rl.rewards.verdict import CRASHED, Answer, Verifier, VerifierSettings
 from coop_rl.types import Reward
 
@@ -46,20 +51,31 @@ class WorkerSettings:
     """Right answers, which each process judges at its start."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a process came up."""
+
+    problem: str
+    """Why it cannot judge; empty: it can."""
+    takes_batches: bool = False
+    """Whether a function of the user's takes all responses to a prompt at once."""
+
+
 def run_worker(connection: Connection, settings: WorkerSettings) -> None:
-    """Send "" when ready, or why not; then one verdict for each answer of each list that comes."""
+    """Send a Start when ready; then one verdict for each answer of each list that comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     threading.Thread(target=_die_with, args=(settings.parent_pid,), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent has closed its end
         try:
             _prepare(settings)
         except (RunError, ConfigError, ImportError) as error:
-            connection.send(str(error))
+            connection.send(Start(str(error)))
             return
-        connection.send("")
+        functions = map(load_function, settings.functions)
+        connection.send(Start("", any(isinstance(f, BatchFunction) for f in functions)))
         while True:
             answers: list[Answer] = connection.recv()
-            for answer in answers:
+            for answer in with_batch_results(answers, settings.judge):
                 connection.send(judge(settings.verifiers[answer.verifier], settings.judge, answer))
 
 
@@ -111,9 +127,9 @@ def judge(verifier: Verifier, settings: VerifierSettings, answer: Answer) -> Rew
     except BaseException as error:  # hostile text: even SystemExit costs this answer only
         _log_crash(error)
         return CRASHED
-    if abs(verdict.value) < float("inf"):
+    if abs(verdict.value) <= LARGEST_REWARD:
         return verdict
-    _log_once("the reward is not finite", "")
+    _log_once(f"the reward is not within {LARGEST_REWARD:g} of 0", f"{verdict.value:g}")
     return CRASHED
 
 

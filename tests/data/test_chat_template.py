@@ -41,7 +41,7 @@ def test_a_faulty_template_is_one_line(
     tokenizer = load_tokenizer(MODEL)
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match=expected) as caught:
-        try_chat_template(tokenizer, "prompts", has_system=True)
+        try_chat_template(tokenizer, "prompts", has_system=True, arguments={})
     assert "\n" not in str(caught.value)
 
 
@@ -51,5 +51,5 @@ def test_a_faulty_template_is_one_line(
 def test_the_token_that_ends_an_answer_is_found(end: str, expected: str | None) -> None:
     tokenizer = load_tokenizer(MODEL)
     tokenizer.chat_template = ALL + end + "{% endfor %}"
-    try_chat_template(tokenizer, "prompts", has_system=True)
+    try_chat_template(tokenizer, "prompts", has_system=True, arguments={})
     assert end_of_turn(tokenizer) == expected

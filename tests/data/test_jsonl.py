@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coop_rl.data.jsonl import open_jsonl
-from coop_rl.data.rows import TextRow
+from coop_rl.data.rows import TextRow, Wanted
 from coop_rl.errors import DataError
 
 GOOD = '{"prompt": "1+1=?", "answer": "2"}'
@@ -20,7 +20,7 @@ def write(folder: Path, *lines: str | bytes) -> Path:
 
 
 def read_rows(path: Path, columns: Sequence[str], limit: int | None = None) -> list[TextRow]:
-    read = open_jsonl([path], columns, limit=limit)
+    read = open_jsonl([path], Wanted(tuple(columns)), limit)
     read.bad.settle("this file", len(read.rows) + read.bad.total, 0.0)
     return list(read.rows)
 

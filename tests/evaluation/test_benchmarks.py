@@ -82,6 +82,7 @@ def test_the_folder_comes_from_the_environment(
         ({"problem": "?"}, "column 'answer' must be text, got None"),
         ({"problem": "", "answer": "1"}, "column 'problem' must be text"),
         (["?", "1"], "a row must be a JSON object"),
+        ({"problem": "\ud83d", "answer": "1"}, "column 'prompt' holds half a character"),
     ],
 )
 def test_bad_rows_name_file_and_line(tmp_path: Path, row: object, expected: str) -> None:

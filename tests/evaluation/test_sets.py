@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from coop_rl.config import load_serving_config
-from coop_rl.errors import DataError
+from coop_rl.data.rendering import load_tokenizer
+from coop_rl.errors import ConfigError, DataError
 from coop_rl.evaluation.sets import serving_sets
 
 ROOT = Path(__file__).parents[2]
@@ -53,5 +54,35 @@ def test_own_data_comes_first(tmp_path: Path) -> None:
         "evaluation.num_items=1",
         "rollout.max_tokens=8",
     )
-    assert [(s.name, len(s.prompts)) for s in found] == [("held_out", 1), ("minerva_math", 1)]
+    # A benchmark is whole, whatever of the data is used.
+    assert [(s.name, len(s.prompts)) for s in found] == [("held_out", 1), ("minerva_math", 2)]
     assert found[0].prompts[0].verifier == ""
+
+
+def test_a_part_of_a_benchmark_does_not_go_by_its_name(tmp_path: Path) -> None:
+    overrides = ("evaluation.benchmark_items=1", "rollout.max_tokens=8", "model.max_length=256")
+    (found,) = sets(tmp_path, *overrides)
+    assert (found.name, len(found.prompts)) == ("minerva_math-first1", 1)
+
+
+def test_benchmarks_are_asked_with_arguments_of_the_chat_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = "evaluation.template_arguments={enable_thinking: false}"
+    sizes = ("rollout.max_tokens=8", "model.max_length=256")
+    with pytest.raises(ConfigError, match="are for the model's chat template, and it has none"):
+        sets(tmp_path, arguments, *sizes)
+    tokenizer = load_tokenizer(MODEL)
+    tokenizer.chat_template = "{{ messages[0].content }}{% if not enable_thinking %}4{% endif %}"
+    monkeypatch.setattr("coop_rl.evaluation.sets.load_tokenizer", lambda _: tokenizer)
+    (found,) = sets(tmp_path, arguments, *sizes)
+    assert found.prompts[0].text.endswith("within \\boxed{}.4")
+
+
+def test_reward_functions_get_the_columns_of_a_benchmark(tmp_path: Path) -> None:
+    """A term of the user's own is asked in evaluations too."""
+    sizes = ("rollout.max_tokens=8", "model.max_length=256")
+    parts = 'reward.parts={own: {kind: python, function: "a:b"}}'
+    (found,) = sets(tmp_path, parts, *sizes)
+    assert json.loads(found.prompts[0].columns) == ROWS[0]
+    assert sets(tmp_path, *sizes)[0].prompts[0].columns == ""

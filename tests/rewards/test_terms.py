@@ -1,5 +1,6 @@
 """Terms of the reward, their weighted sum, user functions, and noise."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ from coop_rl.config.reward import RewardSection
 from coop_rl.errors import ConfigError, RunError
 from coop_rl.rewards.noise import flip_rewards
 from coop_rl.rewards.pool import RewardPool
+from coop_rl.rewards.registry import VERIFIERS, settings_of
+from coop_rl.rewards.scoring import score_group
 from coop_rl.rewards.terms import has_form, length_penalty
-from coop_rl.rewards.user import check_functions
+from coop_rl.rewards.user import RewardValueError, check_functions, result_of
 from coop_rl.rewards.verdict import CRASHED, Answer
-from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, ScoredGroup
+from coop_rl.rewards.worker import judge
+from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, RolloutGroup, ScoredGroup
 
 FUNCTIONS = str(Path(__file__).parent / "user_functions.py")
 
@@ -109,6 +113,71 @@ def test_what_user_functions_return_becomes_plain_or_crashes(
     assert warnings.count("TypeError at ") == 2
 
 
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [("1", 1.0), ("True", 1.0), ("False", 0.0), ("0.25", 0.25), ("Reward(True, 1)", 1.0),
+     ("-1e6", -1e6), ("__import__('numpy').float32(0.5)", 0.5), ("__import__('torch').ones(1)", 1),
+     ("__import__('numpy').bool_(True)", 1.0), ("__import__('fractions').Fraction(1, 4)", 0.25)],
+)  # fmt: skip
+def test_what_counts_as_a_number(said: str, value: float) -> None:
+    result = result_of(f"{FUNCTIONS}:returning", Answer(said, ""))
+    assert (result.value if isinstance(result, Reward) else result) == value
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [("'1'", r"returned '1' \(str\); return a number, True or False, or a Reward"),
+     ("b'1'", r"returned b'1' \(bytes\)"), ("None", r"returned None \(NoneType\)"),
+     ("[1]", r"returned \[1\] \(list\)"), ("Reward('1', True)", r"returned '1' \(str\)"),
+     ("Reward(1, 'False')", r"returned 'False' \(str\)"),
+     ("1e308", r"returned 1e\+308; rewards lie within 1e\+06 of 0"),
+     ("-2e6", r"returned -2e\+06"), ("'x' * 10**6", r"returned 'x{39} \(str\)")],
+)  # fmt: skip
+def test_what_is_no_reward(said: str, message: str) -> None:
+    with pytest.raises(RewardValueError, match=message):
+        result_of(f"{FUNCTIONS}:returning", Answer(said, ""))
+
+
+def test_a_sum_beyond_the_range_of_rewards_is_not_scored() -> None:
+    """Eight rewards of 1e308 have no mean."""
+    settings = settings_of(section(weight=1e308))
+    assert judge(VERIFIERS["exact"], settings, Answer("#4", "4")) == CRASHED
+    assert judge(VERIFIERS["exact"], settings, Answer("#5", "4")).status == "scored"
+
+
+def test_functions_see_prompt_columns_and_the_whole_response() -> None:
+    prompt = Prompt("a", "Q <think>", (1,), "4", columns='{"level": "hard"}')
+    group = RolloutGroup(prompt, (Rollout((1,), (0.0,), "so 4", False, PolicyVersion(0, 0)),))
+    pool = RewardPool(section(kind="python", function=f"{FUNCTIONS}:hard_of_level"))
+    scored = score_group(pool, group)
+    pool.close()
+    assert [reward.value for reward in scored.rewards] == [1.0]
+
+
+def test_functions_that_take_a_batch_get_all_responses_to_a_prompt() -> None:
+    """What goes wrong costs the responses to that prompt; other verifiers go on by themselves."""
+    function = f"{FUNCTIONS}:rank"
+    texts = {"a": ("x", "xx", "xxxx"), "b": ("raise", "xx"), "c": ("short", "xx"),
+             "d": ("die", "xx"), "e": ("sleep", "xx"), "f": ("xx",) * 40}  # fmt: skip
+    answers = [Answer(text, "", prompt=prompt) for prompt in texts for text in texts[prompt]]
+    pool = RewardPool(
+        section(kind="python", function=function, num_workers=2, time_limit_s=0.4), kinds=["exact"]
+    )
+    verdicts = pool.score([*answers, Answer("#4", "4", verifier="exact", prompt="g")])
+    pool.close()
+    assert [v.value for v in verdicts[:3]] == [0.25, 0.5, 1.0]
+    assert [v.status for v in verdicts[3:11]] == ["crashed"] * 6 + ["timeout"] * 2
+    assert [v.is_correct for v in verdicts[11:]] == [True] * 41
+
+
+def test_a_term_may_take_a_batch() -> None:
+    parts = {"own": {"kind": "python", "function": f"{FUNCTIONS}:rank", "weight": 0.5}}
+    pool = RewardPool(section(parts=parts))
+    verdicts = pool.score([Answer("#4", "4", prompt="a"), Answer("long #5", "4", prompt="a")])
+    pool.close()
+    assert [v.value for v in verdicts] == pytest.approx([1 + 0.5 * 2 / 7, 0.5])
+
+
 def test_a_function_only_the_workers_cannot_load_stops_the_pool(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot start: reward function .*cannot import"):
         RewardPool(section(kind="python", function=f"{tmp_path}/gone.py:f"))
@@ -167,16 +236,22 @@ def test_wrong_reward_sections_are_refused() -> None:
             section(**fields)
 
 
-def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("example", "function", "values"),
+    [(1, "brief_and_right", [0.99, -0.02]), (3, "shortest_first", [1.0, 0.5])],
+)
+def test_the_examples_of_the_documentation_run(
+    tmp_path: Path, example: int, function: str, values: list[float]
+) -> None:
     page = (Path(__file__).parents[2] / "docs/rewards.md").read_text(encoding="utf-8")
-    code = page.partition("```python\n")[2].partition("```")[0]
-    (tmp_path / "my_rewards.py").write_text(code, encoding="utf-8")
-    pool = RewardPool(section(kind="python", function=f"{tmp_path}/my_rewards.py:brief_and_right"))
+    code = re.split(r"```(?:python)?\n", page.partition("## Your own function")[2])[example]
+    (tmp_path / f"{function}.py").write_text(code, encoding="utf-8")
+    pool = RewardPool(section(kind="python", function=f"{tmp_path}/{function}.py:{function}"))
     right, wrong = pool.score(
-        [Answer("so 4", "4", num_tokens=10), Answer("so 5", "4", num_tokens=10)]
+        [Answer("so 4", "4", num_tokens=10), Answer("so 5", "4", num_tokens=20)]
     )
     pool.close()
-    assert [right.value, wrong.value] == pytest.approx([0.99, -0.01])
+    assert [right.value, wrong.value] == pytest.approx(values)
     assert (right.is_correct, wrong.is_correct) == (True, False)
 
 

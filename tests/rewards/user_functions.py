@@ -1,7 +1,11 @@
 """Reward functions as users write them; loaded by path in the pool's processes."""
 
+import os
+import time
+from collections.abc import Sequence
 from typing import Any
 
+from coop_rl.rewards.user import BatchFunction
 from coop_rl.rewards.verdict import Answer
 from coop_rl.types import Reward
 
@@ -47,3 +51,39 @@ def failing(answer: Answer) -> float:
 def boxed_only(answer: Answer) -> float:
     """Raises on what has no box, which costs those responses alone."""
     return float(answer.text.split("\\boxed{")[1].startswith(answer.gold))
+
+
+def returning(answer: Answer) -> Any:
+    """What the text evaluates to."""
+    return eval(answer.text)
+
+
+def hard_of_level(answer: Answer) -> float:
+    """Needs a column, the prompt, and the whole response."""
+    assert answer.prompt.startswith("Q")
+    return float(answer.row["level"] == "hard" and answer.whole_text.startswith("<think>"))
+
+
+def text_for_the_right(answer: Answer) -> Any:
+    """A wrong type for some, as a slip would be."""
+    return "1" if answer.text == answer.gold else 0
+
+
+def columns_known(answer: Answer) -> float:
+    return float(len(answer.row["id"]))
+
+
+@BatchFunction
+def rank(answers: Sequence[Answer]) -> list[float | Reward]:
+    """The longest of a prompt's responses is right; some texts make trouble."""
+    texts = [answer.text for answer in answers]
+    if "short" in texts:
+        return [1.0]
+    if "raise" in texts:
+        raise KeyError("no reason")
+    if "sleep" in texts:
+        time.sleep(60)
+    if "die" in texts:
+        os._exit(1)
+    longest = max(map(len, texts))
+    return [Reward(len(text) / longest, len(text) == longest) for text in texts]
