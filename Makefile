@@ -1,5 +1,5 @@
 # make demo and make test are all a newcomer needs; each creates .venv when it is missing.
-PYTHON ?= python3.11
+PYTHON ?=
 TORCH_INDEX_URL ?=
 BIN := $(CURDIR)/.venv/bin
 # A fixed place for DeepSpeed's compiled collective; ninja and the compiler are found through PATH.
@@ -29,9 +29,9 @@ help:
 	@echo "make study-sources  does guidance pay where half of the demonstrations are harmful (60 minutes)"
 	@echo "make study-mix  is a learned lambda as good as a fixed one on good demonstrations (25 minutes)"
 	@echo "make bench    every measure against its floor; writes bench/results.json (ARGS='packing controller': only those)"
-	@echo "make docs     renew docs/config.md and docs/data-flow.md from the code"
+	@echo "make docs     renew docs/config.md, docs/metrics.md and docs/data-flow.md from the code"
 	@echo "make format   format the code"
-	@echo "make setup    create or renew .venv from the pinned lock"
+	@echo "make setup    create or renew .venv from the pinned lock (PYTHON=...: with this Python)"
 	@echo "make clean    remove .venv and caches"
 
 setup:
@@ -103,6 +103,7 @@ bench: setup
 
 docs: setup
 	@python -m coop_rl.config.reference docs/config.md
+	@python -m coop_rl.observability.metrics_page docs/metrics.md
 	@python docs/data_flow.py docs/data-flow.md
 
 clean:

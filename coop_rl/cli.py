@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from coop_rl import __version__
+from coop_rl.cli_models import add_model_commands
 from coop_rl.commands.options import Allow, AllowCode, DataFile, spread_option
 from coop_rl.config import load_config
 from coop_rl.config.editor_schema import editor_schema
@@ -21,14 +23,14 @@ from coop_rl.errors import Interrupted, RunError, UserError, printable
 
 app = typer.Typer(
     name="coop-rl",
-    help="Cooperative SFT and RL (BRIDGE) on Ray, vLLM and DeepSpeed.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
 data_app = typer.Typer(help="Look at the data of a config, or fetch some.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+add_model_commands(app)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML (or JSON) run config.", metavar="CONFIG")]
 Overrides = Annotated[
@@ -37,13 +39,45 @@ Overrides = Annotated[
 ]
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"coop-rl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print it.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Cooperative SFT and RL (BRIDGE) on Ray, vLLM and DeepSpeed."""
+
+
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="Run directory; default: <run.dir>/<run.name>.")
+]
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print evaluations and the summary alone.")]
+
+
+@app.command()
+def demo(overrides: Overrides = None, run_dir: RunDir = None, quiet: Quiet = False) -> None:
+    """Run the main job on what comes with the package: 2 CPU cores, minutes, no downloads."""
+    from coop_rl.commands.demo import demo_file
+
+    run_config = load_config(demo_file(), overrides or [])
+    from coop_rl.commands.train import run_training  # heavy: ray
+
+    run_training(run_config, run_dir, "auto", is_quiet=quiet)
+
+
 @app.command()
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Run directory; default: <run.dir>/<run.name>.")
-    ] = None,
+    run_dir: RunDir = None,
     resume: Annotated[
         str,
         typer.Option(
@@ -63,6 +97,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only check, as coop-rl check does.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run the main job: train with the method the config names."""
     recorded = {}
@@ -79,7 +114,7 @@ def train(
         return
     from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
-    run_training(run_config, run_dir, resume, allow or ())
+    run_training(run_config, run_dir, resume, allow or (), is_quiet=quiet)
 
 
 @app.command()
@@ -270,47 +305,6 @@ def judge(
 
 
 RunFolders = Annotated[list[Path], typer.Argument(help="Run directories.", metavar="RUN...")]
-
-
-@app.command()
-def report(
-    runs: RunFolders,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The file, or a folder for report.html.")
-    ] = Path("report.html"),
-) -> None:
-    """Write one HTML file of a run, or of several compared: curves, samples, settings."""
-    from coop_rl.commands.report import report_runs
-
-    report_runs(runs, out, typer.echo)
-
-
-@app.command()
-def watch(
-    runs: RunFolders,
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="On 127.0.0.1; 0: any that is free.")
-    ] = 0,
-) -> None:
-    """Serve the report of a growing run on 127.0.0.1; new figures show as they are written."""
-    from coop_rl.commands.report import watch_runs
-
-    watch_runs(runs, port, typer.echo)
-
-
-@app.command()
-def compare(
-    runs: RunFolders,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of differences.")] = False,
-) -> None:
-    """Compare runs with the first by what they have stored: at equal steps, tokens and time.
-
-    Runs that differ in their seed alone count together: with several seeds, intervals are over
-    seeds that both sides have; with one, over the items of the evaluation.
-    """
-    from coop_rl.commands.report import compare_runs
-
-    compare_runs(runs, typer.echo, as_json=as_json)
 
 
 @data_app.command("check")

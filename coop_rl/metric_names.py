@@ -91,6 +91,8 @@ METRICS: dict[str, Metric] = {
     "grad/cosine": Metric("", "cosine of the two parts; null when not measured"),
     "grad/shadow_norm": Metric("", "norm of the shadow's theta-gradient before clipping"),
     "grad/skipped": Metric("0 or 1", "1: a non-finite gradient made a branch skip its update"),
+    "lr/theta": Metric("", "learning rate of the step's updates of theta"),
+    "lr/w": Metric("", "learning rate of the step's update of w"),
     "gain/value": Metric(
         "reward", "cooperative gain; null where the effective sample size is too low"
     ),

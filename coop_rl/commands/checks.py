@@ -33,6 +33,7 @@ from coop_rl.errors import RunDirectoryError, UserError
 from coop_rl.evaluation.benchmarks import find_benchmark
 from coop_rl.evaluation.sets import EvaluationSet, benchmark_sets
 from coop_rl.observability.run_directory import RunDirectory, flatten
+from coop_rl.observability.trackers import check_trackers
 from coop_rl.rewards.user import check_functions
 from coop_rl.types import Demonstration
 
@@ -106,6 +107,11 @@ class Door:
         """Load the user's reward functions."""
         check_functions(self.config.reward)
         return ", ".join(self.config.reward.functions) or "none of your own"
+
+    def trackers(self) -> str:
+        """Look whether the trackers' packages are there."""
+        check_trackers(self.config)
+        return ", ".join(self.config.observability.trackers) or "none beside TensorBoard"
 
     def benchmarks(self) -> str:
         """Look the benchmarks' names up."""
@@ -213,6 +219,7 @@ class Check:
 CHECKS = (
     Check("devices", Door.devices, is_local=True),
     Check("reward functions", Door.functions),
+    Check("trackers", Door.trackers),
     Check("benchmarks", Door.benchmarks),
     Check("model", Door.model),
     Check("adapter", Door.adapter, ("model",)),

@@ -12,21 +12,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from coop_rl.config import ServingConfig, load_config, load_serving_config
+from coop_rl.commands.stored_run import StoredRun, Which
+from coop_rl.config import ServingConfig, load_serving_config
 from coop_rl.config.reward import RewardSection
 from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
-from coop_rl.driver.checkpoint_store import BEST, CheckpointStore, digest, read_progress
+from coop_rl.driver.checkpoint_store import digest
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.errors import ConfigError, Interrupted, RunDirectoryError
 from coop_rl.evaluation.measure import measure
 from coop_rl.evaluation.result import Comparison, EvaluationResult, compare, write_json
 from coop_rl.evaluation.sets import EvaluationSet, serving_sets
-from coop_rl.learner.export import export_policy
+from coop_rl.files import remove_empty
+from coop_rl.learner.export import export_cached
 from coop_rl.observability.evaluation_console import EvaluationConsole
 from coop_rl.observability.logs import route_library_logs
 from coop_rl.observability.run_directory import git_commit, package_versions
@@ -59,7 +61,7 @@ class EvaluationRequest:
     num_samples: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
-    checkpoint: Literal["newest", "best"] = "newest"
+    checkpoint: Which = "newest"
     """Which checkpoint of a run directory is served."""
     config: Path | None = None
     """A run config whose sections replace those of a run."""
@@ -85,8 +87,10 @@ class Target:
     """What it is measured on."""
 
 
-def run_evaluation(request: EvaluationRequest, out: Path | None) -> None:
-    """Evaluate all models and compare them with the first.
+def run_evaluation(
+    request: EvaluationRequest, out: Path | None
+) -> dict[str, dict[str, EvaluationResult]]:
+    """Evaluate all models and compare them with the first; returns results by model and set.
 
     Raises:
         UserError: The input is wrong; nothing was started.
@@ -104,11 +108,18 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> None:
             preflight_local(serving_devices(target.config))
     out = _make_folder(out, [target.name for target in targets])
     results: list[list[EvaluationResult]] = []
-    for target in targets:
-        results.append(_evaluate(target, out / target.name, console))
-        console.table(target.name, results[-1])
-    _compare(out, targets, results, console)
+    try:
+        for target in targets:
+            results.append(_evaluate(target, out / target.name, console))
+            console.table(target.name, results[-1])
+        _compare(out, targets, results, console)
+    finally:
+        remove_empty(out)  # of models that were not reached
     console.line(f"results in {out}")
+    return {
+        target.name: {result.name: result for result in found}
+        for target, found in zip(targets, results, strict=True)
+    }
 
 
 def _check(request: EvaluationRequest) -> None:
@@ -126,17 +137,16 @@ def _resolve(
 ) -> Target:
     """Find out what `model` is, and check it."""
     path = Path(model).expanduser()
-    run = path.parent.parent if path.parent.name == "checkpoints" else path
     name, step = path.resolve().name if path.is_dir() else model.replace("/", "--"), 0
-    if (run / "checkpoints").is_dir():
-        trained = load_config(run / "config.json")
+    if run := StoredRun.find(path, request.checkpoint):
         if request.config is None:
-            _refuse_code(request, run, trained.reward)
-        checkpoint = path if run != path else _checkpoint(run, request.checkpoint, console)
-        step = read_progress(checkpoint).next_step
-        exported = export_policy(trained, checkpoint, digest(checkpoint), run / "exports")
-        name, path = f"{run.resolve().name}-{checkpoint.name}", exported
-        config = _config(request, request.config or run / "config.json", str(exported))
+            _refuse_code(request, run.path, run.config.reward)
+        for note in run.notes:
+            console.line(note)
+        made = digest(run.checkpoint)
+        exported = export_cached(run.config, run.checkpoint, made, run.path / "exports")
+        name, step = run.name, run.step
+        config = _config(request, request.config or run.path / "config.json", str(exported))
     else:
         config = _config(request, request.config, model)
     number = 1 + sum(other == name or other.startswith(f"{name}+") for other in taken)
@@ -157,24 +167,6 @@ def _refuse_code(request: EvaluationRequest, run: Path, reward: RewardSection) -
             f"{run / 'config.json'} names the reward function {functions[0]}, whose code would run "
             "here; give --allow-code if you trust it, or a config of your own as --config"
         )
-
-
-def _checkpoint(run: Path, which: Literal["newest", "best"], console: EvaluationConsole) -> Path:
-    store = CheckpointStore(run / "checkpoints", keep=1)
-    if which == "best":
-        if best := store.best():
-            return best
-        raise RunDirectoryError(
-            f"{run} has no best checkpoint (checkpoint.best was null, or {BEST} is damaged); give "
-            "a step-* folder"
-        )
-    found = store.find()
-    if found.newest is None:
-        why = "; ".join(found.lines()) or "there is none"
-        raise RunDirectoryError(f"{run} has no whole checkpoint: {why}; give another run")
-    for line in found.lines():
-        console.line(line)
-    return found.newest
 
 
 def _config(request: EvaluationRequest, path: Path | None, model: str) -> ServingConfig:

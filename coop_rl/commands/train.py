@@ -22,50 +22,64 @@ from coop_rl.distributed.team import Team
 from coop_rl.driver.stop import StopRequest
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory
+from coop_rl.observability.trackers import Trackers
 from coop_rl.report.at_end import conclude
 
 
 def run_training(
-    config: RunConfig, run_dir: Path | None, resume: str, allowed: Sequence[Allowed] = ()
-) -> None:
-    """Run one training job from input checks to summary.
+    config: RunConfig,
+    run_dir: Path | None,
+    resume: str,
+    allowed: Sequence[Allowed] = (),
+    *,
+    is_quiet: bool = False,
+) -> Path:
+    """Run one training job from input checks to summary; returns the run directory.
 
     Args:
         config: The run.
         run_dir: Its directory; None: `<run.dir>/<run.name>`.
         resume: What `--resume` was given.
         allowed: What a resume may find changed.
+        is_quiet: Whether only evaluations and the summary are printed.
 
     Raises:
         UserError: The input is wrong; nothing was started.
         RunError: The run failed; the text names the actor.
         Interrupted: The user stopped it after a checkpoint.
     """
-    run, sizes, stop = _check(config, run_dir, resume, allowed), derive_sizes(config), StopRequest()
+    run, sizes = _check(config, run_dir, resume, allowed, is_quiet), derive_sizes(config)
+    stop = StopRequest()
     console, directory = run.console, run.directory
     console.show_plan(config, sizes, directory.path, run.start.checkpoint)
     console.notes([*run.start.notes, *directory.unreadable_rows()])
     console.dropped(run.data.dropped)
     with directory.running() as status:
         started = time.monotonic()
+        trackers = Trackers.start(config, directory.path, console.line)
         with ray_session(config.placement, sizes, config.run.name), stop.listening():
             with team_of(config, directory.logs, console.milestone) as team, status.ending():
                 _start(run, team)
                 from coop_rl.commands.training import Session
 
-                session = Session.build(run, team, stop)
+                session = Session.build(run, team, stop, trackers)
                 session.train(run, stop)
             console.notes(session.forgetting())
             comparisons = session.evaluation.comparisons()
             console.summary(directory.path, comparisons, time.monotonic() - started)
     console.notes(conclude(directory.path))
+    return directory.path
 
 
 def _check(
-    config: RunConfig, run_dir: Path | None, resume: str, allowed: Sequence[Allowed]
+    config: RunConfig,
+    run_dir: Path | None,
+    resume: str,
+    allowed: Sequence[Allowed],
+    is_quiet: bool,
 ) -> CheckedRun:
     """Check all input, then make or reopen the run directory."""
-    console = RunConsole()
+    console = RunConsole(is_quiet=is_quiet)
     door = Door(config, run_dir, resume, allowed)
     door.require_all()
     directory = RunDirectory.open(config, run_dir)

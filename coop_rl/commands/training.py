@@ -27,6 +27,7 @@ from coop_rl.driver.validation import Measurements, TeamValidation
 from coop_rl.errors import UnscoredError
 from coop_rl.observability.forgetting import describe_forgetting
 from coop_rl.observability.observer import RunObserver
+from coop_rl.observability.trackers import Trackers
 from coop_rl.tracing.stages import Stages
 
 
@@ -42,7 +43,7 @@ class Session:
     evaluation: Evaluator
 
     @classmethod
-    def build(cls, run: CheckedRun, team: Team, stop: StopRequest) -> "Session":
+    def build(cls, run: CheckedRun, team: Team, stop: StopRequest, trackers: Trackers) -> "Session":
         """Put the roles on top of a started team."""
         config, data, console = run.config, run.data, run.console
         method, stages = build_method(config), Stages()
@@ -54,8 +55,8 @@ class Session:
             config, team, run.store, run.start.checkpoint, stop, stages, warn
         )
         on_cluster = config.placement.address is not None
-        live = (RayMetricsSink(config.run.name).write,) if on_cluster else ()
-        observer = RunObserver(config, run.directory, console, stages, *live)
+        live = {"show": RayMetricsSink(config.run.name).write} if on_cluster else {}
+        observer = RunObserver(config, run.directory, console, stages, trackers=trackers, **live)
         evaluation = Evaluator(config, run.sets, joint.run, stages, run.directory.evaluations)
         held_out = run.sets[0].prompts
         validation = TeamValidation(

@@ -34,10 +34,20 @@ def load_config(
         overrides: What `--set` was given; its paths are from the working directory.
         options: Overrides that stand for other options, and how those were typed.
     """
-    values = apply_overrides(read_sections(path), overrides)
+    return build_config(read_sections(path), str(path), overrides, options)
+
+
+def build_config(
+    sections: Mapping[str, Any],
+    origin: str,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, str] = NO_OPTIONS,
+) -> RunConfig:
+    """Override and validate the sections of a run config, which come from `origin`."""
+    values = apply_overrides(dict(sections), overrides)
     if isinstance(values.get("method"), dict):
         values["method"] = _with_kinds(values["method"])
-    return _validate(RunConfig, values, str(path), overrides, options)
+    return _validate(RunConfig, values, origin, overrides, options)
 
 
 def load_serving_config(

@@ -5,11 +5,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from coop_rl.config.base import Section
+from coop_rl.config.base import SECRET, Section
 from coop_rl.config.optimizer import OptimizerSection
-
-SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-"""Names of environment variables that hold secrets."""
 
 
 class RolloutSection(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def load_causal_lm(
     path: str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | Literal["auto"],
     *,
     activation_checkpointing: bool = False,
     attention: str | None = None,
@@ -28,7 +28,7 @@ def load_causal_lm(
 
     Args:
         path: A Hugging Face folder, or a hub id.
-        dtype: Type of the loaded weights.
+        dtype: Type of the loaded weights; `auto`: the one they are stored in.
         activation_checkpointing: Recompute each layer's activations in the backward pass.
         attention: Which of its attention implementations transformers is to use; None: the
             model's default.

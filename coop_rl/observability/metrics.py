@@ -11,6 +11,9 @@ import numpy as np
 from coop_rl.algorithm.packing import useful_share
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.algorithm.scaffold import has_right
+from coop_rl.algorithm.schedules import rate_at, theta_rate
+from coop_rl.config import RunConfig
+from coop_rl.config.sizes import has_adapter
 from coop_rl.metric_names import REWARD
 from coop_rl.types import (
     CooperativeGain,
@@ -50,6 +53,15 @@ def step_metrics(record: StepRecord, timings: Mapping[str, float]) -> Metrics:
         **timings,
     }
     return {name: finite(value) for name, value in metrics.items()}
+
+
+def learning_rates(config: RunConfig, record: StepRecord) -> Metrics:
+    """Return the rates of the step's updates: of theta, and of w where there is one."""
+    step, num_steps = record.step, config.run.num_steps
+    rates: Metrics = {"lr/theta": theta_rate(config.learner, record.objective, step, num_steps)}
+    if record.update is not None and has_adapter(config):
+        rates["lr/w"] = rate_at(config.adapter, step, num_steps)
+    return rates
 
 
 def finite(value: float | None) -> float | None:

@@ -55,7 +55,8 @@ def content_of(runs: Sequence[StoredRun], *, is_live: bool = False) -> Row:
         "config": _config(ordered),
         "meanings": {name: [m.unit, m.meaning] for name in names if (m := describe(name))},
     }
-    return _finite(content)  # type: ignore[no-any-return]
+    finite: Row = _finite(content)
+    return finite
 
 
 def _run(run: StoredRun, arm: Arm, arms: Sequence[Arm], points: int) -> Row:
@@ -110,7 +111,8 @@ def _stages(run: StoredRun) -> dict[str, float]:
 
 def _charts(names: Sequence[str], drawn: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Return the charts that some run has figures for, and what the others would need."""
-    charts, missing = [], []
+    charts: list[Row] = []
+    missing: list[Row] = []
     for chart in (*CHARTS[:2], *accuracy_charts(names), *CHARTS[2:]):
         series = [asdict(s) for s in chart.series if _is_measured(s.metric, names)]
         if chart.section == "guidance" and all(_stands_at_zero(s["metric"], drawn) for s in series):

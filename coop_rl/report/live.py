@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(HTTPStatus.NOT_FOUND, "text/plain", "there is / and /data.json")
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the terminal holds the address."""
 
     def _answer(self, status: HTTPStatus, kind: str, text: str) -> None:

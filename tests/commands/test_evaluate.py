@@ -10,7 +10,9 @@ from coop_rl.commands import evaluate
 from coop_rl.commands.evaluate import EvaluationRequest, run_evaluation
 from coop_rl.commands.options import spread_option
 from coop_rl.config import load_config
-from coop_rl.errors import UserError
+from coop_rl.driver.checkpoint_store import CheckpointStore
+from coop_rl.errors import RunError, UserError
+from tests.driver.tiny_checkpoints import save
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/local/demo.yaml"
@@ -114,7 +116,8 @@ def test_a_run_without_checkpoints_and_a_used_folder_are_refused(
 def test_the_code_a_runs_own_config_names_is_not_run_unasked(tmp_path: Path) -> None:
     """A run directory may come from anybody: the module below would say that it was imported."""
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
-    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    store = CheckpointStore(tmp_path / "run/checkpoints", keep=1)
+    save(store, 3)
     function = f"reward.function={tmp_path / 'mine.py'}:judge"
     config = load_config(DEMO, ["reward.kind=python", function])
     (tmp_path / "run/config.json").write_text(config.model_dump_json())
@@ -122,9 +125,8 @@ def test_the_code_a_runs_own_config_names_is_not_run_unasked(tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"mine\.py:judge, whose code would run .*--allow-code"):
         run_evaluation(request, tmp_path / "out")
     assert not (tmp_path / "ran").exists()
-    for asked in (replace(request, may_run_code=True), replace(request, config=DEMO)):
-        with pytest.raises(UserError, match="has no whole checkpoint: there is none"):
-            run_evaluation(asked, tmp_path / "out")
+    asked = replace(request, may_run_code=True)
+    evaluate._refuse_code(asked, tmp_path / "run", config.reward)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +142,14 @@ def test_the_code_a_runs_own_config_names_is_not_run_unasked(tmp_path: Path) -> 
 )
 def test_one_option_takes_several_benchmarks(given: str, spread: str) -> None:
     assert spread_option(given.split(), "--benchmark") == spread.split()
+
+
+def test_a_failure_leaves_no_empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RunError("an actor was lost")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(evaluate, "_evaluate", fail)
+    with pytest.raises(RunError):
+        run_evaluation(EvaluationRequest((MODEL, MODEL), config=DEMO), tmp_path / "out")
+    assert not list(tmp_path.iterdir())

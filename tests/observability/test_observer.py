@@ -24,9 +24,13 @@ EVALUATED = {"eval/sums/pass@1": 0.5, "eval/sums/pass@1_low": 0.4, "eval/sums/pa
 class Session:
     """An observer on a run directory, with its stages and what it printed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *overrides: str) -> None:
         self.config = load_config(
-            DEMO, ["run.num_steps=6", "method.mix=0.5", "observability.samples_per_step=2"]
+            DEMO,
+            [
+                *("run.num_steps=6", "method.mix=0.5", "observability.samples_per_step=2"),
+                *overrides,
+            ],
         )
         self.directory = RunDirectory.open(self.config, folder)
         self.stages = Stages()
@@ -69,6 +73,7 @@ def test_one_row_a_step_and_one_per_evaluation(tmp_path: Path) -> None:
     assert "time/save_s" not in first
     assert second["time/save_s"] == 0.125
     assert first["guidance/mix"] == 0.5
+    assert (first["lr/theta"], first["lr/w"]) == (2e-4 / 5, 2e-3)  # theta's warms up over 5 steps
     assert first["grad/cosine"] is None
     assert {name for row in written for name in row if describe(name) is None} == set()
     assert list((tmp_path / "events").iterdir())
