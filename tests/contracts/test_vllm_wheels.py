@@ -23,7 +23,8 @@ from coop_rl.weights.source import (
     VllmSource,
 )
 from tests.contracts.wheels import VERSIONS, definition, fields, parameters, run, unpacked
-from tests.learner.test_export import DEMO, Theta
+from tests.learner.test_export import Theta
+from tests.support.stored_run import DEMO
 
 TRANSFER = "distributed/weight_transfer"
 SIGNATURES = [
