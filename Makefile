@@ -1,5 +1,5 @@
 # make demo and make test are all a newcomer needs; each creates .venv when it is missing.
-PYTHON ?= python3.11
+PYTHON ?=
 TORCH_INDEX_URL ?=
 BIN := $(CURDIR)/.venv/bin
 # A fixed place for DeepSpeed's compiled collective; ninja and the compiler are found through PATH.
@@ -13,7 +13,7 @@ SMOLLM2 := models/smollm2-135m-instruct
 QUICK := algorithm units
 GROUPS := jobs whole engines loop $(QUICK)
 
-.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check gpu prove study study-sources study-mix format bench docs clean
+.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check contracts gpu prove study study-sources study-mix format bench docs clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
@@ -23,15 +23,17 @@ help:
 	@echo "make quick    the tests that start no Ray and no engine, and run no loop"
 	@echo "make test     run the tests"
 	@echo "make check    what CI runs: format, lint, types, tests"
-	@echo "make gpu      the tests that need CUDA devices, in the Python environment it is called from"
+	@echo "make contracts  hold what we use of vLLM against the Python files of its GPU wheels, fetched from the package index"
+	@echo "make gpu      learner, engine and a run measured on one GPU, then the tests that need one, in the Python"
+	@echo "              environment it is called from; writes bench/results.d/gpu (ARGS=--tiny: small, on any machine)"
 	@echo "make prove    rarer whole jobs, then whole training runs: bridge x 3 seeds, rl, shuffled rewards"
 	@echo "make study    does the shadow matter: five meta.w_objective x five seeds (about 100 minutes)"
 	@echo "make study-sources  does guidance pay where half of the demonstrations are harmful (60 minutes)"
 	@echo "make study-mix  is a learned lambda as good as a fixed one on good demonstrations (25 minutes)"
 	@echo "make bench    every measure against its floor; writes bench/results.json (ARGS='packing controller': only those)"
-	@echo "make docs     renew docs/config.md and docs/data-flow.md from the code"
+	@echo "make docs     renew docs/config.md, docs/metrics.md and docs/data-flow.md from the code"
 	@echo "make format   format the code"
-	@echo "make setup    create or renew .venv from the pinned lock"
+	@echo "make setup    create or renew .venv from the pinned lock (PYTHON=...: with this Python)"
 	@echo "make clean    remove .venv and caches"
 
 setup:
@@ -74,11 +76,17 @@ check: setup
 	mypy
 	@COOP_RL_CI=1 $(MAKE) --no-print-directory test
 
+# A wheel is 330 MB, of which the Python files stay, in .venv/contracts; -rs says what was not held.
+contracts: setup
+	@python -m tests.contracts.wheels
+	@pytest -p no:cacheprovider -rs tests/contracts
+
 # In the environment it is called from: .venv holds the CPU builds.
 gpu: export PATH := $(OWN_PATH)
 gpu:
-	@python3 -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu: torch " + \
-	torch.__version__ + " of " + sys.executable + " sees no CUDA device; call it where vllm and a CUDA torch are")'
+	@python3 -c 'import sys, torch; torch.cuda.is_available() or "--tiny" in sys.argv or sys.exit("make gpu: torch " + \
+	torch.__version__ + " of " + sys.executable + " sees no CUDA device; call it where vllm and a CUDA torch are")' $(ARGS)
+	PYTHONPATH=bench:$$PYTHONPATH python3 -m gpu.kit $(ARGS)
 	python3 -m pytest -m gpu tests/gpu
 
 prove: setup
@@ -103,6 +111,7 @@ bench: setup
 
 docs: setup
 	@python -m coop_rl.config.reference docs/config.md
+	@python -m coop_rl.observability.metrics_page docs/metrics.md
 	@python docs/data_flow.py docs/data-flow.md
 
 clean:

@@ -46,16 +46,18 @@ def samples(seed: int) -> list[TokenSample]:
     return found
 
 
-def bare_steps(path: str, dtype: torch.dtype, lr: float) -> Callable[[PackedBatch], None]:
+def bare_steps(
+    path: str, dtype: torch.dtype, lr: float, device: str = "cpu"
+) -> Callable[[PackedBatch], None]:
     """Return a step as one writes it by hand."""
-    model = load_causal_lm(path, dtype)
+    model = load_causal_lm(path, dtype).to(device)
     # fp32 masters, as the learner has in bf16.
     masters = [p.detach().float().clone() for p in model.parameters()]
     optimizer = torch.optim.AdamW(masters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def step(batch: PackedBatch) -> None:
         for micro in batch.rl[0]:
-            grid = micro.grid
+            grid = micro.grid.to(torch.device(device))
             mask = None
             if grid.sequence_KL is not None and grid.response_KL is not None:
                 mask = visible(grid.sequence_KL, grid.response_KL)[:, None]
@@ -67,8 +69,9 @@ def bare_steps(path: str, dtype: torch.dtype, lr: float) -> Callable[[PackedBatc
             ).last_hidden_state.flatten(0, 1)[grid.source_T]
             log_prob_TV = model.get_output_embeddings()(hidden).float().log_softmax(-1)
             log_prob_T = log_prob_TV.gather(1, grid.target_T[:, None])[:, 0]
-            ratio_T = (log_prob_T.detach() - micro.behaviour_log_prob_T).exp().clamp(max=2.0)
-            advantage_T = micro.advantage_B[micro.row_T]
+            behaviour_T = micro.behaviour_log_prob_T.to(device)
+            ratio_T = (log_prob_T.detach() - behaviour_T).exp().clamp(max=2.0)
+            advantage_T = micro.advantage_B[micro.row_T].to(device)
             loss = -(ratio_T * advantage_T * log_prob_T).sum() / batch.num_rl_tokens
             loss.backward()
         for master, parameter in zip(masters, model.parameters(), strict=True):

@@ -3,21 +3,33 @@
 Random batches of 64 prompts x 8 samples, lengths uniform (8 to 64) or long-tailed (log-normal,
 median 200, cut at 1,024), for 1, 2 and 4 ranks, packed for the 0.8 M and the 135 M model. Useful is
 what is no padding among all places of all ranks; the balance is the most tokens of a rank over the
-mean. Nothing is timed. Last, what a step's passes cost (as `algorithm.lanes` reckons it) when its
-RL and SFT rows lie in the same micro-batches, over apart. Writes bench/results.d/packing.json.
+mean. Then what a step's passes cost (as `algorithm.lanes` reckons it) when its
+RL and SFT rows lie in the same micro-batches, over apart; and of the shipped GPU configs how many
+passes a rank makes, as packed and with a CPU's costs, and the seconds of packing in one process.
+Writes bench/results.d/packing.json.
 """
 
 import math
 import random
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from report import Measure, of_ratios, save
+from report import Detail, Measure, of_ratios, save
 
 from coop_rl.algorithm.lanes import ATTENTIONS_PER_HIDDEN, PASS_COST_TOKENS
 from coop_rl.algorithm.packing import PackShape, pack, useful_share
+from coop_rl.config import load_config
+from coop_rl.planning.shape import shape_of
 from coop_rl.types import PackedBatch, TokenSample
 
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHIPPED = (
+    "cluster/1-gpu", "cluster/8-gpus", "cluster/16-gpus", "cluster/64-gpus", "cluster/256-gpus",
+    "paper/qwen2.5-3b", "paper/llama-3.2-3b-instruct", "paper/qwen3-8b-base",
+)  # fmt: skip
 NUM_PROMPTS, NUM_SAMPLES, REPEATS, LIMIT = 64, 8, 10, 16384
 Draw = Callable[[random.Random], int]
 LENGTHS: dict[str, Draw] = {
@@ -66,9 +78,40 @@ def join(num_prompts: int, hidden_size: int) -> Measure:
     return of_ratios(name, ratios, higher_is_better=False)
 
 
+def shipped(name: str) -> Measure:
+    """Compare the passes of a config's step with those that a CPU's costs would make of it."""
+    config = load_config(CONFIGS / f"{name}.yaml", [])
+    shape = PackShape.from_config(config, hidden_size=shape_of(config.model.path).hidden)
+    draw, most, rollouts = random.Random(0), config.rollout.max_tokens, []
+    for number in range(config.prompts.per_step):
+        prompt = (number + 1,) * draw.randint(80, 240)
+        for _ in range(config.rollout.samples_per_prompt):
+            length = min(most, max(8, int(draw.lognormvariate(math.log(most / 3), 0.6))))
+            rollouts.append(TokenSample(prompt, (7,) * length, (-1.0,) * length, 1.0))
+    began = time.process_time()
+    ours = pack(rollouts, [], shape)
+    seconds = time.process_time() - began
+    as_on_cpu = pack(rollouts, [], replace(shape, layout="trees", pass_cost=PASS_COST_TOKENS))
+    passes, before = len(ours.rl[0]), len(as_on_cpu.rl[0])
+    detail: Detail = {
+        "ours": passes,
+        "reference": before,
+        "unit": "passes",
+        "useful": useful_share([ours]),
+        "seconds": seconds,
+    }
+    sys.stdout.write(f"{name}: {detail}\n")
+    return of_ratios(
+        f"passes over those with a CPU's costs, {name}",
+        [passes / before],
+        higher_is_better=False,
+        detail=detail,
+    )
+
+
 def main() -> None:
     """Pack, write, show."""
-    measures: list[Measure] = []
+    measures: list[Measure] = [shipped(name) for name in SHIPPED]
     for kind, length in LENGTHS.items():
         for num_ranks in (1, 2, 4):
             for model, hidden in HIDDEN.items():

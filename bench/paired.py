@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
-"""Student's t by degrees of freedom."""
+from coop_rl.evaluation.estimators import seed_interval
+
 LAST_STEPS = 10
 Row = dict[str, Any]
 Figure = Callable[[list[Row], list[Row]], float]
@@ -106,9 +106,8 @@ def rows_of(run_dir: Path) -> tuple[list[Row], list[Row]]:
 
 def interval(differences: Sequence[float]) -> str:
     """Return mean and 95 % t interval."""
-    mean = fmean(differences)
-    half = T_975[len(differences) - 1] * stdev(differences) / len(differences) ** 0.5
-    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+    found = seed_interval(differences)
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def middle(steps: Sequence[Row], name: str) -> str:

@@ -7,27 +7,30 @@ actor, why, how to resume); 130 interrupted after a clean checkpoint.
 import json
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
 
 import typer
 
-from coop_rl.config import RunConfig, load_config
+from coop_rl import __version__
+from coop_rl.cli_runs import add_run_commands
+from coop_rl.commands.options import Allow, AllowCode, DataFile, spread_option
+from coop_rl.config import load_config
+from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
 from coop_rl.errors import Interrupted, RunError, UserError, printable
 
 app = typer.Typer(
     name="coop-rl",
-    help="Cooperative SFT and RL (BRIDGE) on Ray, vLLM and DeepSpeed.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
 data_app = typer.Typer(help="Look at the data of a config, or fetch some.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+add_run_commands(app)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML (or JSON) run config.", metavar="CONFIG")]
 Overrides = Annotated[
@@ -36,13 +39,45 @@ Overrides = Annotated[
 ]
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"coop-rl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print it.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Cooperative SFT and RL (BRIDGE) on Ray, vLLM and DeepSpeed."""
+
+
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="Run directory; default: <run.dir>/<run.name>.")
+]
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print evaluations and the summary alone.")]
+
+
+@app.command()
+def demo(overrides: Overrides = None, run_dir: RunDir = None, quiet: Quiet = False) -> None:
+    """Run the main job on what comes with the package: 2 CPU cores, minutes, no downloads."""
+    from coop_rl.commands.demo import demo_file
+
+    run_config = load_config(demo_file(), overrides or [])
+    from coop_rl.commands.train import run_training  # heavy: ray
+
+    run_training(run_config, run_dir, "auto", is_quiet=quiet)
+
+
 @app.command()
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Run directory; default: <run.dir>/<run.name>.")
-    ] = None,
+    run_dir: RunDir = None,
     resume: Annotated[
         str,
         typer.Option(
@@ -50,6 +85,7 @@ def train(
             help="auto: go on where this run directory stopped; never; or a checkpoint folder.",
         ),
     ] = "auto",
+    allow: Allow = None,
     profile: Annotated[
         tuple[int, int] | None,
         typer.Option(
@@ -58,13 +94,45 @@ def train(
             metavar="FIRST LAST",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check, as coop-rl check does.")
+    ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run the main job: train with the method the config names."""
-    recorded = [f"observability.profile_steps={list(profile)}"] if profile else []
-    run_config = load_config(config, [*(overrides or []), *recorded])
+    recorded = {}
+    if profile:
+        typed = f"--profile {profile[0]} {profile[1]}"
+        recorded[f"observability.profile_steps={list(profile)}"] = typed
+    run_config = load_config(config, [*(overrides or []), *recorded], recorded)
+    if dry_run:
+        from rich.console import Console
+
+        from coop_rl.commands.check import check_run
+
+        check_run(run_config, Console(highlight=False), run_dir, resume, allow or ())
+        return
     from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
-    run_training(run_config, run_dir, resume)
+    run_training(run_config, run_dir, resume, allow or (), is_quiet=quiet)
+
+
+@app.command()
+def check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="As train would get it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of findings.")] = False,
+) -> None:
+    """Say all that `train` would refuse, at once; start nothing."""
+    run_config = load_config(config, overrides or [])
+    from rich.console import Console
+
+    from coop_rl.commands.check import check_run  # heavy: ray, transformers
+
+    check_run(run_config, Console(highlight=False), run_dir, as_json=as_json)
 
 
 @app.command()
@@ -157,9 +225,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--benchmark", help="Benchmarks by name, or the config's own set."),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A JSONL file; see evaluation.data.")
-    ] = None,
+    data: DataFile = None,
     data_dir: Annotated[
         str | None,
         typer.Option("--data-dir", help="Folder with <benchmark>/test.jsonl; else COOP_RL_DATA."),
@@ -186,6 +252,7 @@ def evaluate(
         Path | None, typer.Option("--config", help="Run config whose serving sections are used.")
     ] = None,
     overrides: Overrides = None,
+    may_run_code: AllowCode = False,
 ) -> None:
     """Measure models on benchmarks; with several, compare each with the first."""
     from coop_rl.commands.evaluate import EvaluationRequest, run_evaluation  # heavy: torch, ray
@@ -202,6 +269,7 @@ def evaluate(
         checkpoint,
         config,
         tuple(overrides or ()),
+        may_run_code,
     )
     run_evaluation(request, out)
 
@@ -282,41 +350,32 @@ def show_config(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def schema() -> None:
     """Print the config's JSON schema, for editors."""
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
-
-
-def spread_option(arguments: Sequence[str], option: str) -> list[str]:
-    """Return the arguments with `option a b` written as `option a option b`, as the parser needs.
-
-    What follows the option up to the next option is its own: models come before it.
-    """
-    spread: list[str] = []
-    is_inside = False
-    for argument in arguments:
-        if argument.startswith("-"):
-            is_inside = argument == option
-        elif is_inside and spread[-1] != option:
-            spread.append(option)
-        spread.append(argument)
-    return spread
+    typer.echo(json.dumps(editor_schema(), indent=2))
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Until a run is under way, Ctrl-C ends at once (typer would make it exit code 1)."""
+    """Until a run is under way, a signal ends at once (typer would make Ctrl-C exit code 1)."""
     raise Interrupted("nothing was started")
+
+
+def _tell(problem: str) -> None:
+    """Print an error; control characters that came with somebody's data are written out."""
+    typer.echo(f"coop-rl: {printable(problem)}", err=True)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGINT, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, _interrupt)
     try:
         app(spread_option(sys.argv[1:], "--benchmark"))
     except UserError as error:
-        typer.echo(f"coop-rl: {printable(str(error))}", err=True)
+        _tell(str(error))
         sys.exit(2)
     except RunError as error:
-        typer.echo(f"coop-rl: run failed: {error}", err=True)
+        _tell(f"run failed: {error}")
         sys.exit(1)
     except Interrupted as error:
-        typer.echo(f"coop-rl: interrupted: {error}", err=True)
+        _tell(f"interrupted: {error}")
         sys.exit(130)

@@ -49,6 +49,18 @@ class ActorLostError(RunError):
     """A process of the run died, or did not answer within its time limit."""
 
 
+class RayLostError(ActorLostError):
+    """A process of Ray's own died; whatever is asked of Ray now may end this process."""
+
+
+class DivergedError(RunError):
+    """Weights or moments are no longer finite; nothing that follows could mend them."""
+
+
+class UnscoredError(RunError):
+    """Most responses of a step could not be scored; nothing was learned from it."""
+
+
 class WeightSyncError(RunError):
     """Weights did not reach the rollout actors; says who was lost, or which tensor differs."""
 

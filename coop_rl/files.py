@@ -1,21 +1,23 @@
 """The one way a file or folder of ours is replaced: written aside, forced onto the disk, renamed.
 
-    path --aside--> .path.<pid>.tmp --write--> put_in_place --fsync, rename, fsync--> path
+    path --aside--> .path.<random>.tmp --write--> put_in_place --fsync, rename, fsync--> path
 
 At any moment `path` holds the old content or the new. Whatever a killed process left aside is in
-nobody's way, and `rewriting` takes its own away when writing fails.
+nobody's way, and `rewriting` takes its own away when writing fails. Nobody can guess the name, so
+nobody can lay a link there beforehand.
 """
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def aside(path: Path) -> Path:
-    """Return where this process writes what is to replace `path`: beside it, so on its disk."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Return a new place for what is to replace `path`: beside it, so on its disk."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 def put_in_place(written: Path, path: Path) -> None:
@@ -55,6 +57,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those inside it, as far as they hold nothing."""
+    inner = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
+    for path in (*inner, folder):
+        with suppress(OSError):  # it holds something
+            path.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -37,7 +37,9 @@ METRICS: dict[str, Metric] = {
         "", "meta-step k, from 0; in rows of eval/: steps trained before the evaluation"
     ),
     "version": Metric(
-        "", "theta updates before the step; its rollouts may be policy/lag updates older"
+        "",
+        "theta updates before the step, whose rollouts may be policy/lag updates older; in rows of "
+        "an evaluation beside training: before what was measured",
     ),
     STEP_SECONDS: Metric("s", "from the last row to this one, evaluations left out"),
     "time/<stage>_s": Metric("s", "spent in a stage; save: the checkpoint after the previous step"),
@@ -48,15 +50,13 @@ METRICS: dict[str, Metric] = {
     "tokens/trained_sft": Metric("tokens", "response tokens in the SFT loss of joint"),
     "tokens/trained_shadow": Metric("tokens", "response tokens in the RL loss of the shadow"),
     "tokens/useful": Metric("share", "places of joint's packed batches that hold a token"),
-    REWARD: Metric("reward", "mean over the step's responses"),
-    "reward/std": Metric("reward", "standard deviation over the step's responses"),
-    "reward/accuracy": Metric("share", "responses with the right answer"),
+    REWARD: Metric("reward", "mean over the step's responses that were scored"),
+    "reward/std": Metric("reward", "standard deviation over them"),
+    "reward/accuracy": Metric("share", "of them, those with the right answer"),
     "reward/given": Metric("reward", "mean over the responses of groups/given"),
     "reward/given_accuracy": Metric("share", "responses of groups/given with the right answer"),
-    "reward/timeouts": Metric(
-        "responses", "verifier killed at its time limit; they count as reward 0"
-    ),
-    "reward/crashed": Metric("responses", "verifier failed; they count as reward 0"),
+    "reward/timeouts": Metric("responses", "verifier killed at its time limit; they do not train"),
+    "reward/crashed": Metric("responses", "verifier failed; they do not train"),
     "reward/format": Metric("share", "responses in the form the answer was asked for in"),
     "reward/flipped": Metric("share", "responses whose reward noise turned around"),
     "reward/part/<name>": Metric("", "mean of a term of the reward, before its weight"),
@@ -93,6 +93,8 @@ METRICS: dict[str, Metric] = {
     "grad/cosine": Metric("", "cosine of the two parts; null when not measured"),
     "grad/shadow_norm": Metric("", "norm of the shadow's theta-gradient before clipping"),
     "grad/skipped": Metric("0 or 1", "1: a non-finite gradient made a branch skip its update"),
+    "lr/theta": Metric("", "learning rate of the step's updates of theta"),
+    "lr/w": Metric("", "learning rate of the step's update of w"),
     "gain/value": Metric(
         "reward", "cooperative gain; null where the effective sample size is too low"
     ),

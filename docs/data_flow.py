@@ -142,7 +142,7 @@ def render(config: RunConfig, record: StepRecord, metrics: Mapping[str, float | 
     groups, batch = record.sampled.groups, record.batch.minibatches[0]
     index = next(i for i, g in enumerate(groups) if len({r.value for r in g.rewards}) > 1)
     group = groups[index]
-    samples = to_token_samples(groups, build_method(config).estimator.advantages(groups))
+    samples = to_token_samples(groups, build_method(config).estimator.advantages)
     first = index * len(group.rollouts)
     shown = Demonstrations(config, load_run_data(config).demonstrations)
     demonstration = shown.next_batch(record.step, "next", ())[0]

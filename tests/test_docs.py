@@ -12,7 +12,8 @@ import typer
 from ray.scripts.scripts import cli as ray
 
 from coop_rl import types
-from coop_rl.cli import app, spread_option
+from coop_rl.cli import app
+from coop_rl.commands.options import spread_option
 from coop_rl.config import load_config
 
 ROOT = Path(__file__).parents[1]

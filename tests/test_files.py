@@ -1,5 +1,6 @@
 """A file or folder holds the old content or the new, and nothing is left beside it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def test_a_folder_is_replaced_with_all_that_was_in_it(tmp_path: Path) -> None:
             (side / "inner" / name).write_text(name)
     assert [p.name for p in path.rglob("*")] == ["inner", "new"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nobody_can_guess_where_a_file_is_written(tmp_path: Path) -> None:
+    names = {files.aside(tmp_path / "run.json").name for _ in range(9)}
+    assert len(names) == 9
+    assert not any(str(os.getpid()) in name.split(".") for name in names)
 
 
 @pytest.mark.parametrize("is_folder", [False, True])

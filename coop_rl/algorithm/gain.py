@@ -220,7 +220,16 @@ def _above_baseline(reward_PG: PerSample) -> PerSample:
 
 
 def _rewards(groups: Sequence[ScoredGroup]) -> PerSample:
-    return np.array([[r.value for r in group.rewards] for group in groups], dtype=np.float64)
+    """Return the rewards; where nobody could score a response, the mean of its group's others."""
+    return np.array([_of_group(group) for group in groups], dtype=np.float64)
+
+
+def _of_group(group: ScoredGroup) -> list[float]:
+    scored = [reward.value for reward in group.valid().rewards]
+    if len(scored) == len(group.rewards):
+        return scored
+    mean = sum(scored) / max(1, len(scored))
+    return [r.value if r.status == "scored" else mean for r in group.rewards]
 
 
 def _of_shadow(joint_PG: PerSample, shadow_N: Sequence[float], *, is_relative: bool) -> PerSample:

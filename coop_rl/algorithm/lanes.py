@@ -9,19 +9,22 @@ other. `cost` weighs the two, and the cheapest of a few ways to fill lanes is ta
 `packing`.
 """
 
+import struct
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from coop_rl.types import MicroBatch, TokenGrid
 
-Layout = Literal["trees", "lanes", "flat", "padded"]
-"""trees: lanes of trees; lanes: lanes of single sequences; flat: one lane without padding (variable
-length attention); padded: a lane for each sequence."""
+Layout = Literal["trees", "lanes", "flat", "varlen", "padded"]
+"""trees: lanes of trees; lanes: lanes of single sequences; flat: one lane of sequences, varlen: of
+trees, without padding (attention of variable length); padded: a lane for each sequence."""
 
 ANCHOR_TOKENS = 2
 """Length of the smallest lane in which the model can score a next token."""
@@ -30,12 +33,20 @@ MAX_LANE_LENGTHS = 4
 SHARED_TREE_TOKENS = (0, 256, 512, 1024)
 """The limits that are tried for the tokens of a tree with several responses; 0: no prompt is
 shared."""
+VARLEN_TREES = (16, 8, 4, 2, 1)
+"""The limits that are tried in the layout `varlen`, as parts of a micro-batch."""
 ATTENTIONS_PER_HIDDEN = 4
 """What a place costs apart from attention, per unit of the hidden size, where attention to one
 token costs 1; measured with 0.8 M and 135 M parameters (bench/layouts.py)."""
 PASS_COST_TOKENS = 96
-"""What every micro-batch costs beyond its places, whatever its size, in places without
-attention."""
+"""What every micro-batch costs beyond its places, whatever its size, in places without attention;
+on a CPU, measured with the above."""
+PASS_COST_TOKENS_GPU = 1_000
+"""The same on a GPU: launching the kernels of both passes. Assumed, not measured: a 3 B model's
+36 layers of some 150 kernels at 5 us are 27 ms, and 1,000 of its tokens at 350 TFLOPS 71 ms."""
+PASS_COST_TOKENS_GATHERED = 8_000
+"""The same on GPUs at ZeRO stage 3, where every micro-batch gathers all weights two or three times.
+Assumed, not measured: within a node that is 62 ms for 3 B (300 GB/s), between nodes 0.7 s."""
 MAX_HALVINGS = 6
 """How often the largest number of lanes is halved to find the numbers that are tried."""
 
@@ -98,14 +109,29 @@ def _split(members: Sequence[BatchRow], longest: int) -> Iterator[tuple[BatchRow
     yield tuple(part)
 
 
-def cost(lanes: Lanes, hidden_size: int) -> int:
-    """Return what a micro-batch costs, in units of one token's attention to another."""
+def pass_cost_tokens(*, is_on_gpu: bool, zero_stage: int) -> int:
+    """Return what a micro-batch costs beyond its places, by where learners are."""
+    if not is_on_gpu:
+        return PASS_COST_TOKENS
+    return PASS_COST_TOKENS_GATHERED if zero_stage == 3 else PASS_COST_TOKENS_GPU
+
+
+def cost(lanes: Lanes, hidden_size: int, layout: Layout) -> int:
+    """Return what a micro-batch costs, in units of one token's attention to another.
+
+    Attention of variable length is left out: it is the same however sequences lie.
+    """
     length = max(sum(tree.length for tree in lane) for lane in lanes)
-    return len(lanes) * length * (ATTENTIONS_PER_HIDDEN * hidden_size + length)
+    attended = 0 if layout in ("flat", "varlen") else length
+    return len(lanes) * length * (ATTENTIONS_PER_HIDDEN * hidden_size + attended)
 
 
 def cut(
-    trees: Sequence[Tree], micro_batch_tokens: int, layout: Layout, hidden_size: int
+    trees: Sequence[Tree],
+    micro_batch_tokens: int,
+    layout: Layout,
+    hidden_size: int,
+    pass_cost: int = PASS_COST_TOKENS,
 ) -> list[Lanes]:
     """Cut one rank's trees into micro-batches, longest first.
 
@@ -114,32 +140,33 @@ def cut(
         micro_batch_tokens: Limit of lanes x longest lane; a longer tree is a micro-batch by itself.
         layout: How lanes are filled.
         hidden_size: H of the model.
+        pass_cost: What a micro-batch costs beyond its places, in places.
     """
     left = sorted(trees, key=lambda tree: (-tree.length, tree.rows[0].index))
     micros: list[Lanes] = []
     while left:
-        lanes, left = _next_micro_batch(left, micro_batch_tokens, layout, hidden_size)
+        lanes, left = _next_micro_batch(left, micro_batch_tokens, layout, hidden_size, pass_cost)
         micros.append(lanes)
     return micros
 
 
 def _next_micro_batch(
-    trees: list[Tree], limit: int, layout: Layout, hidden_size: int
+    trees: list[Tree], limit: int, layout: Layout, hidden_size: int, pass_cost: int
 ) -> tuple[Lanes, list[Tree]]:
     """Fill lanes in the way that is cheapest a token; return them and the trees left over."""
-    longest = trees[0].length
-    if layout == "flat":
-        return _fill(trees, max(limit, longest), 1)
+    longest, ascending = trees[0].length, [-tree.length for tree in trees]
+    if layout in ("flat", "varlen"):
+        return _fill(trees, ascending, max(limit, longest), 1)
     ways = [([[tree] for tree in trees[:n]], trees[n:]) for n in _halves(limit // longest)]
     if layout != "padded":
         lengths = [
             longest,
             *(n * longest for n in range(2, MAX_LANE_LENGTHS + 1) if n * longest <= limit),
         ]
-        ways += [_fill(trees, n, lanes) for n in lengths for lanes in _halves(limit // n)]
+        ways += [_fill(trees, ascending, n, k) for n in lengths for k in _halves(limit // n)]
 
     def per_token(way: tuple[Lanes, list[Tree]]) -> float:
-        spent = cost(way[0], hidden_size) + PASS_COST_TOKENS * ATTENTIONS_PER_HIDDEN * hidden_size
+        spent = cost(way[0], hidden_size, layout) + pass_cost * ATTENTIONS_PER_HIDDEN * hidden_size
         return spent / sum(tree.length for lane in way[0] for tree in lane)
 
     return min(ways, key=per_token)
@@ -150,23 +177,37 @@ def _halves(most: int) -> list[int]:
     return sorted({max(1, most >> n) for n in range(MAX_HALVINGS)}, reverse=True)
 
 
-def _fill(trees: Sequence[Tree], length: int, num_lanes: int) -> tuple[Lanes, list[Tree]]:
-    """Put each tree, longest first, into the lane it fills best; return lanes and leftovers."""
+def _fill(
+    trees: Sequence[Tree], ascending: Sequence[int], length: int, num_lanes: int
+) -> tuple[Lanes, list[Tree]]:
+    """Put each tree, longest first, into the lane it fills best; return lanes and leftovers.
+
+    Args:
+        trees: Longest first.
+        ascending: Their lengths, negative.
+        length: Places of a lane.
+        num_lanes: Lanes at most.
+    """
     lanes: Lanes = []
     room: list[tuple[int, int]] = []  # (places left, lane), ascending
     left: list[Tree] = []
-    for tree in trees:
+    number = 0
+    while number < len(trees):
+        tree = trees[number]
         place = bisect_left(room, (tree.length, 0))
         if place < len(room):
             free, lane = room.pop(place)
         elif len(lanes) < num_lanes:
             free, lane = length, len(lanes)
             lanes.append([])
-        else:
-            left.append(tree)
+        else:  # on to the first that is short enough for the most room there is
+            fitting = bisect_left(ascending, -room[-1][0], number)
+            left.extend(trees[number:fitting])
+            number = fitting
             continue
         lanes[lane].append(tree)
         insort(room, (free - tree.length, lane))
+        number += 1
     return lanes, left
 
 
@@ -177,19 +218,23 @@ def lay_out(lanes: Lanes) -> MicroBatch:
     filled = [_Filled.of(lane) for lane in lanes]
     length = max(len(lane.ids) for lane in filled)
 
-    def stacked(values: Iterable[list[int]], padding: int = 0) -> torch.Tensor:
-        return torch.tensor([lane + [padding] * (length - len(lane)) for lane in values])
+    def stacked(name: str, padding: int = 0) -> torch.Tensor:
+        grid_KL = np.full((len(filled), length), padding, dtype=np.int64)
+        for k, lane in enumerate(filled):
+            values: NDArray[np.int64] = getattr(lane, name)
+            grid_KL[k, : len(values)] = values
+        return torch.from_numpy(grid_KL)
 
     trees = [tree for lane in lanes for tree in lane]
     rows = [row for tree in trees for row in tree.rows]
     is_plain = len(rows) == len(lanes)
     grid = TokenGrid(
-        stacked(lane.ids for lane in filled),
-        None if is_plain else stacked(lane.positions for lane in filled),
-        None if is_plain else stacked((lane.sequences for lane in filled), padding=-1),
-        None if is_plain else stacked(lane.responses for lane in filled),
-        torch.tensor([k * length + s for k, lane in enumerate(filled) for s in lane.sources]),
-        torch.tensor([token for row in rows for token in row.response_ids]),
+        stacked("ids"),
+        None if is_plain else stacked("positions"),
+        None if is_plain else stacked("sequences", padding=-1),
+        None if is_plain else stacked("responses"),
+        torch.from_numpy(np.concatenate([k * length + f.sources for k, f in enumerate(filled)])),
+        torch.from_numpy(np.concatenate([lane.targets for lane in filled])),
     )
     micro = _micro_batch(grid, rows, sum(tree.length for tree in trees))
     if not rows[0].teacher_prompt_ids:
@@ -205,38 +250,53 @@ def _taught(tree: Tree) -> Tree:
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
-    """A lane, place by place (see TokenGrid), and the places that predict its scored tokens."""
+    """A lane, place by place (see TokenGrid), and which places predict its scored tokens."""
 
-    ids: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    sequences: list[int] = field(default_factory=list)
-    responses: list[int] = field(default_factory=list)
-    sources: list[int] = field(default_factory=list)
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    sequences: NDArray[np.int64]
+    responses: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    targets: NDArray[np.int64]
 
     @classmethod
     def of(cls, trees: Sequence[Tree]) -> Self:
-        lane = cls()
+        parts, scored, sources = [], [], []
+        # (first position, sequence, response) of each part
+        marks: list[tuple[int, int, int]] = []
+        end = 0
         for number, tree in enumerate(trees):
             prompt = tree.rows[0].prompt_ids
-            lane._add(prompt, 0, number, 0)
-            stem = len(lane.ids) - 1  # predicts every response's first token
+            parts.append(_integers(prompt))
+            marks.append((0, number, 0))
+            end += len(prompt)
+            stem = end - 1  # predicts every response's first token
             # A single response has its prompt's number, 0: it goes on where the prompt ends.
             for response, row in enumerate(tree.rows, start=int(len(tree.rows) > 1)):
-                first = len(lane.ids)
-                lane._add(row.response_ids, len(prompt), number, response)
-                lane.sources.append(stem)
-                lane.sources.extend(range(first, len(lane.ids) - 1))
-        return lane
+                ids = _integers(row.response_ids)
+                source = np.arange(end - 1, end - 1 + len(ids))
+                source[:1] = stem
+                parts.append(ids)
+                scored.append(ids)
+                sources.append(source)
+                marks.append((len(prompt), number, response))
+                end += len(ids)
+        lengths = [len(part) for part in parts]
+        firsts, sequences, responses = np.repeat(np.array(marks), lengths, axis=0).T
+        begins = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
+        positions = np.arange(end) - begins + firsts
+        ids, targets, places = (np.concatenate(part) for part in (parts, scored, sources))
+        return cls(ids, positions, sequences, responses, places, targets)
 
-    def _add(self, ids: tuple[int, ...], position: int, sequence: int, response: int) -> None:
-        self.ids.extend(ids)
-        self.positions.extend(range(position, position + len(ids)))
-        self.sequences.extend([sequence] * len(ids))
-        self.responses.extend([response] * len(ids))
+
+def _integers(values: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return them as an array; numpy itself takes more than twice as long to read a tuple."""
+    return np.frombuffer(struct.pack(f"{len(values)}q", *values), np.int64)
 
 
 def _micro_batch(grid: TokenGrid, rows: Sequence[BatchRow], num_tokens: int) -> MicroBatch:
-    log_probs = [value for row in rows for value in row.behaviour_log_probs]
+    packed = (struct.pack(f"{len(r.behaviour_log_probs)}d", *r.behaviour_log_probs) for r in rows)
+    log_probs = np.frombuffer(b"".join(packed), np.float64).astype(np.float32)
     lengths = torch.tensor([len(row.response_ids) for row in rows], dtype=torch.int64)
     is_trained_B = torch.tensor([not row.is_masked for row in rows], dtype=torch.bool)
     return MicroBatch(
@@ -244,7 +304,7 @@ def _micro_batch(grid: TokenGrid, rows: Sequence[BatchRow], num_tokens: int) -> 
         row_T=torch.arange(len(rows)).repeat_interleave(lengths),
         row_B=torch.tensor([row.index for row in rows], dtype=torch.int64),
         advantage_B=torch.tensor([row.advantage for row in rows], dtype=torch.float32),
-        behaviour_log_prob_T=torch.tensor(log_probs, dtype=torch.float32),
+        behaviour_log_prob_T=torch.from_numpy(log_probs),
         num_tokens=num_tokens,
         is_trained_T=None if is_trained_B.all() else is_trained_B.repeat_interleave(lengths),
     )

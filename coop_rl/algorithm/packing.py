@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from coop_rl.algorithm.lanes import (
+    ATTENTIONS_PER_HIDDEN,
+    PASS_COST_TOKENS,
     SHARED_TREE_TOKENS,
+    VARLEN_TREES,
     BatchRow,
     Lanes,
     Layout,
@@ -21,8 +24,10 @@ from coop_rl.algorithm.lanes import (
     cut,
     grow_trees,
     lay_out,
+    pass_cost_tokens,
 )
 from coop_rl.config import RunConfig
+from coop_rl.config.sizes import attention, zero_stage
 from coop_rl.tracing.trace import span
 from coop_rl.types import (
     BranchBatch,
@@ -55,6 +60,8 @@ class PackShape:
     """Whether responses that the token limit ended do not train."""
     hidden_size: int = 1024
     """H of the model, which says how much attention costs beside the rest."""
+    pass_cost: int = PASS_COST_TOKENS
+    """What a micro-batch costs beyond its places, in places."""
 
     @classmethod
     def from_config(cls, config: RunConfig, hidden_size: int) -> Self:
@@ -69,13 +76,18 @@ class PackShape:
             hidden_size=hidden_size,
             layout=layout_of(config),
             mask_truncated=config.rollout.mask_truncated,
+            pass_cost=pass_cost_tokens(
+                is_on_gpu=config.placement.learner.gpus > 0, zero_stage=zero_stage(config)
+            ),
         )
 
 
 def layout_of(config: RunConfig) -> Layout:
     """Return how sequences lie in lanes."""
-    is_flat = config.learner.attention == "flash_attention_2"
-    return "flat" if is_flat else config.learner.packing
+    kind = attention(config)
+    if kind == "sdpa":
+        return config.learner.packing
+    return "varlen" if kind == "varlen" else "flat"
 
 
 def pack(
@@ -107,7 +119,7 @@ def pack(
 
 def _row(index: int, sample: TokenSample, shape: PackShape) -> BatchRow:
     """Return a rollout's row; without an advantage where it is masked, so that no loss sees it."""
-    is_masked = shape.mask_truncated and sample.is_truncated
+    is_masked = not sample.is_valid or (shape.mask_truncated and sample.is_truncated)
     return BatchRow(
         index,
         sample.prompt_ids,
@@ -201,9 +213,16 @@ def _cut(rows: Sequence[BatchRow], shape: PackShape) -> MicroBatches:
     """Return [rank][micro-batch], the same number of micro-batches on every rank."""
     if not rows:
         return ((),) * shape.num_ranks
-    lengths = SHARED_TREE_TOKENS if shape.layout == "trees" else (0,)
-    plans = [_plan(grow_trees(rows, longest), shape) for longest in lengths]
-    micros = min(plans, key=lambda plan: _cost(plan, shape.hidden_size))
+    limits = {
+        "trees": SHARED_TREE_TOKENS,
+        # Large trees share more prompts, small ones fill micro-batches and ranks evenly.
+        "varlen": tuple(shape.micro_batch_tokens // n for n in VARLEN_TREES),
+    }
+    lengths = limits.get(shape.layout, (0,))
+    # Where no two rows may share a prompt, the trees are those of the first limit.
+    forests = [grow_trees(rows, longest) for longest in lengths]
+    forests = forests[:1] + [forest for forest in forests[1:] if len(forest) < len(rows)]
+    micros = min((_plan(forest, shape) for forest in forests), key=lambda p: _cost(p, shape))
     most = max(len(of_rank) for of_rank in micros)
     return tuple(
         tuple(lay_out(lanes) for lanes in of_rank + [[]] * (most - len(of_rank)))
@@ -215,12 +234,19 @@ def _plan(trees: Sequence[Tree], shape: PackShape) -> list[list[Lanes]]:
     """Return each rank's micro-batches."""
     shares = _deal(trees, shape.num_ranks)
     limit, layout, hidden_size = shape.micro_batch_tokens, shape.layout, shape.hidden_size
-    return [cut(share, limit, layout, hidden_size) for share in shares]
+    return [cut(share, limit, layout, hidden_size, shape.pass_cost) for share in shares]
 
 
-def _cost(plan: Sequence[Sequence[Lanes]], hidden_size: int) -> int:
-    """Return what the rank with the most to do has to do."""
-    return max(sum(cost(lanes, hidden_size) for lanes in of_rank) for of_rank in plan)
+def _cost(plan: Sequence[Sequence[Lanes]], shape: PackShape) -> int:
+    """Return what the rank with the most to do has to do.
+
+    A pass counts by what it costs more than on a CPU, where it does not tell plans apart.
+    """
+    hidden = shape.hidden_size
+    per_pass = (shape.pass_cost - PASS_COST_TOKENS) * ATTENTIONS_PER_HIDDEN * hidden
+    return max(
+        sum(cost(lanes, hidden, shape.layout) + per_pass for lanes in of_rank) for of_rank in plan
+    )
 
 
 def _deal(trees: Sequence[Tree], num_ranks: int) -> list[list[Tree]]:

@@ -54,7 +54,7 @@ def train(num_steps: int, method: AnyMethod, shape: PackShape, roles: Roles) -> 
         second = _try_again(step, version, sampled, method, shape, roles)
         lesson = method.compose(StepData(step, sampled.groups, shown, guidance, second))
         fresh = roles.shadow_rollouts.next_batch(step, sampled.groups) if method.wants_fresh else ()
-        own = to_token_samples(fresh, method.estimator.advantages(fresh))
+        own = to_token_samples(fresh, method.estimator.advantages)
         batches = pack_branches(lesson, own, shape, is_own=method.shadow_learns_own)
         joint, shadow = roles.learners.step(step, batches, lesson.objective)
         gain = _estimate_gain(step, sampled, second, fresh, joint, shadow, method, shape)

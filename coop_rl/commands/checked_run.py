@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from coop_rl.commands.resume import Start
 from coop_rl.config import RunConfig
 from coop_rl.data.load import RunData
 from coop_rl.driver.checkpoint_store import CheckpointStore
@@ -21,6 +21,6 @@ class CheckedRun:
     sets: Sequence[EvaluationSet]
     directory: RunDirectory
     store: CheckpointStore
-    resume_from: Path | None
-    """The checkpoint to go on from, verified; None: the run begins anew."""
+    start: Start
+    """The checkpoint to go on from, verified, or that the run begins anew."""
     console: RunConsole

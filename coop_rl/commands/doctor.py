@@ -1,20 +1,17 @@
 """`coop-rl doctor`: run all checks, and tell what they found."""
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 
 from rich.console import Console
-from rich.table import Table
 
+from coop_rl.commands.checks import CHECKS, Door
 from coop_rl.config import RunConfig
 from coop_rl.diagnosis.finding import Finding, attempt
 from coop_rl.diagnosis.machine import machine_findings
 from coop_rl.diagnosis.nodes import node_findings
+from coop_rl.diagnosis.report import report
 from coop_rl.diagnosis.trials import collective, engine
-from coop_rl.errors import ResourceError, RunError, UserError, first_line
-
-COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+from coop_rl.errors import RunError, UserError, first_line
 
 
 def examine(
@@ -25,40 +22,28 @@ def examine(
     is_quick: bool,
     nodes: Callable[[RunConfig], Iterator[Finding]] = node_findings,
 ) -> None:
-    """Print every finding as it comes, or all of them as JSON.
+    """Print all findings: those of `coop-rl check`, and of the machine or the cluster.
 
     Args:
         config: What is to run; its model, run directory, placement count.
         console: Where to print.
         as_json: Print a list of objects instead.
-        is_quick: Leave out the trials.
+        is_quick: Leave out the trials; so does a fault that they would only run into.
         nodes: Yields what was found on the nodes of a cluster.
 
     Raises:
-        ResourceError: A check failed.
+        UserError: A check failed.
     """
-    findings = []
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for finding in _all(config, nodes, is_quick):
-        findings.append(finding)
-        colour = COLOURS[finding.status]
-        fix = f"\n[bold]fix:[/bold] {finding.fix}" if finding.fix else ""
-        table.add_row(f"[{colour}]{finding.status}[/]", finding.check, finding.found + fix)
-    if as_json:
-        console.print_json(json.dumps([asdict(finding) for finding in findings]))
-    else:
-        console.print(table)
-    failed = [finding.check for finding in findings if finding.status == "fail"]
-    if failed:
-        raise ResourceError(
-            f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}; their fixes are "
-            "in the report"
-        )
+    report(_all(config, nodes, is_quick), console, as_json=as_json)
 
 
 def _all(
     config: RunConfig, nodes: Callable[[RunConfig], Iterator[Finding]], is_quick: bool
 ) -> Iterator[Finding]:
+    faults = []
+    for finding in Door(config).findings(CHECKS):
+        faults += [finding.check] if finding.status == "fail" else []
+        yield finding
     yield from machine_findings(config)
     if config.placement.address is not None:
         try:
@@ -66,7 +51,9 @@ def _all(
         except (UserError, RunError) as error:
             found, _, fix = first_line(error).partition("; ")
             yield Finding("cluster", "fail", found, fix)
-    if is_quick:
+    if faults:
+        yield Finding("trials", "warn", f"not made before it is mended: {', '.join(faults)}")
+    if is_quick or faults:
         return
     yield attempt("collective", collective, "look at firewall and GLOO_SOCKET_IFNAME, NCCL_DEBUG")
     yield attempt(

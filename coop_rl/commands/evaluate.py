@@ -12,20 +12,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from coop_rl.config import ServingConfig, load_config, load_serving_config
+from coop_rl.commands.stored_run import StoredRun, Which
+from coop_rl.config import ServingConfig, load_serving_config
+from coop_rl.config.reward import RewardSection
 from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
-from coop_rl.driver.checkpoint_store import CheckpointStore, digest, read_progress
+from coop_rl.driver.checkpoint_store import digest
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.errors import ConfigError, Interrupted, RunDirectoryError
 from coop_rl.evaluation.measure import measure
 from coop_rl.evaluation.result import Comparison, EvaluationResult, compare, write_json
 from coop_rl.evaluation.sets import EvaluationSet, serving_sets
-from coop_rl.learner.export import export_policy
+from coop_rl.files import remove_empty
+from coop_rl.learner.export import export_cached
 from coop_rl.observability.evaluation_console import EvaluationConsole
 from coop_rl.observability.logs import route_library_logs
 from coop_rl.observability.run_directory import git_commit, package_versions
@@ -58,12 +61,14 @@ class EvaluationRequest:
     num_samples: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
-    checkpoint: Literal["newest", "best"] = "newest"
+    checkpoint: Which = "newest"
     """Which checkpoint of a run directory is served."""
     config: Path | None = None
     """A run config whose sections replace those of a run."""
     overrides: tuple[str, ...] = ()
     """What `--set` was given."""
+    may_run_code: bool = False
+    """Whether reward functions that a run's own config names may be imported here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +87,10 @@ class Target:
     """What it is measured on."""
 
 
-def run_evaluation(request: EvaluationRequest, out: Path | None) -> None:
-    """Evaluate all models and compare them with the first.
+def run_evaluation(
+    request: EvaluationRequest, out: Path | None
+) -> dict[str, dict[str, EvaluationResult]]:
+    """Evaluate all models and compare them with the first; returns results by model and set.
 
     Raises:
         UserError: The input is wrong; nothing was started.
@@ -94,17 +101,25 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> None:
     console = EvaluationConsole()
     targets: list[Target] = []
     for model in request.models:
-        targets.append(_resolve(request, model, [target.name for target in targets]))
+        taken = [target.name for target in targets]
+        targets.append(_resolve(request, model, taken, console))
     for target in targets:
         if target.config.placement.address is None:
             preflight_local(serving_devices(target.config))
     out = _make_folder(out, [target.name for target in targets])
     results: list[list[EvaluationResult]] = []
-    for target in targets:
-        results.append(_evaluate(target, out / target.name, console))
-        console.table(target.name, results[-1])
-    _compare(out, targets, results, console)
+    try:
+        for target in targets:
+            results.append(_evaluate(target, out / target.name, console))
+            console.table(target.name, results[-1])
+        _compare(out, targets, results, console)
+    finally:
+        remove_empty(out)  # of models that were not reached
     console.line(f"results in {out}")
+    return {
+        target.name: {result.name: result for result in found}
+        for target, found in zip(targets, results, strict=True)
+    }
 
 
 def _check(request: EvaluationRequest) -> None:
@@ -117,18 +132,19 @@ def _check(request: EvaluationRequest) -> None:
         raise ConfigError(f"there is no file {request.data}; give an existing JSONL file as --data")
 
 
-def _resolve(request: EvaluationRequest, model: str, taken: Sequence[str]) -> Target:
+def _resolve(
+    request: EvaluationRequest, model: str, taken: Sequence[str], console: EvaluationConsole
+) -> Target:
     """Find out what `model` is, and check it."""
     path = Path(model).expanduser()
-    run = path.parent.parent if path.parent.name == "checkpoints" else path
     name, step = path.resolve().name if path.is_dir() else model.replace("/", "--"), 0
-    if (run / "checkpoints").is_dir():
-        checkpoint = path if run != path else _checkpoint(run, request.checkpoint)
-        trained = load_config(run / "config.json")
-        step = read_progress(checkpoint).next_step
-        exported = export_policy(trained, checkpoint, digest(checkpoint), run / "exports")
-        name, path = f"{run.resolve().name}-{checkpoint.name}", exported
-        config = _config(request, request.config or run / "config.json", str(exported))
+    if run := StoredRun.find(path, request.checkpoint, say=console.line):
+        if request.config is None:
+            _refuse_code(request, run.path, run.config.reward)
+        made = digest(run.checkpoint)
+        exported = export_cached(run.config, run.checkpoint, made, run.path / "exports")
+        name, step = run.name, run.step
+        config = _config(request, request.config or run.path / "config.json", str(exported))
     else:
         config = _config(request, request.config, model)
     number = 1 + sum(other == name or other.startswith(f"{name}+") for other in taken)
@@ -137,13 +153,18 @@ def _resolve(request: EvaluationRequest, model: str, taken: Sequence[str]) -> Ta
     return Target(unique, model, config, step, tuple(serving_sets(config)))
 
 
-def _checkpoint(run: Path, which: Literal["newest", "best"]) -> Path:
-    store = CheckpointStore(run / "checkpoints", keep=1)
-    found = store.best() if which == "best" else store.latest()
-    if found is None:
-        missing = "best checkpoint (checkpoint.best was null)" if which == "best" else "checkpoint"
-        raise RunDirectoryError(f"{run} has no {missing}; give a run that wrote one")
-    return found
+def _refuse_code(request: EvaluationRequest, run: Path, reward: RewardSection) -> None:
+    """Refuse to run code because a folder, which may come from anybody, says so.
+
+    Raises:
+        ConfigError: Names the function.
+    """
+    functions = reward.functions
+    if functions and not request.may_run_code:
+        raise ConfigError(
+            f"{run / 'config.json'} names the reward function {functions[0]}, whose code would run "
+            "here; give --allow-code if you trust it, or a config of your own as --config"
+        )
 
 
 def _config(request: EvaluationRequest, path: Path | None, model: str) -> ServingConfig:
@@ -175,8 +196,9 @@ def _config(request: EvaluationRequest, path: Path | None, model: str) -> Servin
     dropped = (
         ("evaluation.data=null",) if "data" in evaluation and evaluation["data"] is None else ()
     )
-    overrides = (f"evaluation.num_items={items}", *dropped, *request.overrides)
-    return load_serving_config(path, defaults, overrides)
+    cuts = (f"evaluation.num_items={items}", f"evaluation.benchmark_items={items}")
+    typed = dict.fromkeys(cuts, f"--num-items {items}")
+    return load_serving_config(path, defaults, (*cuts, *dropped, *request.overrides), typed)
 
 
 def _make_folder(out: Path | None, names: Sequence[str]) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from coop_rl.config import RunConfig, config_files
 from coop_rl.distributed.cluster import named_environment
-from coop_rl.distributed.jobs import Submission, connect, submit
+from coop_rl.distributed.jobs import Submission, connect, refuse_large, submit
 from coop_rl.errors import RunDirectoryError
 
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
@@ -50,6 +50,7 @@ def submit_run(
         Interrupted: The user stopped following; the job goes on.
     """
     job = plan_submission(config, path, overrides, run_dir, working_dir)
+    refuse_large(working_dir.resolve())
     submit(connect(address), job, write, wait=wait)
 
 

@@ -7,101 +7,83 @@ Until then nothing here imports torch; what the loop needs is imported while the
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
+from coop_rl.commands.allowed import Allowed
 from coop_rl.commands.checked_run import CheckedRun
+from coop_rl.commands.checks import Door
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.data.load import load_run_data
 from coop_rl.distributed.build import team_of
-from coop_rl.distributed.cluster import named_environment, preflight_local, ray_session
+from coop_rl.distributed.cluster import ray_session
 from coop_rl.distributed.team import Team
-from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress, stored_progress
 from coop_rl.driver.stop import StopRequest
-from coop_rl.errors import RunDirectoryError
-from coop_rl.evaluation.sets import run_sets
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory
-from coop_rl.rewards.user import check_functions
-
-PACKAGES = "working_dir_files"
-"""The folder Ray unpacks the working directories of jobs in."""
+from coop_rl.observability.trackers import Trackers
+from coop_rl.report.at_end import conclude
 
 
-def run_training(config: RunConfig, run_dir: Path | None, resume: str) -> None:
-    """Run one training job from input checks to summary.
+def run_training(
+    config: RunConfig,
+    run_dir: Path | None,
+    resume: str,
+    allowed: Sequence[Allowed] = (),
+    *,
+    is_quiet: bool = False,
+) -> Path:
+    """Run one training job from input checks to summary; returns the run directory.
+
+    Args:
+        config: The run.
+        run_dir: Its directory; None: `<run.dir>/<run.name>`.
+        resume: What `--resume` was given.
+        allowed: What a resume may find changed.
 
     Raises:
         UserError: The input is wrong; nothing was started.
         RunError: The run failed; the text names the actor.
         Interrupted: The user stopped it after a checkpoint.
     """
-    run, sizes, stop = _check(config, run_dir, resume), derive_sizes(config), StopRequest()
+    run = _check(config, run_dir, resume, allowed, RunConsole(is_quiet=is_quiet))
+    sizes, stop = derive_sizes(config), StopRequest()
     console, directory = run.console, run.directory
-    console.show_plan(config, sizes, directory.path, run.resume_from)
+    console.show_plan(config, sizes, directory.path, run.start.checkpoint)
+    console.notes([*run.start.notes, *directory.unreadable_rows()])
     console.dropped(run.data.dropped)
-    with directory.running():
+    with directory.running() as status:
         started = time.monotonic()
+        trackers = Trackers.start(config, directory.path, console.line)
         with ray_session(config.placement, sizes, config.run.name), stop.listening():
-            with team_of(config, directory.logs, console.milestone) as team:
+            with team_of(config, directory.logs, console.milestone) as team, status.ending():
                 _start(run, team)
                 from coop_rl.commands.training import Session
 
-                session = Session.build(run, team, stop)
+                session = Session.build(run, team, stop, trackers)
                 session.train(run, stop)
             console.notes(session.forgetting())
             comparisons = session.evaluation.comparisons()
             console.summary(directory.path, comparisons, time.monotonic() - started)
+    console.notes(conclude(directory.path))
+    return directory.path
 
 
-def _check(config: RunConfig, run_dir: Path | None, resume: str) -> CheckedRun:
+def _check(
+    config: RunConfig,
+    run_dir: Path | None,
+    resume: str,
+    allowed: Sequence[Allowed],
+    console: RunConsole,
+) -> CheckedRun:
     """Check all input, then make or reopen the run directory."""
-    console = RunConsole()
-    if config.placement.address is None:
-        preflight_local(derive_sizes(config))
-    else:
-        named_environment(config.placement.environment)
-    check_functions(config.reward)
-    data = load_run_data(config)
-    sets = run_sets(config, data.held_out)
-    _require_kept(run_dir or Path(config.run.dir))
+    door = Door(config, run_dir, resume, allowed)
+    door.require_all()
     directory = RunDirectory.open(config, run_dir)
-    store = CheckpointStore(directory.checkpoints, config.checkpoint.keep)
-    resume_from = _resume_point(config, store, resume)
-    return CheckedRun(config, data, sets, directory, store, resume_from, console)
-
-
-def _require_kept(folder: Path) -> None:
-    """Refuse a run directory inside a job's package, which Ray deletes."""
-    if PACKAGES in folder.resolve().parts:
-        raise RunDirectoryError(
-            f"the run directory {folder} lies in the job's package, which Ray deletes; set an "
-            "absolute run.dir or --run-dir on storage that all nodes share"
-        )
-
-
-def _resume_point(config: RunConfig, store: CheckpointStore, resume: str) -> Path | None:
-    """Return the checkpoint to go on from, verified, or None to start anew."""
-    if resume == "never":
-        if store.complete():
-            raise RunDirectoryError(
-                "the run directory already holds checkpoints and --resume is never; "
-                "give another --run-dir or run.name"
-            )
-        return None
-    if resume == "auto":
-        checkpoint = store.latest()
-        progress = stored_progress(checkpoint) if checkpoint else None
-    else:
-        checkpoint = Path(resume)
-        progress = read_progress(checkpoint)
-    if progress and progress.next_step >= config.run.num_steps:
-        raise RunDirectoryError(
-            f"nothing to train: {checkpoint} already holds all {config.run.num_steps} steps; "
-            "raise run.num_steps, or give another --run-dir or run.name"
-        )
-    return checkpoint
+    directory.note_inputs(door.inputs)
+    console.notes(door.warnings)
+    return CheckedRun(config, door.data, door.sets, directory, door.store, door.start, console)
 
 
 def _start(run: CheckedRun, team: Team) -> None:

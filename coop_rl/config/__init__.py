@@ -2,6 +2,9 @@
 
     base -> run, roles, method, data, ... -> rules -> schema -> section_path -> read -> load
 
+`paths` says where they lead, `overrides` reads `--set`, `hints` words errors, `editor_schema` tells
+editors.
+
 `cli` calls `load_config` (and for evaluations `load_serving_config`); everyone else receives the
 frozen `RunConfig`, or one section of it.
 """

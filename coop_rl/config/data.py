@@ -91,6 +91,11 @@ class RowSource(Section):
         return ()
 
     @property
+    def has_source(self) -> bool:
+        """Whether it names where its rows come from."""
+        return any(value is not None for value in (self.path, self.dataset, self.task))
+
+    @property
     def origin(self) -> str:
         """The file, data set or task, for messages."""
         if self.task:
@@ -226,12 +231,18 @@ class DemonstrationsSection(Traces):
     left out, with a summary; where more are bad, the first one is an error."""
     per_step: int = Field(32, ge=1)
     """Demonstrations per meta-step."""
-    split_by: Literal["length", "nll"] | None = None
-    """Make sources of rows that name none, for `demonstrations` guidance to weigh: `bins` of equal
-    size by response length, or by negative log-likelihood a token under the base model, which the
-    learners measure once before the first step; null: all rows are one source."""
+    split_by: Literal["length", "nll", "difficulty"] | None = None
+    """Make sources of rows that name none, for `demonstrations` guidance to weigh: `bins` of about
+    equal size by response length; by negative log-likelihood a token under the base model, which
+    the learners measure once before the first step; or by difficulty, the share of wrong ones among
+    `difficulty_samples` responses of the base model to the prompt, which are sampled once before
+    the first step; null: all rows are one source."""
     bins: int = Field(4, ge=2, le=32)
-    """How many bins `split_by` makes; `length-1` holds the shortest, `nll-1` the likeliest."""
+    """How many bins `split_by` makes; `length-1` holds the shortest, `nll-1` the likeliest,
+    `difficulty-1` the easiest."""
+    difficulty_samples: int = Field(8, ge=1)
+    """Responses sampled to each prompt for `split_by: difficulty`, which tells one more level apart
+    than there are samples."""
 
     @model_validator(mode="after")
     def _check_sources(self) -> Self:
@@ -245,15 +256,18 @@ class DemonstrationsSection(Traces):
 
 
 def check_mixture(section: RowSource, names: list[str]) -> None:
-    """Refuse a section with both a mixture and a source, with neither, or with equal names.
+    """Refuse a section with several sources and no mixture, with both, or with equal names.
+
+    None at all is refused where the method reads the section: see `rules.check_sources`.
 
     Raises:
         ValueError: With what was given.
     """
     if not names:
-        section.require_one_source()
+        if section.has_source:
+            section.require_one_source()
         return
-    if section.path is not None or section.dataset is not None or section.task is not None:
+    if section.has_source:
         raise ValueError("give either mixture or one of path, dataset and task, got both")
     if len(set(names)) < len(names):
         raise ValueError(f"names of a mixture must differ, got {', '.join(names)}")

@@ -12,8 +12,9 @@ def weigh_named_sources(values: Any) -> Any:
     where the settings take others, w alone is tuned. docs/results.md shows what it gives.
     """
     names = ("meta", "method", "learner", "demonstrations")
-    sections = [values.get(name) or {} for name in names] if isinstance(values, dict) else [None]
-    if not all(isinstance(section, dict) for section in sections):
+    found = [values.get(name) or {} for name in names] if isinstance(values, dict) else []
+    sections = [section for section in found if isinstance(section, dict)]
+    if len(sections) < len(names):
         return values  # not from a file, or to be refused
     meta, method, learner, demonstrations = sections
     has_sources = any(demonstrations.get(key) for key in ("mixture", "source_column", "split_by"))

@@ -24,7 +24,10 @@ class EvaluationSection(Section):
     """Arguments of the model's chat template where benchmarks are asked, such as
     `{enable_thinking: false}`; `data` has its own."""
     num_items: int | None = Field(256, ge=1)
-    """Rows used of each set, from its top; null: all."""
+    """Rows of `data` used, from its top; null: all."""
+    benchmark_items: int | None = Field(None, ge=1)
+    """Rows of each benchmark used, from its top; its name in metrics then ends in `-first<n>`;
+    null: all, which is what its name stands for."""
     num_samples: int = Field(4, ge=1)
     """n, the number of responses sampled for each item, for avg@n, maj@n and pass@k."""
     pass_at: tuple[int, ...] | None = None
@@ -38,15 +41,27 @@ class EvaluationSection(Section):
     """Upper limit of response tokens; null: rollout.max_tokens."""
     every: int = Field(0, ge=0)
     """Steps between evaluations; 0: only before and after training."""
+    num_rollout_actors: int = Field(0, ge=0)
+    """Rollout actors of the evaluation's own, which keep the weights of the step that is evaluated
+    while training goes on; 0: training's own rollout actors evaluate, and training waits."""
     num_demonstrations: int | None = Field(None, ge=0)
     """Demonstrations, the last rows, that are kept from training so that every evaluation measures
     their NLL; null: none, but for `cold_start`, whose switch needs them: 64, at most a tenth of the
     rows."""
 
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether a run of `num_steps` evaluates after `step` steps."""
+        return step in (0, num_steps) or (self.every > 0 and step % self.every == 0)
+
     @property
     def set_names(self) -> tuple[str, ...]:
-        """The sets in order: `data` first, then the benchmarks."""
-        return ((self.name,) if self.data else ()) + self.benchmarks
+        """The sets in order: `data` first, then the benchmarks, as metrics call them."""
+        return ((self.name,) if self.data else ()) + tuple(map(self.shown_name, self.benchmarks))
+
+    def shown_name(self, benchmark: str) -> str:
+        """Return what metrics call a benchmark: a part of it does not go by the name of all."""
+        cut = self.benchmark_items
+        return benchmark if cut is None else f"{benchmark}-first{cut}"
 
     @property
     def pass_ks(self) -> tuple[int, ...]:

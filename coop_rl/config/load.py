@@ -3,31 +3,58 @@
 Raises `ConfigError`, one line, for everything a user can get wrong here.
 """
 
-import difflib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
-from coop_rl.config.read import parse_yaml, read_sections
+from coop_rl.config.hints import describe
+from coop_rl.config.overrides import apply_overrides, blamed
+from coop_rl.config.paths import settle_paths
+from coop_rl.config.read import read_sections
 from coop_rl.config.schema import RunConfig, ServingConfig
-from coop_rl.config.section_path import SectionPath, drop_fields_of_other_kinds
+from coop_rl.config.section_path import SectionPath
 from coop_rl.errors import ConfigError
 
 DEFAULT_METHOD = "bridge"
 """What a `method` section without `kind` means."""
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+Config = TypeVar("Config", bound=ServingConfig)
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read, override and validate a run config."""
-    return validate(apply_overrides(read_sections(path), overrides), str(path))
+def load_config(
+    path: Path, overrides: Sequence[str] = (), options: Mapping[str, str] = NO_OPTIONS
+) -> RunConfig:
+    """Read, override and validate a run config.
+
+    Args:
+        path: Of the config.
+        overrides: What `--set` was given; its paths are from the working directory.
+        options: Overrides that stand for other options, and how those were typed.
+    """
+    return build_config(read_sections(path), str(path), overrides, options)
+
+
+def build_config(
+    sections: Mapping[str, Any],
+    origin: str,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, str] = NO_OPTIONS,
+) -> RunConfig:
+    """Override and validate the sections of a run config, which come from `origin`."""
+    values = apply_overrides(dict(sections), overrides)
+    if isinstance(values.get("method"), dict):
+        values["method"] = _with_kinds(values["method"])
+    return _validate(RunConfig, values, origin, overrides, options)
 
 
 def load_serving_config(
-    path: Path | None, defaults: dict[str, Any], overrides: Sequence[str] = ()
+    path: Path | None,
+    defaults: dict[str, Any],
+    overrides: Sequence[str] = (),
+    options: Mapping[str, str] = NO_OPTIONS,
 ) -> ServingConfig:
     """Read the sections of a run config that serving needs, override and validate them.
 
@@ -35,6 +62,7 @@ def load_serving_config(
         path: A run config or the config.json of a run; None: there is none.
         defaults: Sections whose values replace the file's; None values are ignored.
         overrides: As for `load_config`, applied last.
+        options: As for `load_config`.
     """
     found = read_sections(path) if path else {}
     training = RunConfig.model_fields.keys() - ServingConfig.model_fields.keys()
@@ -48,47 +76,25 @@ def load_serving_config(
             f"an evaluation has no section {unused[0]}; it has "
             f"{', '.join(ServingConfig.model_fields)}"
         )
+    return _validate(ServingConfig, values, str(path or "coop-rl evaluate"), overrides, options)
+
+
+def _validate(
+    model: type[Config],
+    values: dict[str, Any],
+    origin: str,
+    overrides: Sequence[str],
+    options: Mapping[str, str],
+) -> Config:
+    """Build a config; its first problem becomes a `ConfigError` that blames a file or an option."""
+    settle_paths(values, Path.cwd())
+    given = {name: section for name, section in values.items() if section is not None}
     try:
-        return ServingConfig.model_validate(_floats(values))
+        return model.model_validate(given)
     except ValidationError as error:
-        raise ConfigError(f"{path or 'coop-rl evaluate'}: {_describe(error)}") from None
-
-
-def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a copy of `values` with each `a.b=c` set, where c is YAML.
-
-    Setting the `kind` of a section keeps those of its fields that the new variant has as well.
-    """
-    merged: dict[str, Any] = json.loads(json.dumps(values))
-    for override in overrides:
-        dotted, separator, text = override.partition("=")
-        if not separator or not dotted:
-            raise ConfigError(f"--set wants section.field=value, got {override!r}")
-        names = dotted.split(".")
-        section = merged
-        for name in names[:-1]:
-            inner = section.setdefault(name, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(f"--set {dotted}: {name} is not a section")
-            section = inner
-        try:
-            value = parse_yaml(text, f"--set {dotted}", names)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {dotted}: {text!r} is not a YAML value") from None
-        section[names[-1]] = value
-        if names[-1] == "kind":
-            drop_fields_of_other_kinds(section, names[:-1], value)
-    return merged
-
-
-def validate(values: dict[str, Any], origin: str) -> RunConfig:
-    """Build the config; the first problem becomes a `ConfigError` of one line."""
-    if isinstance(values.get("method"), dict):
-        values = {**values, "method": _with_kinds(values["method"])}
-    try:
-        return RunConfig.model_validate(_floats(values))
-    except ValidationError as error:
-        raise ConfigError(f"{origin}: {_describe(error)}") from None
+        problem = describe(error)
+        culprit = blamed(problem, overrides, options) or origin
+        raise ConfigError(f"{culprit}: {problem.text}") from None
 
 
 def _with_kinds(method: dict[str, Any]) -> dict[str, Any]:
@@ -107,43 +113,3 @@ def _with_kinds(method: dict[str, Any]) -> dict[str, Any]:
         is_default = method["rl"].get("kind", kind) == kind
         method["rl"] = {"kind": kind, **(settings if is_default else {}), **method["rl"]}
     return method
-
-
-def _floats(value: Any) -> Any:
-    """Read `1e-4` as a number: to YAML 1.1 it is text, since it has no point."""
-    if isinstance(value, dict):
-        return {key: _floats(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_floats(item) for item in value]
-    if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _describe(error: ValidationError) -> str:
-    """Return the first problem in one line: which field, what was got, what is allowed."""
-    first = error.errors()[0]
-    section = SectionPath([str(part) for part in first["loc"][:-1]], names_variants=True)
-    # Where variants are open, the location ends with the name of one, which is no field.
-    leaf = [] if section.has_open_variants else [str(part) for part in first["loc"][-1:]]
-    dotted = ".".join([*section.names, *leaf])
-    if first["type"] == "extra_forbidden":
-        names = [".".join([*section.names, name]) for name in section.fields]
-        nearest = difflib.get_close_matches(dotted, names, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"allowed: {', '.join(sorted(names))}"
-        return f"unknown config key {dotted}; {hint}"
-    if first["type"] == "missing":
-        return f"{dotted} is missing; add it to the config"
-    if first["type"] == "union_tag_invalid":
-        context = first.get("ctx", {})
-        allowed = str(context.get("expected_tags", "")).replace("'", "")
-        return f"unknown {dotted}.kind {context.get('tag')!r}; allowed: {allowed}"
-    message = first["msg"].removeprefix("Value error, ")
-    if not dotted:
-        return message
-    if isinstance(first["input"], dict):  # a rule of a whole section says itself what it got
-        return f"{dotted}: {message}"
-    return f"{dotted}: {message}, got {first['input']!r}; change {dotted} in the config"

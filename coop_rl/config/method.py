@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from coop_rl.config.base import Section
 from coop_rl.config.estimators import AnyRl, ReweightedRl
@@ -23,6 +23,10 @@ from coop_rl.config.rivals import (
     SrftMethod,
     SumMethod,
 )
+
+LLAMA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of a decoder of the Llama kind."""
+OUTPUT_LAYER = "lm_head"
 
 
 class BridgeMethod(EstimatorMethod):
@@ -74,16 +78,16 @@ class AdapterSection(OptimizerSection):
     """w's own rate; the paper does not state one, 10-20x theta's is the default here."""
     max_update_norm: float | None = Field(None, gt=0)
     """A longer change of w is scaled down to this norm; null: no limit."""
-    targets: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
-    """Last name component of the linear layers that get an adapter."""
+    targets: tuple[str, ...] = Field(LLAMA_LAYERS, min_length=1)
+    """Last name component of the linear layers that get an adapter; not lm_head."""
+
+    @field_validator("targets")
+    @classmethod
+    def _check_targets(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse the output layer, which many models share with the embedding."""
+        if OUTPUT_LAYER in targets:
+            raise ValueError(f"must not name {OUTPUT_LAYER}; allowed are layers of the decoder")
+        return targets
 
 
 class ShadowSection(Section):

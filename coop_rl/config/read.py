@@ -3,17 +3,37 @@
 JSON files are read as the YAML they are. `load` validates the values.
 """
 
+import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from coop_rl.config.paths import settle_paths
 from coop_rl.config.section_path import drop_fields_of_other_kinds
-from coop_rl.errors import ConfigError
+from coop_rl.errors import ConfigError, first_line
 
+LOGGER = logging.getLogger(__name__)
 EXTENDS = "extends"
 """Top-level key of a config that names the file its values are laid over."""
+
+
+class ConfigLoader(yaml.SafeLoader):
+    """The safe loader, but for two scalars: `1e-4` is a number, and a date is text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
+        first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+ConfigLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
 
 
 def read_sections(path: Path) -> dict[str, Any]:
@@ -23,14 +43,17 @@ def read_sections(path: Path) -> dict[str, Any]:
         ConfigError: A file cannot be read or is no mapping, or the extended one extends a third.
     """
     values = _read_mapping(path)
+    elsewhere = settle_paths(values, path.parent)
     extended = _extended_file(path, values)
     if extended is None:
+        _tell(elsewhere, path)
         return values
     named = values.pop(EXTENDS)
     try:
         base = _read_mapping(extended)
     except ConfigError as error:
         raise ConfigError(f"{path} extends {named}: {error}") from None
+    _tell([*settle_paths(base, extended.parent), *elsewhere], path)
     if EXTENDS in base:
         raise ConfigError(
             f"{path} extends {named}, which itself extends {base[EXTENDS]}; one level is allowed, "
@@ -46,7 +69,7 @@ def config_files(path: Path) -> list[Path]:
 
 
 def parse_yaml(text: str, origin: str, section: Sequence[str] = ()) -> Any:
-    """Return the values of a YAML text as `yaml.safe_load` does, but refuse duplicate keys.
+    """Return the values of a YAML text, in which no key may stand twice.
 
     Args:
         text: YAML or JSON.
@@ -57,13 +80,15 @@ def parse_yaml(text: str, origin: str, section: Sequence[str] = ()) -> Any:
         ConfigError: A mapping in the text has a key twice.
         yaml.YAMLError: The text is not YAML.
     """
-    loader = yaml.SafeLoader(text)
+    loader = ConfigLoader(text)
     try:
         root = loader.get_single_node()
         if root is None:
             return None
         _refuse_duplicate_keys(root, origin, tuple(section), set())
         return loader.construct_document(root)
+    except (ValueError, RecursionError) as error:  # !!int x; brackets a thousand deep
+        raise yaml.YAMLError(first_line(error)) from None
     finally:
         loader.dispose()
 
@@ -76,6 +101,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"cannot read config {path}: {error.strerror}; give an existing file"
         ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"config {path} is not UTF-8; save it as UTF-8") from None
     try:
         values = parse_yaml(text, str(path))
     except yaml.YAMLError as error:
@@ -96,6 +123,15 @@ def _extended_file(path: Path, values: dict[str, Any]) -> Path | None:
             "write extends: other.yaml"
         )
     return path.parent / named
+
+
+def _tell(elsewhere: Sequence[str], path: Path) -> None:
+    """Say which paths were not found from the config's folder."""
+    if elsewhere:
+        LOGGER.warning(
+            "coop-rl: %s of %s: taken from the working directory %s, not from the config's folder",
+            ", ".join(dict.fromkeys(elsewhere)), path, Path.cwd(),
+        )  # fmt: skip
 
 
 def _lay_over(

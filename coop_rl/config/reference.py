@@ -19,6 +19,17 @@ a whole run; `--set section.field=value` overrides; unknown keys and duplicate k
 values first. Sections are merged field by field, lists are replaced, and another `kind` drops the
 fields that the new variant does not have; `--set` comes last. The other file must not extend
 a third.
+
+Paths of what a run reads (models, data, reward functions) are relative to the file that names them.
+What is not there but in the working directory is taken from there, which one line says. `~` is your
+home; a `*` in a data path matches within a name, `**` through folders. `run.dir`, and paths given
+by `--set`, are relative to the working directory. A run's own `config.json` holds absolute paths.
+
+`--set` reads YAML, as the field wants it: text as it is typed (quotes as in YAML), and where a list
+is wanted one value, or several with commas (`--set evaluation.benchmarks=math500,gsm8k`).
+
+`prompts` and `demonstrations` need a source only where the method learns from them: `sft` needs no
+prompts, `rl` no demonstrations.
 """
 COLUMNS = ("field", "value", "default", "meaning")
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

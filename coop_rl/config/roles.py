@@ -5,11 +5,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from coop_rl.config.base import Section
+from coop_rl.config.base import SECRET, Section
 from coop_rl.config.optimizer import OptimizerSection
-
-SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-"""Names of environment variables that hold secrets."""
 
 
 class RolloutSection(Section):
@@ -42,8 +39,8 @@ class RolloutSection(Section):
     max_num_seqs: int | None = Field(None, ge=1)
     """Sequences an engine runs at once; null: its share of the samples that may be under way, up to
     256 on CPUs and 512 on a GPU."""
-    enforce_eager: bool = True
-    """Skip graph capture: engines start sooner, but are slower on GPUs."""
+    enforce_eager: bool | None = None
+    """Skip graph capture: engines start sooner, but are slower on GPUs; null: on CPUs only."""
     tensor_parallel_size: int = Field(1, ge=1)
     """Devices per engine, all of one node; on GPUs `placement.rollout.gpus` must be the same."""
     prefix_caching: bool = True
@@ -71,9 +68,11 @@ class LearnerSection(OptimizerSection):
     one behind the other, where that saves time; `lanes`: only the latter; `padded`: each sequence
     has a lane of its own. The choice changes no log-prob, which every learner checks when it
     starts."""
-    attention: Literal["sdpa", "flash_attention_2"] = "sdpa"
-    """`flash_attention_2` needs GPUs and the package flash-attn; sequences then lie one behind the
-    other without any padding, whatever `packing` says."""
+    attention: Literal["sdpa", "varlen", "flash_attention_2"] | None = None
+    """`varlen`: torch's attention of variable length (GPUs, bfloat16; on CPUs a slow stand-in):
+    sequences lie one behind the other without any padding, whatever `packing` says, and the
+    responses to a prompt share it; `flash_attention_2`: the same without sharing, by the package
+    flash-attn; null: `varlen` on GPUs in bfloat16, else `sdpa`."""
     logits_gib: float = Field(1.0, gt=0)
     """Memory in GiB for vocabulary logits: as many as fit are kept for the backward pass, the
     others are computed again, a chunk at a time."""
@@ -86,6 +85,10 @@ class LearnerSection(OptimizerSection):
     """Steps between measurements of the SFT and RL gradient norms and cosine; 0: never."""
     num_threads: int = Field(1, ge=1)
     """CPU threads of each learner rank."""
+    timeout_s: float | None = Field(None, gt=0)
+    """Seconds that a rank may wait for the others of its group within a step; null:
+    `sync.timeout_s`, and on GPUs `placement.call_timeout_s`: there a rank that has queued its work
+    waits in the collective itself for all that slower ranks still have to compute."""
 
 
 class SyncSection(Section):
@@ -100,7 +103,8 @@ class SyncSection(Section):
     learner's; 0: only after the first."""
     canary_tolerance: float | None = Field(None, gt=0)
     """Largest mean difference of these log-probs, in nats; null: 0.001 where engines and learners
-    are fp32, else 0.1."""
+    are fp32, 0.02 where they are and engines are on GPUs, whose attention rounds to TF32, else 0.1.
+    """
 
 
 class RoleResources(Section):

@@ -46,6 +46,23 @@ def check_verifiers(sources: Sequence[RowSource], reward: RewardSection) -> None
             )
 
 
+def check_sources(
+    prompts: PromptsSection, demonstrations: DemonstrationsSection, method: Method
+) -> None:
+    """Refuse a run without the rows that its method learns from."""
+    needs_demonstrations = method.demonstrations != "none"
+    for name, section, is_read in (
+        ("prompts", prompts, method.samples),
+        ("demonstrations", demonstrations, needs_demonstrations),
+    ):
+        if is_read and not section.mixture and not section.has_source:
+            raise ValueError(
+                f"method.kind {method.kind} learns from {name}: give one of {name}.mixture, "
+                f"{name}.path (JSONL or parquet files), {name}.dataset (Hugging Face) and "
+                f"{name}.task (reasoning-gym), got none"
+            )
+
+
 def check_group_size(rollout: RolloutSection, method: Method) -> None:
     """Refuse groups of one response, whose advantage would always be 0."""
     if method.samples and rollout.samples_per_prompt < 2:
@@ -55,12 +72,18 @@ def check_group_size(rollout: RolloutSection, method: Method) -> None:
         )
 
 
-def check_minibatches(learner: LearnerSection, prompts: PromptsSection) -> None:
-    """Refuse minibatches without a prompt."""
-    if learner.num_minibatches > prompts.per_step:
+def check_minibatches(
+    learner: LearnerSection,
+    prompts: PromptsSection,
+    demonstrations: DemonstrationsSection,
+    method: Method,
+) -> None:
+    """Refuse minibatches without a prompt; of demonstrations, where the method samples nothing."""
+    name, section = ("prompts", prompts) if method.samples else ("demonstrations", demonstrations)
+    if learner.num_minibatches > section.per_step:
         raise ValueError(
-            f"learner.num_minibatches must be at most prompts.per_step "
-            f"{prompts.per_step}, got {learner.num_minibatches}; prompts stay whole"
+            f"learner.num_minibatches must be at most {name}.per_step "
+            f"{section.per_step}, got {learner.num_minibatches}; {name} stay whole"
         )
 
 
@@ -81,6 +104,26 @@ def check_best(checkpoint: CheckpointSection, evaluation: EvaluationSection) -> 
         raise ValueError(
             f"checkpoint.best {checkpoint.best} is no metric of the evaluation; "
             f"allowed: {', '.join(sorted(known))}"
+        )
+
+
+def check_background(
+    evaluation: EvaluationSection, checkpoint: CheckpointSection, placement: PlacementSection
+) -> None:
+    """Refuse figures that come when training has gone on, where something waits for them."""
+    if evaluation.num_rollout_actors == 0:
+        return
+    name = f"evaluation.num_rollout_actors {evaluation.num_rollout_actors}"
+    if checkpoint.best not in (None, VALIDATION_NLL):
+        raise ValueError(
+            f"checkpoint.best {checkpoint.best} keeps the state that was measured, but {name} "
+            "measures it while training goes on; set evaluation.num_rollout_actors 0, or "
+            f"checkpoint.best {VALIDATION_NLL} or null"
+        )
+    if placement.colocated:
+        raise ValueError(
+            f"{name} samples while learners train, when placement.colocated has all engines "
+            "asleep; set evaluation.num_rollout_actors 0, or placement.colocated false"
         )
 
 

@@ -1,10 +1,14 @@
 """Sections of the run itself: `run`, `model`, `checkpoint`, `observability`."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
-from coop_rl.config.base import Section
+from coop_rl.config.base import SECRET, Section
+
+TrackerKind = Literal[
+    "wandb", "mlflow", "trackio", "swanlab", "comet_ml", "aim", "clearml", "dvclive"
+]
 
 
 class RunSection(Section):
@@ -48,7 +52,32 @@ class ObservabilitySection(Section):
 
     tensorboard: bool = True
     """Write events/ for TensorBoard."""
+    trackers: list[TrackerKind] = Field([])
+    """Experiment trackers that get every figure of metrics.jsonl and the config as well, such as
+    `[wandb, mlflow]` (docs/metrics.md); each needs its package."""
+    project: str = "coop-rl"
+    """Project (MLflow: experiment) that the trackers file the run under."""
+    tracker_options: dict[str, dict[str, bool | int | float | str | list[str]]] = Field({})
+    """What a tracker's own start takes besides, by tracker, such as `{wandb: {mode: offline}}`; no
+    secrets, which trackers read from the environment."""
     samples_per_step: int = Field(2, ge=0)
     """Rollouts written to samples.jsonl at each step."""
     profile_steps: tuple[NonNegativeInt, NonNegativeInt] | None = None
     """First and last step to record in profile/: a Perfetto trace, and where the seconds went."""
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        """Refuse options of trackers that are not named, and secrets: config.json keeps both."""
+        for kind, options in self.tracker_options.items():
+            if kind not in self.trackers:
+                raise ValueError(
+                    f"tracker_options has options of {kind}, which trackers does not name; "
+                    f"add {kind} to observability.trackers, or take them out"
+                )
+            for name in options:
+                if SECRET.search(name):
+                    raise ValueError(
+                        f"tracker_options.{kind}.{name} looks like a secret, which config.json "
+                        "would show; set it in the environment, or log in before"
+                    )
+        return self

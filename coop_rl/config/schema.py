@@ -60,8 +60,8 @@ class RunConfig(ServingConfig):
     adapter: AdapterSection = AdapterSection()
     method: Method = BridgeMethod()
     shadow: ShadowSection = ShadowSection()
-    prompts: PromptsSection
-    demonstrations: DemonstrationsSection
+    prompts: PromptsSection = PromptsSection()
+    demonstrations: DemonstrationsSection = DemonstrationsSection()
     learner: LearnerSection = LearnerSection()
     meta: MetaSection = MetaSection()
     gain: GainSection = GainSection()
@@ -80,10 +80,12 @@ class RunConfig(ServingConfig):
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Self:
+        rules.check_sources(self.prompts, self.demonstrations, self.method)
         rules.check_group_size(self.rollout, self.method)
-        rules.check_minibatches(self.learner, self.prompts)
+        rules.check_minibatches(self.learner, self.prompts, self.demonstrations, self.method)
         rules.check_evaluation_sets(self.evaluation)
         rules.check_best(self.checkpoint, self.evaluation)
+        rules.check_background(self.evaluation, self.checkpoint, self.placement)
         rules.check_overlong(self.method, self.rollout)
         rules.check_masked(self.method, self.rollout)
         if isinstance(self.method, BridgeMethod):

@@ -1,6 +1,7 @@
 """Where in the config a value lies: a dotted name, and the models that may describe it there."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -40,8 +41,16 @@ class SectionPath:
 
     @property
     def fields(self) -> dict[str, FieldInfo]:
-        """The fields of the section; of its first variant, where none is chosen."""
-        return dict(self._models[0].model_fields) if self._models else {}
+        """The fields of the section; of all its variants, where none is chosen."""
+        found: dict[str, FieldInfo] = {}
+        for model in [] if self._holds_items else self._models:
+            found = {**model.model_fields, **found}
+        return found
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of the section's variants."""
+        return [m.model_fields["kind"].default for m in self._models if "kind" in m.model_fields]
 
     def choose_variant(self, kind: str) -> "SectionPath":
         """Keep only the variant `kind`, if the section has it; return this path."""
@@ -49,6 +58,21 @@ class SectionPath:
         chosen = [m for m in variants if m.model_fields["kind"].default == kind]
         self._models = chosen or self._models
         return self
+
+
+@cache
+def all_fields() -> dict[str, list[str]]:
+    """Return where each name is a field, by dotted names; not within lists and mappings."""
+    found: dict[str, list[str]] = {}
+
+    def look(section: SectionPath) -> None:
+        for name, field in section.fields.items():
+            found.setdefault(name, []).append(".".join([*section.names, name]))
+            if _models_in(field.annotation):
+                look(SectionPath([*section.names, name]))
+
+    look(SectionPath([]))
+    return found
 
 
 def drop_fields_of_other_kinds(section: dict[str, Any], names: Sequence[str], kind: object) -> None:

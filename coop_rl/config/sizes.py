@@ -125,6 +125,22 @@ def zero_stage(config: RunConfig, ranks: int | None = None) -> int:
     return 0 if (ranks or config.learner.num_ranks) == 1 else config.learner.zero_stage
 
 
+def attention(config: RunConfig) -> Literal["sdpa", "varlen", "flash_attention_2"]:
+    """Return `learner.attention`, or what suits the learners' device and type."""
+    if config.learner.attention is not None:
+        return config.learner.attention
+    is_16_bit_gpu = config.placement.learner.gpus > 0 and config.model.dtype == "bfloat16"
+    return "varlen" if is_16_bit_gpu else "sdpa"
+
+
+def learner_timeout_s(config: RunConfig) -> float:
+    """Return how long a learner rank may wait for the others of its group within a step."""
+    if config.learner.timeout_s is not None:
+        return config.learner.timeout_s
+    is_on_gpu = config.placement.learner.gpus > 0
+    return config.placement.call_timeout_s if is_on_gpu else config.sync.timeout_s
+
+
 def weight_backend(config: ServingConfig) -> Literal["gloo", "nccl"]:
     """Return `nccl` where rollout actors and learners have whole devices of their own, else `gloo`.
 
@@ -181,6 +197,8 @@ def role_counts(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
     if not isinstance(config, RunConfig):
         return serving
     ranks, with_shadow = config.learner.num_ranks, has_shadow(config)
+    num_evaluating = config.evaluation.num_rollout_actors
+    beside = {"rollout evaluation": (num_evaluating, place.rollout)} if num_evaluating else {}
     return {
         "rollout": serving["rollout"],
         "learner joint": (ranks, place.learner),
@@ -188,6 +206,7 @@ def role_counts(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
         "rollout shadow": (config.shadow.num_rollout_actors if with_shadow else 0, place.rollout),
         "meta-controller": (int(config.method.is_guided), place.meta),
         "reward": serving["reward"],
+        **beside,
     }
 
 

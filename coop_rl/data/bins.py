@@ -1,10 +1,10 @@
 """Sources for demonstrations that name none: bins of a measure (`demonstrations.split_by`).
 
-rows --length, or NLL under the base model--> values --quantiles--> edges --> rows of n sources
+rows --length, NLL or difficulty--> values --quantiles--> edges --> rows of n sources
 
 `demonstrations` guidance then weighs the bins as it weighs sources. Lengths are known when data is
-read; the NLL is measured by the joint learners, which hold the base model until training starts
-(`driver.bins`).
+read; NLL and difficulty are measured by learners and rollout actors, which hold the base model
+until training starts (`driver.bins`).
 """
 
 from bisect import bisect_left
@@ -17,7 +17,7 @@ from coop_rl.config.data import DemonstrationsSection
 from coop_rl.data.collection import CHECKED_ROWS, EAGER_ROWS, Mixture
 from coop_rl.data.rows import ByPosition
 from coop_rl.errors import DataError
-from coop_rl.types import Demonstration
+from coop_rl.types import Demonstration, Prompt
 
 Measure = Callable[[int, Demonstration], float]
 """Value of the demonstration at a position."""
@@ -79,17 +79,35 @@ def split_by_values(
     return _labelled(rows, lambda position, _: values[position], _edges(values, section), section)
 
 
-def require_few_rows(rows: Sequence[Demonstration]) -> None:
-    """Refuse to score a data set that is too large to be scored before the first step.
+def require_few_rows(rows: Sequence[Demonstration], section: DemonstrationsSection) -> None:
+    """Refuse to measure a data set that is too large for it to be done before the first step.
 
     Raises:
         DataError: With what to do.
     """
     if len(rows) > EAGER_ROWS:
         raise DataError(
-            f"demonstrations.split_by nll scores every row before the first step, at most "
-            f"{EAGER_ROWS:,}, got {len(rows):,}; set demonstrations.split_by length, or give fewer"
+            f"demonstrations.split_by {section.split_by} measures every row before the first step, "
+            f"at most {EAGER_ROWS:,}, got {len(rows):,}; set demonstrations.split_by length, or "
+            "give fewer"
         )
+
+
+def prompts_of(shown: Sequence[Demonstration], prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """Return each demonstration's prompt among those with a gold answer, for the model to try.
+
+    Raises:
+        DataError: One has no answer that can be checked.
+    """
+    of_tokens = {prompt.token_ids: prompt for prompt in prompts}
+    lacking = [d.id for d in shown if d.prompt_ids not in of_tokens]
+    if lacking:
+        raise DataError(
+            "demonstrations.split_by difficulty needs a prompt with a checkable answer of every "
+            f"row, got {len(lacking)} of {len(shown)} without, the first with id {lacking[0]}; "
+            "set demonstrations.split_by length or nll, or drop these rows"
+        )
+    return tuple(of_tokens[d.prompt_ids] for d in shown)
 
 
 def _labelled(
@@ -103,12 +121,21 @@ def _labelled(
 
 
 def _edges(values: Sequence[float], section: DemonstrationsSection) -> list[float]:
-    """Return the upper edges of all bins but the last, each bin's rows as many as another's."""
-    shares = np.arange(1, section.bins) / section.bins
-    edges = np.quantile(np.array(values), shares, method="lower").tolist()
-    if len({*edges, max(values)}) < section.bins:
+    """Return the upper edges of all bins but the last: quantiles, moved apart where values repeat.
+
+    Each bin then holds as many rows as another, as far as equal values stay together.
+    """
+    levels = np.unique(np.array(values))
+    if len(levels) < section.bins:
+        finer = ", or raise demonstrations.difficulty_samples"
         raise DataError(
             f"demonstrations.split_by {section.split_by} cannot make {section.bins} bins of "
-            f"{len(values)} rows: too many are alike; lower demonstrations.bins"
+            f"{len(values)} rows: too many are alike, with {len(levels)} values in all; lower "
+            "demonstrations.bins" + finer * (section.split_by == "difficulty")
         )
-    return [float(edge) for edge in edges]
+    shares = np.arange(1, section.bins) / section.bins
+    wanted = np.searchsorted(levels, np.quantile(np.array(values), shares, method="lower"))
+    behind = np.arange(section.bins - 1)
+    places = np.maximum.accumulate(wanted - behind) + behind
+    highest = len(levels) - section.bins + behind
+    return [float(levels[place]) for place in np.minimum(places, highest)]

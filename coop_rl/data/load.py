@@ -1,4 +1,4 @@
-"""Reads everything a run needs before anything starts; called by `commands.train`.
+"""Reads everything a run needs before anything starts; called by `commands.checks`.
 
 Beyond the form of each row it checks two things that otherwise make every reward 0 without a word:
 each gold answer must be one the verifier can call right, and so must what demonstrations teach.
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
+from coop_rl.config.paths import files_matching
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import has_scaffold, validation_rows
-from coop_rl.data.bins import bin_names, split_by_length
+from coop_rl.data.bins import bin_names, prompts_of, require_few_rows, split_by_length
 from coop_rl.data.collection import Mixture, render_rows
 from coop_rl.data.golds import (
     CALLED_PROMPTS,
@@ -53,6 +54,8 @@ class RunData:
     """Names of the demonstrations' sources."""
     decode: Callable[[Sequence[int]], str]
     """From tokens to text, without special tokens."""
+    asked: tuple[Prompt, ...] = ()
+    """The prompt of each row of `demonstrations` with its gold answer; empty: not needed."""
     dropped: tuple[Dropped, ...] = ()
     """What was left out, by source."""
 
@@ -130,6 +133,95 @@ class Loader:
         return render_rows(read, render, verify, source.origin, max_dropped)
 
 
+class RunReader:
+    """Reads what a run needs, part by part, so that each part's faults can be told beside others'.
+
+    `prompts`, `demonstrations` and `held_out` come first, in any order, then `together`.
+    """
+
+    def __init__(self, config: RunConfig, tokenizer: "PreTrainedTokenizerBase", facts: ModelFacts):
+        """Read with the model's tokenizer, for its context."""
+        self._config = config
+        self._loader = Loader(config, tokenizer, facts)
+        self._prompts: Mixture[Prompt] = Mixture([], [])
+        self._training: Mixture[Demonstration] = Mixture([], [])
+        self._asked: tuple[Prompt, ...] = ()
+        self._validation: tuple[Demonstration, ...] = ()
+        self._held_out: Sequence[Prompt] = ()
+        self._dropped: dict[str, list[Dropped]] = {"prompts": [], "demonstrations": []}
+
+    def prompts(self) -> Mixture[Prompt]:
+        """Read D_RL; empty where the method samples nothing for training.
+
+        Raises:
+            UserError: A file, a row, a template, the user's reward or a count is bad.
+        """
+        config = self._config
+        if not config.method.samples:
+            return self._prompts
+        if config.reward.shuffle and config.prompts.per_step < 2:
+            raise ConfigError(
+                "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
+            )
+        prompts = _load_prompts(config.prompts, self._loader, self._dropped["prompts"])
+        _refuse_more_than_rows("prompts", config.prompts.per_step, prompts)
+        refuse_failing_functions(prompts[:CALLED_PROMPTS], config.reward)
+        self._prompts = prompts
+        return prompts
+
+    def demonstrations(self) -> Mixture[Demonstration]:
+        """Read D_SFT, and keep some of it from training; empty where the method uses none.
+
+        Raises:
+            UserError: A file, a row, a template or a count is bad.
+        """
+        config, section = self._config, self._config.demonstrations
+        if config.method.demonstrations == "none":
+            return self._training
+        dropped, template = self._dropped["demonstrations"], config.method.teacher_template
+        shown = _load_demonstrations(section, self._loader, dropped, template)
+        kept = min(len(shown), validation_rows(config, len(shown)))
+        training, self._validation = shown.split_tail(kept)
+        _refuse_more_than_rows("demonstrations", section.per_step, training)
+        if section.split_by == "length":
+            training = split_by_length(training, section)
+        elif section.split_by is not None:
+            require_few_rows(training, section)
+        if section.split_by == "difficulty":
+            room, most = config.rollout.max_tokens, section.max_dropped
+            read, _ = self._loader.prompts("demonstrations", section, room, max_dropped=most)
+            self._asked = prompts_of(training, read)
+        self._training = training
+        return training
+
+    def held_out(self) -> Sequence[Prompt]:
+        """Read the evaluation's prompts."""
+        self._held_out = load_held_out(self._config, self._loader.tokenizer, self._loader.facts)
+        return self._held_out
+
+    def together(self) -> RunData:
+        """Return all that was read.
+
+        Raises:
+            DataError: Prompts and demonstrations do not fit each other, the method or the run.
+        """
+        config, tokenizer = self._config, self._loader.tokenizer
+        if config.method.demonstrations == "matching" or has_scaffold(config):
+            _refuse_no_match(config, self._prompts, self._training)
+        if config.method.needs_repeats:
+            _refuse_single_epoch(config, len(self._prompts))
+        return RunData(
+            self._prompts,
+            self._training,
+            self._validation,
+            self._held_out,
+            _source_names(config.demonstrations, self._training),
+            partial(tokenizer.decode, skip_special_tokens=True),
+            self._asked,
+            (*self._dropped["prompts"], *self._dropped["demonstrations"]),
+        )
+
+
 def load_run_data(config: RunConfig) -> RunData:
     """Check the model's folder, then read and render all files the method uses.
 
@@ -139,36 +231,11 @@ def load_run_data(config: RunConfig) -> RunData:
         ConfigError: A template or a count does not fit the data.
     """
     facts = read_model_facts(config.model)
-    loader = Loader(config, load_tokenizer(config.model.path), facts)
-    trains_rl, trains_sft = config.method.samples, config.method.demonstrations != "none"
-    if trains_rl and config.reward.shuffle and config.prompts.per_step < 2:
-        raise ConfigError(
-            "reward.shuffle needs prompts.per_step >= 2 to hand rewards around, got 1"
-        )
-    dropped: list[Dropped] = []
-    prompts: Mixture[Prompt] = Mixture([], [])
-    if trains_rl:
-        prompts = _load_prompts(config.prompts, loader, dropped)
-        _refuse_more_than_rows("prompts", config.prompts.per_step, prompts)
-        refuse_failing_functions(prompts[:CALLED_PROMPTS], config.reward)
-    training: Mixture[Demonstration] = Mixture([], [])
-    validation: tuple[Demonstration, ...] = ()
-    if trains_sft:
-        template = config.method.teacher_template
-        shown = _load_demonstrations(config.demonstrations, loader, dropped, template)
-        kept = min(len(shown), validation_rows(config, len(shown)))
-        training, validation = shown.split_tail(kept)
-        _refuse_more_than_rows("demonstrations", config.demonstrations.per_step, training)
-        if config.demonstrations.split_by == "length":
-            training = split_by_length(training, config.demonstrations)
-    if config.method.demonstrations == "matching" or has_scaffold(config):
-        _refuse_no_match(config, prompts, training)
-    if config.method.needs_repeats:
-        _refuse_single_epoch(config, len(prompts))
-    held_out = load_held_out(config, loader.tokenizer, facts)
-    sources = _source_names(config.demonstrations, training)
-    decode = partial(loader.tokenizer.decode, skip_special_tokens=True)
-    return RunData(prompts, training, validation, held_out, sources, decode, tuple(dropped))
+    reader = RunReader(config, load_tokenizer(config.model.path), facts)
+    reader.prompts()
+    reader.demonstrations()
+    reader.held_out()
+    return reader.together()
 
 
 def load_held_out(
@@ -229,9 +296,7 @@ def _open_files(section: str, source: RowSource, wanted: Wanted, limit: int | No
     given = [source.path] if isinstance(source.path, str) else source.path or []
     paths: list[Path] = []
     for pattern in given:
-        path = Path(pattern)
-        is_pattern = "*" in path.name
-        found = sorted(path.parent.glob(path.name)) if is_pattern else [path]
+        found = files_matching(pattern)
         if not found:
             raise DataError(f"{section}.path {pattern} matches no file; give existing files")
         paths += found

@@ -1,6 +1,7 @@
 """What can be checked of a model without loading it: folder, weights, context, vocabulary.
 
-`load` and `rendering` call it before anything starts, `planning.shape` for what a run takes.
+`load`, `rendering` and `commands.checks` call it before anything starts, `planning.shape` for what
+a run takes.
 """
 
 import json
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from coop_rl.config.run import ModelSection
-from coop_rl.errors import ModelError, first_line
+from coop_rl.data.model_limits import PLAIN_TYPES
+from coop_rl.errors import ModelError
 
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """Names of the context length in config.json, most usual first."""
 HIDDEN_FIELDS = ("hidden_size", "n_embd", "d_model")
 USUAL_HIDDEN_SIZE = 1024
+PATTERN_CHARACTERS = "*?["
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,15 @@ def local_folder(model: str) -> Path | None:
     Checked before the hub is asked: a mistyped path must not become a slow network error.
 
     Raises:
-        ModelError: It is a path, and there is no such folder.
+        ModelError: It is a path, and there is no such folder, or one whose name is a pattern.
     """
     path = Path(model).expanduser()
     if path.is_dir():
+        if found := set(str(path)) & set(PATTERN_CHARACTERS):
+            raise ModelError(
+                f"model.path {model} has {' and '.join(sorted(found))}, with which vLLM finds no "
+                "weights: it takes them for a pattern; rename the folder, or link to it"
+            )
         return path
     if path.exists():
         raise ModelError(f"model.path must be a folder or a hub id, got the file {model}")
@@ -62,12 +70,46 @@ def read_model_facts(section: ModelSection) -> ModelFacts:
         ModelError: config.json or safetensors weights are missing, or model.max_length is too
             large.
     """
-    folder = local_folder(section.path)
-    values = _folder_config(folder) if folder else _hub_config(section.path)
-    text_values = values.get("text_config")
-    # Models that also see pictures nest the language model's sizes.
-    if isinstance(text_values, dict):
-        values = {**values, **text_values}
+    return facts_of(section, read_model_values(section.path))
+
+
+def read_model_values(model: str) -> dict[str, Any]:
+    """Return what config.json says of the language model: of a model that also sees, its part.
+
+    Raises:
+        ModelError: config.json or safetensors weights are missing, or the hub does not answer.
+    """
+    folder = local_folder(model)
+    return text_values(_folder_config(folder) if folder else _hub_config(model))
+
+
+def text_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's values, those of the language model in place of the whole's.
+
+    Models that also see pictures nest them.
+    """
+    nested = values.get("text_config")
+    return {**values, **nested} if isinstance(nested, dict) else values
+
+
+def complete_values(model: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return also what transformers' class of the model adds to what its config.json leaves out.
+
+    Raises:
+        ModelError: transformers does not know such a model.
+    """
+    folder = local_folder(model)
+    if folder is None or values.get("model_type") in (None, *PLAIN_TYPES):
+        return values
+    return text_values(_class_config(str(folder), f"{folder}/config.json"))
+
+
+def facts_of(section: ModelSection, values: dict[str, Any]) -> ModelFacts:
+    """Return the sizes of a model.
+
+    Raises:
+        ModelError: model.max_length is too large, or missing where config.json names no length.
+    """
     context = next(
         (values[name] for name in CONTEXT_FIELDS if isinstance(values.get(name), int)), None
     )
@@ -113,15 +155,17 @@ def _folder_config(folder: Path) -> dict[str, Any]:
 
 
 def _hub_config(model: str) -> dict[str, Any]:
-    from transformers import AutoConfig  # slow to import, and only hub ids need it
+    where = f"model.path {model} is no folder here, and the hub did not give its config"
+    return _class_config(model, where)
+
+
+def _class_config(model: str, where: str) -> dict[str, Any]:
+    from transformers import AutoConfig  # slow to import, and the usual models do without
 
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = first_line(error)
-        raise ModelError(
-            f"model.path {model} is no folder here, and the hub did not give its config: "
-            f"{reason}; give an existing folder or hub id"
-        ) from None
+    except Exception as error:  # the library's, the hub's, and what a field of a wrong type raises
+        reason = " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
+        raise ModelError(f"{where}: {reason}; give an existing folder or hub id") from None
     values: dict[str, Any] = config.to_dict()
     return values

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coop_rl.config.data import RowSource, Traces
+from coop_rl.data.chat_template import apply_chat_template, try_chat_template
 from coop_rl.data.chats import Chat, Turn
 from coop_rl.data.model_folder import ModelFacts, local_folder
 from coop_rl.data.rows import RowError, TextRow
@@ -26,6 +27,8 @@ MOST_CHARACTERS_PER_TOKEN = 64
 """A text of more for each token of the context is too long, and is not tokenised to see that."""
 OWN_ARGUMENTS = ("messages", "tools", "documents", "add_generation_prompt")
 """What chat templates read and the config does not set."""
+OPENED = re.compile(r"(<\w+>)\s*$")
+"""A tag that a text opens at its end."""
 DEFAULT_SOURCE = "demonstrations"
 """Source of demonstrations that name none."""
 
@@ -100,7 +103,7 @@ class Renderer:
 
         Raises:
             ConfigError: A template lacks its place for the value.
-            ModelError: A chat template is wanted and the model has none.
+            ModelError: A chat template is wanted, and the model has none or a faulty one.
         """
         self._section, self._data = section, data
         self._tokenizer, self._facts = tokenizer, facts
@@ -112,11 +115,12 @@ class Renderer:
                 f"got {data.question_template!r}"
             )
         if data.template is None:
-            if not tokenizer.chat_template:
-                raise ModelError(
-                    f"{section}.template is null, but the model has no chat template; "
-                    f'set {section}.template, for instance to "{{prompt}}"'
-                )
+            try_chat_template(
+                tokenizer,
+                section,
+                has_system=data.system is not None,
+                arguments=data.template_arguments,
+            )
         elif "{prompt}" not in data.template:
             raise ConfigError(f"{section}.template must contain {{prompt}}, got {data.template!r}")
         for name in data.template_arguments:
@@ -152,12 +156,22 @@ class Renderer:
         """Render an expert trace.
 
         Raises:
-            RowError: It is too long for the context, or empty.
+            RowError: It is too long for the context, or empty, or repeats what the prompt's last
+                or the response's end token says.
         """
         turns = row.turns(section.prompt_column)
-        prompt_ids = self._tokenize(self._prompt_text(row, turns), row)
+        prompt = self._prompt_text(row, turns)
+        prompt_ids = self._tokenize(prompt, row)
         response = self.response_text(row, section)
+        self._refuse_opened_twice(row, prompt, response)
         response_ids = (*self._tokenize(response, row), self.end_of_sequence())
+        if (end := response_ids[-1]) in response_ids[:-1]:
+            raise RowError(
+                row.place,
+                f"the response holds {self._tokenizer.decode([end])} itself, which is added at its "
+                "end; take it out of demonstrations.response_template, or out of the row",
+                "end token twice",
+            )
         total = len(prompt_ids) + len(response_ids)
         if not prompt_ids:
             raise RowError(row.place, "the prompt has no tokens; drop the row", "no tokens")
@@ -186,6 +200,18 @@ class Renderer:
         token_ids = self._tokenize(self._prompt_text(row, (*before, taught)), row)
         self._require_room(row, token_ids, "prompts with a demonstration in them")
         return token_ids
+
+    @staticmethod
+    def _refuse_opened_twice(row: TextRow, prompt: str, response: str) -> None:
+        """Refuse a response that opens what the prompt has opened for it, such as <think>."""
+        opened = OPENED.search(prompt)
+        if opened and response.lstrip().startswith(opened[1]):
+            raise RowError(
+                row.place,
+                f"the prompt ends by opening {opened[1]}, and the response opens it again; take it "
+                "out of demonstrations.response_template, or out of the row",
+                "opened twice",
+            )
 
     def _require_room(self, row: TextRow, token_ids: Sequence[int], what: str) -> None:
         """Refuse a prompt that leaves no room for the response."""
@@ -270,13 +296,13 @@ class Renderer:
         messages = [
             {"role": turn.role, "content": turn.text} for turn in (*before, Turn("user", question))
         ]
-        rendered = self._tokenizer.apply_chat_template(
+        return apply_chat_template(
+            self._tokenizer,
             messages,
-            tokenize=False,
+            self._section,
             add_generation_prompt=True,
             **self._data.template_arguments,
         )
-        return str(rendered)
 
     def _tokenize(self, text: str, row: TextRow) -> tuple[int, ...]:
         most = MOST_CHARACTERS_PER_TOKEN * self._facts.max_length

@@ -15,6 +15,9 @@ from packaging.requirements import Requirement
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.roles import PlacementSection
 from coop_rl.diagnosis.finding import Finding, judge
+from coop_rl.errors import ModelError
+from coop_rl.planning.memory import checkpoint_bytes, num_checkpoints
+from coop_rl.planning.shape import shape_of
 from coop_rl.weights.plugin import ENTRY_POINT_NAME, is_installed
 
 GIB = 2**30
@@ -40,7 +43,7 @@ def machine_findings(config: RunConfig) -> Iterator[Finding]:
     if torch.cuda.is_available():
         yield cuda()
     yield free("shared memory", "/dev/shm", SHARED_MEMORY_BYTES, "give the container --shm-size=8g")
-    yield free("disk", config.run.dir, DISK_BYTES, "set run.dir to a larger disk")
+    yield disk(config)
     available = psutil.virtual_memory().available
     yield judge(
         "memory",
@@ -102,13 +105,27 @@ def cuda() -> Finding:
     return Finding("CUDA", "ok", found)
 
 
-def free(check: str, path: str, least: int, fix: str) -> Finding:
+def free(check: str, path: str, least: float, fix: str) -> Finding:
     """Compare the free space of the file system that holds `path`."""
     place = Path(path).absolute()
     while not place.exists():
         place = place.parent
     size = shutil.disk_usage(place).free
     return judge(check, size >= least, f"{size / GIB:.1f} GiB free at {place}", fix, "warn")
+
+
+def disk(config: RunConfig) -> Finding:
+    """Compare free space with the checkpoints that lie on the disk at once."""
+    try:
+        shape = shape_of(config.model.path)
+    except ModelError:  # which other checks tell of
+        return free("disk", config.run.dir, DISK_BYTES, "set run.dir to a larger disk")
+    count, size = num_checkpoints(config), checkpoint_bytes(config, shape)
+    fix = (
+        f"{count} checkpoints of {size / GIB:.1f} GiB lie there at once: set run.dir to a larger "
+        "disk, or lower checkpoint.keep"
+    )
+    return free("disk", config.run.dir, count * size, fix)
 
 
 def ray_findings(placement: PlacementSection) -> Iterator[Finding]:

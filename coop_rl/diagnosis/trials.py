@@ -71,7 +71,9 @@ def _member(port: int, rank: int, backend: Any, results: Any) -> None:
 
 def engine(config: RunConfig) -> Finding:
     """Start vLLM on the config's model and sample a few tokens, in a process of its own."""
-    log = Path(tempfile.gettempdir()) / f"coop-rl-doctor-{os.getpid()}.log"
+    descriptor, name = tempfile.mkstemp(prefix="coop-rl-doctor-", suffix=".log")
+    os.close(descriptor)
+    log = Path(name)
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
     tried = context.Process(target=_sample, args=(config, log, results))

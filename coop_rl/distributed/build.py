@@ -15,6 +15,7 @@ from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import role_counts, weight_backend
 from coop_rl.distributed.actors import MetaControllerActor, RewardActor, RolloutActor
+from coop_rl.distributed.calls import lost_ray_process
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.placement import Placement, reserved
@@ -47,12 +48,17 @@ def team_of(config: ServingConfig, log_dir: Path, report: Callable[[str], None])
         try:
             yield team
         finally:
-            ending = [m.handle.shutdown.remote() for m in (*team.engines, team.reward)]
-            # Dead or hanging already: the session kills what is left by process id.
-            with suppress(RayError, GetTimeoutError):
-                ray.get(ending, timeout=SHUTDOWN_GRACE_S)
-            for member in team.all:
-                ray.kill(member.handle, no_restart=True)
+            if lost_ray_process() is None:
+                _end(team)
+
+
+def _end(team: Team) -> None:
+    ending = [m.handle.shutdown.remote() for m in (*team.engines, team.reward)]
+    # Dead or hanging already: the session kills what is left by process id.
+    with suppress(RayError, GetTimeoutError):
+        ray.get(ending, timeout=SHUTDOWN_GRACE_S)
+    for member in team.all:
+        ray.kill(member.handle, no_restart=True)
 
 
 def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
@@ -83,6 +89,7 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
         rollouts=actors("rollout", RolloutActor, (backend,), **engines),
         reward=reward,
         shadow_rollouts=actors("rollout shadow", RolloutActor, (backend,), **engines),
+        evaluation_rollouts=actors("rollout evaluation", RolloutActor, (backend,), **engines),
         joint=actors("learner joint", LearnerActor, ("joint", INDEX, backend)),
         shadow=actors("learner shadow", LearnerActor, ("shadow", INDEX, backend)),
         meta=next(iter(actors("meta-controller", MetaControllerActor, ())), None),

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray._private import worker
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from coop_rl.errors import ActorLostError, RunError
+from coop_rl.errors import ActorLostError, RayLostError, RunError, first_line
 
 SECONDARY_GRACE_S = 5.0
 """After one call failed, how long to look for a dead actor that may have caused it: Ray needs
@@ -28,6 +29,13 @@ POLL_S = 0.5
 REFS_PER_RETURN, COLLECT_S = 16, 0.1
 """With more than `REFS_PER_RETURN` background calls under way, a wait takes in several results at
 once, and waits for them up to `COLLECT_S`; engines have spare groups for longer than that."""
+
+RAY_PROCESSES = ("raylet", "gcs_server")
+"""Those of a local Ray that a run cannot go on without."""
+MEMORY_ADVICE = (
+    "Ray ended it because the node's memory was nearly used up (RAY_memory_usage_threshold); use "
+    "smaller batches or fewer actors, or give the node more memory"
+)
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -52,6 +60,31 @@ class Background(Protocol):
 
 
 _background: list[Background] = []
+
+
+def lost_ray_process() -> str | None:
+    """Return which process of a Ray that this one started has died; None where all live.
+
+    Ray itself sees it after 15 to 60 seconds, and then ends the driver without a word. Of a cluster
+    that was joined nothing is known here.
+    """
+    node: Any = worker._global_node
+    dead = node.dead_processes() if node else []
+    lost = (f"{name} (exit code {p.returncode})" for name, p in dead if name in RAY_PROCESSES)
+    return next(lost, None)
+
+
+def require_ray() -> None:
+    """Refuse to ask anything of a Ray that has lost a process.
+
+    Raises:
+        RayLostError: Names the process.
+    """
+    if lost := lost_ray_process():
+        raise RayLostError(
+            f"Ray's own process {lost} died on this machine, and all actors with it; run the same "
+            "command to go on from the last checkpoint"
+        )
 
 
 @contextmanager
@@ -156,7 +189,8 @@ def open_result(call: Call[R], others: Sequence[Call[object]]) -> R:
     """
     try:
         return ray.get(call.ref)
-    except (RayActorError, RayTaskError) as error:
+    except RayError as error:
+        require_ray()
         raise _explain(call, error, others) from None
 
 
@@ -165,6 +199,7 @@ def wait_a_moment(refs: Sequence[AnyRef], left_s: float) -> list[AnyRef]:
 
     Every longer wait is a loop around this one, so that checks are made and groups go on.
     """
+    require_ray()
     behind = {ref: work for work in _background for ref in work.refs()}
     everything = [*refs, *behind]
     limit_s = max(0.0, min(POLL_S, left_s))
@@ -176,6 +211,7 @@ def wait_a_moment(refs: Sequence[AnyRef], left_s: float) -> list[AnyRef]:
     else:
         time.sleep(limit_s)
         ready = []
+    require_ray()
     for check in _checks:
         check()
     for ref in ready:
@@ -189,10 +225,10 @@ def _overdue(timeout_s: float, calls: Iterable[Call[object]]) -> ActorLostError:
     return ActorLostError(f"no answer within {timeout_s:g} s from {waiting or 'anyone'}")
 
 
-def _explain(call: Call[object], error: Exception, others: Sequence[Call[object]]) -> RunError:
+def _explain(call: Call[object], error: RayError, others: Sequence[Call[object]]) -> RunError:
     """Return the error to raise, preferring a dead actor to its peers' complaints."""
     cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, RayActorError):
+    if isinstance(cause, RayActorError | OutOfMemoryError):
         return _lost(call, cause)
     deadline = time.monotonic() + SECONDARY_GRACE_S
     pending = {other.ref: other for other in others}
@@ -204,16 +240,18 @@ def _explain(call: Call[object], error: Exception, others: Sequence[Call[object]
             other = pending.pop(ref)
             try:
                 ray.get(ref)
-            except RayActorError as death:
+            except (RayActorError, OutOfMemoryError) as death:
                 return _lost(other, death)
-            except (RayTaskError, GetTimeoutError):
+            except RayError:
                 continue
     if isinstance(cause, RunError):
         return type(cause)(f"{call.actor}, {call.phase}: {cause}")
-    last_line = str(error).strip().splitlines()[-1]
-    return RunError(f"{call.actor} failed in {call.phase}: {last_line}; see logs/{call.actor}.log")
+    is_task = isinstance(error, RayTaskError)  # whose traceback says what it is in its last line
+    what = str(error).strip().splitlines()[-1] if is_task else first_line(error)
+    return RunError(f"{call.actor} failed in {call.phase}: {what}; see logs/{call.actor}.log")
 
 
-def _lost(call: Call[object], error: RayActorError) -> ActorLostError:
-    reason = str(error).strip().splitlines()[0]
+def _lost(call: Call[object], error: RayError) -> ActorLostError:
+    is_memory = isinstance(error, OutOfMemoryError) or "RAY_memory_usage_threshold" in str(error)
+    reason = MEMORY_ADVICE if is_memory else first_line(error)
     return ActorLostError(f"{call.actor} died in {call.phase}: {reason}; see logs/{call.actor}.log")

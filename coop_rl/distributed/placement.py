@@ -29,7 +29,7 @@ from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import role_counts
 from coop_rl.distributed import autoscaler
-from coop_rl.distributed.calls import wait_a_moment
+from coop_rl.distributed.calls import lost_ray_process, wait_a_moment
 from coop_rl.errors import ResourceError
 
 TOLERANCE = 1e-6
@@ -91,7 +91,7 @@ def reserved(config: ServingConfig, report: Callable[[str], None]) -> Iterator[P
             _wait({role: groups[role] for role in asked}, wanted, began, limit_s, report)
         yield Placement(groups)
     finally:
-        for group in groups.values():
+        for group in groups.values() if lost_ray_process() is None else ():
             remove_placement_group(group)
 
 

@@ -5,6 +5,7 @@
 meta --- "w" group --- joint ranks, shadow ranks                (push of w)
 joint rank r --- "resync" group --- shadow rank r               (their parts of theta's state)
 joint rank 0 --- weight transfer (vLLM) --- engine workers      (merged weights)
+joint rank 0 --- weight transfer --- the evaluation's engines   (only where it has its own)
 shadow rank 0 --- weight transfer --- its own engine workers    (only where the shadow samples)
 joint ranks among themselves, shadow ranks among themselves     (DeepSpeed's torch worlds)
 """
@@ -36,6 +37,8 @@ class Team:
     """Judges what is sampled."""
     shadow_rollouts: tuple[Member[RolloutActor], ...] = ()
     """Serve the shadow; empty where nothing is sampled from it."""
+    evaluation_rollouts: tuple[Member[RolloutActor], ...] = ()
+    """Serve the version that is evaluated; empty where `rollouts` are evaluated."""
     joint: tuple[Member[LearnerActor], ...] = ()
     """Ranks of the joint learner; empty where nothing is trained."""
     shadow: tuple[Member[LearnerActor], ...] = ()
@@ -58,8 +61,8 @@ class Team:
 
     @property
     def engines(self) -> tuple[Member[RolloutActor], ...]:
-        """The rollout actors of both branches."""
-        return self.rollouts + self.shadow_rollouts
+        """All rollout actors."""
+        return self.rollouts + self.shadow_rollouts + self.evaluation_rollouts
 
     def start(
         self,
@@ -130,10 +133,11 @@ class Team:
             for rank, member in enumerate(members)
         ]
         connecting = [
-            learner.call(LearnerActor.connect_rollouts, list(engines))
-            for ranks, engines in (
-                (self.joint, self.rollouts),
-                (self.shadow, self.shadow_rollouts),
+            learner.call(connect, list(engines))
+            for ranks, connect, engines in (
+                (self.joint, LearnerActor.connect_rollouts, self.rollouts),
+                (self.joint, LearnerActor.connect_evaluation, self.evaluation_rollouts),
+                (self.shadow, LearnerActor.connect_rollouts, self.shadow_rollouts),
             )
             for learner in ranks
             if engines

@@ -3,7 +3,9 @@
 learners, meta-controller --save--> one folder of driver.checkpoint_store, complete or absent
 """
 
-from collections.abc import Mapping
+import errno
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
 from coop_rl.driver.checkpoint_store import CheckpointStore, stored_progress
 from coop_rl.driver.stop import StopRequest
-from coop_rl.errors import Interrupted
+from coop_rl.errors import ActorLostError, DivergedError, Interrupted, RunError
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion
 
@@ -31,13 +33,16 @@ class TeamCheckpoints:
         resume_from: Path | None,
         stop: StopRequest,
         stages: Stages,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """Save into `store`; `warn` gets a line when that failed and the run goes on."""
         self._config = config
         self._team = team
         self._store = store
         self._resume_from = resume_from
         self._stop = stop
         self._stages = stages
+        self._warn = warn
         self._boundary = Progress(0, PolicyVersion(0, 0))
         self._best = config.checkpoint.best
         self.last: Path | None = resume_from
@@ -68,10 +73,10 @@ class TeamCheckpoints:
         """
         done = step + 1
         self._boundary = Progress(done, version, dict(method), dict(rollouts))
-        every = self._config.checkpoint.every
-        is_due = (every > 0 and done % every == 0) or done == self._config.run.num_steps
-        if is_due or self._stop.is_set:
-            self._save()
+        every, is_end = self._config.checkpoint.every, done == self._config.run.num_steps
+        is_last = is_end or self._stop.is_set
+        if is_last or (every > 0 and done % every == 0):
+            self._save(is_last=is_last)
         if self._stop.is_set:
             self._interrupt()
 
@@ -87,7 +92,12 @@ class TeamCheckpoints:
             return
         if self.last is None or stored_progress(self.last).next_step != step:
             self._save()
-        self._store.mark_best(step, self._best, evaluated[self._best])
+        if self.last is None or stored_progress(self.last).next_step != step:
+            return  # it could not be saved
+        try:
+            self._store.mark_best(step, self._best, evaluated[self._best])
+        except OSError as error:
+            self._warn(f"{error.filename} cannot be written: {error.strerror}; the run goes on")
 
     def save_and_stop(self) -> None:
         """Save the last boundary, for a stop that broke off the generation after it.
@@ -95,19 +105,72 @@ class TeamCheckpoints:
         Raises:
             Interrupted: Always; everything is saved.
         """
-        if self.last is None or stored_progress(self.last) != self._boundary:
-            self._save()
+        self._save_boundary()
         self._interrupt()
 
-    def _save(self) -> None:
+    def save_before_failing(self) -> str:
+        """Save the last boundary, for a failure that struck before the learners moved on.
+
+        Returns:
+            What the user should know of it.
+        """
+        if self._boundary.next_step == 0:
+            return "nothing was trained yet"
+        self._save_boundary()
+        return f"the {self._boundary.next_step} steps before are in {self.last}"
+
+    def _save_boundary(self) -> None:
+        if self.last is None or stored_progress(self.last) != self._boundary:
+            self._save(is_last=True)
+
+    def _save(self, *, is_last: bool = False) -> None:
+        """Save the boundary; a failure is told and leaves what was saved before.
+
+        Raises:
+            RunError: It failed and the run ends here (`is_last`), or cannot be mended.
+        """
         with self._stages.stage("save"):
-            temporary = self._store.begin(self._boundary.next_step)
-            folder, meta = str(temporary), self._team.meta
-            saving = [rank.call(LearnerActor.save, folder) for rank in self._team.learners]
-            if meta:
-                saving.append(meta.call(MetaControllerActor.save, folder))
+            try:
+                self._require_room()
+                self.last = self._write()
+            except (OSError, RunError) as error:
+                self._store.clear()
+                if is_last or isinstance(error, ActorLostError | DivergedError):
+                    kind = type(error) if isinstance(error, RunError) else RunError
+                    raise kind(self._failure(error)) from None
+                self._warn(f"{self._failure(error)}; the run goes on")
+
+    def _write(self) -> Path:
+        temporary = self._store.begin(self._boundary.next_step)
+        folder, meta = str(temporary), self._team.meta
+        saving = [rank.call(LearnerActor.save, folder) for rank in self._team.learners]
+        if meta:
+            saving.append(meta.call(MetaControllerActor.save, folder))
+        try:
             gather(saving, self._config.placement.call_timeout_s)
-            self.last = self._store.commit(temporary, self._boundary)
+        except ActorLostError:
+            raise
+        except RunError:
+            for call in saving:  # nobody may still write when the folder is removed
+                with suppress(RunError):
+                    gather([call], self._config.placement.call_timeout_s)
+            raise
+        return self._store.commit(temporary, self._boundary)
+
+    def _require_room(self) -> None:
+        """Refuse to begin a checkpoint that the disk has no room for, by the size of the last one.
+
+        Raises:
+            OSError: Says how much is missing.
+        """
+        needed, free = self._store.num_bytes(), self._store.free_bytes()
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed and {free:,} free")
+
+    def _failure(self, error: Exception) -> str:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        last = f"the last checkpoint is {self.last}" if self.last else "there is no checkpoint"
+        return f"no checkpoint after step {self._boundary.next_step}: {reason}; {last}"
 
     def _interrupt(self) -> None:
         raise Interrupted(

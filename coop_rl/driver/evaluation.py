@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from coop_rl.config import RunConfig
-from coop_rl.evaluation.measure import Generate, measure
+from coop_rl.evaluation.measure import Asking, Generate, answered, ask
 from coop_rl.evaluation.result import Comparison, EvaluationResult, compare
 from coop_rl.evaluation.sets import EvaluationSet
 from coop_rl.tracing.stages import Stages
@@ -45,20 +45,37 @@ class Evaluator:
 
     def is_due(self, step: int) -> bool:
         """Whether to evaluate after `step` steps."""
-        every = self._config.evaluation.every
-        return step in (0, self._config.run.num_steps) or (every > 0 and step % every == 0)
+        return self._config.evaluation.is_due(step, self._config.run.num_steps)
 
     def maybe_run(self, step: int, version: PolicyVersion) -> Mapping[str, float]:
         """Evaluate when due; returns metrics, empty when not due."""
-        metrics: dict[str, float] = {}
         if not self.is_due(step):
-            return metrics
+            return {}
         with self._stages.stage("evaluate"):
-            for chosen in self._sets:
-                result = self._run(chosen, step, version)
-                self._results.setdefault(chosen.name, {})[step] = result
-                metrics |= result.metrics()
+            return answered(self.ask(step), self._generate, version)
+
+    def ask(self, step: int) -> Asking[Mapping[str, float]]:
+        """Ask for the groups of all sets, keep what is found, and return the metrics."""
+        metrics: dict[str, float] = {}
+        folder = self._folder / f"step-{step:06d}" if self._folder else None
+        for chosen in self._sets:
+            responses = folder / f"{chosen.name}.responses.jsonl" if folder else None
+            result = yield from ask(self._config, chosen, step, responses)
+            if folder:
+                result.write(folder / f"{chosen.name}.json")
+            self._results.setdefault(chosen.name, {})[step] = result
+            metrics |= result.metrics()
         return metrics
+
+    def unfinished(self, before: int) -> list[int]:
+        """Return the steps before `before` whose evaluation was begun and did not end."""
+        folders = self._folder.glob("step-*") if self._folder else ()
+        steps = [
+            int(folder.name.removeprefix("step-"))
+            for folder in folders
+            if not all((folder / f"{chosen.name}.json").is_file() for chosen in self._sets)
+        ]
+        return sorted(step for step in steps if step < before)
 
     def comparisons(self) -> list[Comparison]:
         """Return, for each set, this run's earliest result against its latest, where it has two."""
@@ -70,14 +87,6 @@ class Evaluator:
             if comparison:
                 found.append(comparison)
         return found
-
-    def _run(self, chosen: EvaluationSet, step: int, version: PolicyVersion) -> EvaluationResult:
-        folder = self._folder / f"step-{step:06d}" if self._folder else None
-        responses = folder / f"{chosen.name}.responses.jsonl" if folder else None
-        result = measure(self._config, chosen, self._generate, version, step, responses)
-        if folder:
-            result.write(folder / f"{chosen.name}.json")
-        return result
 
     def _read_all(self, name: str) -> dict[int, EvaluationResult]:
         """Return what an earlier part of this run kept."""

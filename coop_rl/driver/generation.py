@@ -49,6 +49,24 @@ class Generation(Protocol):
         ...
 
 
+class AskedGeneration(Protocol):
+    """What measurements need: groups of one version, all of a list or nothing."""
+
+    def begin(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingSettings,
+        version: PolicyVersion,
+        on_all: Callable[[Sequence[ScoredGroup]], None],
+    ) -> None:
+        """Sample and score a group for each prompt in the background, for `on_all`."""
+        ...
+
+    def wait_through(self, is_done: Callable[[], bool]) -> None:
+        """Wait, though a stop was asked for, until enough is done."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Group:
     """A group that was submitted, and who waits for it."""
@@ -119,17 +137,30 @@ class TeamGeneration:
         Raises:
             VersionError: A rollout actor sampled with other weights.
         """
+        found: list[Sequence[ScoredGroup]] = []
+        self.settle()
+        self.begin(prompts, sampling, version, found.append)
+        self.wait_until(lambda: bool(found))
+        return found[0]
+
+    def begin(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingSettings,
+        version: PolicyVersion,
+        on_all: Callable[[Sequence[ScoredGroup]], None],
+    ) -> None:
+        """Do as `run`, in the background; `on_all` gets all groups, in a wait of the driver."""
         done: dict[int, ScoredGroup] = {}
 
         def accept(index: int, group: ScoredGroup, sampler: str) -> None:
             group.require_version(version, sampler)
             done[index] = group
+            if len(done) == len(prompts):
+                on_all([done[index] for index in range(len(prompts))])
 
-        self.settle()
         for index, prompt in enumerate(prompts):
             self.submit(prompt, sampling, lambda _version: None, partial(accept, index))
-        self.wait_until(lambda: len(done) == len(prompts))
-        return [done[index] for index in range(len(prompts))]
 
     def submit(
         self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
@@ -148,7 +179,12 @@ class TeamGeneration:
             StopAtBoundary: The user asked to stop.
         """
         with self._stop.at_boundary():
-            self._wait_until(is_done)
+            self.wait_through(is_done)
+
+    def wait_through(self, is_done: Callable[[], bool]) -> None:
+        """Wait although a stop was asked for; a second request breaks it off."""
+        with in_background(self):
+            wait_until(is_done, self._timeout_s, self._under_way, lambda: self._num_events)
 
     def change_weights(
         self, version: PolicyVersion, send: Callable[[], None], *, is_read: bool
@@ -176,7 +212,7 @@ class TeamGeneration:
         if not self._may_change_in_flight and self._generating:
             self._is_paused = True
             with self._stages.stage("wait_generation"):
-                self._wait_until(lambda: not self._generating)
+                self.wait_through(lambda: not self._generating)
         send()
         self._version, self._is_paused = version, False
         self._start()
@@ -227,10 +263,6 @@ class TeamGeneration:
             call = self._engines[engine].call(RolloutActor.generate, group.prompt, group.sampling)
             self._generating[call.ref] = _Generating(call, engine, work)
             group.on_start(self._version)
-
-    def _wait_until(self, is_done: Callable[[], bool]) -> None:
-        with in_background(self):
-            wait_until(is_done, self._timeout_s, self._under_way, lambda: self._num_events)
 
     def _under_way(self) -> list[Call[object]]:
         return [

@@ -5,6 +5,7 @@ generated the learners still stand there, so a stop need not wait for them; once
 waits for the end of their step.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,15 @@ from types import FrameType
 
 from coop_rl.distributed.calls import breaking_off
 from coop_rl.errors import Interrupted
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask a run to stop: Ctrl-C, a scheduler's, and a lost terminal's.
+
+    Under nohup the last one is ignored, and stays so.
+    """
+    asked = [signal.SIGINT, signal.SIGTERM]
+    return asked if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*asked, signal.SIGHUP]
 
 
 class StopAtBoundary(Exception):  # noqa: N818 - not a failure
@@ -29,14 +39,21 @@ class StopRequest:
         self._num_signals = 0
         self._is_at_boundary = False
         self._is_training = False
+        self._terminals: list[int] = []
 
     @property
     def is_set(self) -> bool:
         """Whether a stop was asked for."""
         return self._num_signals > 0
 
-    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._num_signals += 1
+        if number == signal.SIGHUP:
+            # The terminal is gone: writing to it would fail, and end the run before it is saved.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for stream in self._terminals:
+                os.dup2(nowhere, stream)
+            os.close(nowhere)
 
     def begin_training(self) -> None:
         """From now on a request waits for a boundary, which is saved.
@@ -72,8 +89,9 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take over SIGINT and SIGTERM while the loop runs."""
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        """Take over SIGINT, SIGTERM and, but for a run under nohup, SIGHUP while the loop runs."""
+        self._terminals = [stream for stream in (0, 1, 2) if os.isatty(stream)]
+        previous = {number: signal.signal(number, self._on_signal) for number in stop_signals()}
         try:
             with breaking_off(self.check):
                 yield

@@ -75,9 +75,7 @@ class TeamValidation:
     def _is_nll_due(self, step: int) -> bool:
         if self._config.method.needs_validation(step):
             return True
-        every = self._config.evaluation.every
-        is_end = step in (0, self._config.run.num_steps)
-        return is_end or (every > 0 and step % every == 0)
+        return self._config.evaluation.is_due(step, self._config.run.num_steps)
 
     def _fit(self) -> Mapping[str, float]:
         """Return how well the policy predicts the kept demonstrations."""

@@ -7,20 +7,24 @@ r"""Accuracy estimates with 95 % intervals.
 with n samples of a problem, c of them right. A problem is the unit that varies: intervals are over
 problems, never over single samples, because samples of one problem are not independent.
 
-All intervals are score intervals. Resampling problems (the percentile bootstrap) covers the truth
-too rarely where it matters: 30 problems, or accuracies near 0 and 1 (`bench/coverage.py`).
+All intervals over problems are score intervals. Resampling problems (the percentile bootstrap)
+covers the truth too rarely where it matters: 30 problems, or accuracies near 0 and 1
+(`bench/coverage.py`).
 
 | figure | interval | source |
 |---|---|---|
 | a share of problems | Wilson, nearest 0 and 1 Poisson | Brown, Cai, DasGupta 2001, section 4.1.1 |
 | a mean of c/n | Wilson, for n / design effect problems | Dean, Pagano 2015 |
 | a paired difference | from both means' intervals and correlation | Newcombe 1998; Zou 2008 |
+| a mean over seeds | Student's t | Abramowitz, Stegun 1964, 26.7.3 and 26.7.4 |
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -130,6 +134,47 @@ def paired_difference(before: Values, after: Values) -> Estimate:
     before_P, after_P = (np.asarray(v, dtype=np.float64) for v in (before, after))
     low, high = difference_bounds(before_P, after_P)
     return _estimate(float(after_P.mean() - before_P.mean()), float(low), float(high))
+
+
+def seed_interval(differences: Sequence[float]) -> Estimate:
+    """Return the mean over seeds, or over other whole runs, with its t interval.
+
+    Args:
+        differences: One value a seed, such as one method's accuracy less another's.
+
+    Raises:
+        ValueError: There are fewer than 2.
+    """
+    if len(differences) < 2:
+        raise ValueError(f"need at least 2 seeds, got {len(differences)}")
+    mean = fmean(differences)
+    error = stdev(differences) / math.sqrt(len(differences))
+    half = t_quantile(len(differences) - 1) * error
+    return _estimate(mean, mean - half, mean + half)
+
+
+@cache
+def t_quantile(degrees: int) -> float:
+    """Return the two-sided 95 % quantile of Student's t, by bisection of its distribution."""
+    low, high = Z_95, 13.0  # 12.706 with one degree of freedom
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_within(middle, degrees) < 0.95 else (low, middle)
+    return (low + high) / 2
+
+
+def _t_within(t: float, degrees: int) -> float:
+    """Return the probability that |T| < t."""
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine = math.cos(angle)
+    is_odd = degrees % 2
+    term = cosine if is_odd else 1.0
+    total = 0.0
+    for power in range(2 + is_odd, degrees + 1, 2):
+        total += term
+        term *= cosine**2 * (power - 1) / power
+    series = math.sin(angle) * total
+    return 2 / math.pi * (angle + series) if is_odd else series
 
 
 def mean_bounds(value_P: Array) -> tuple[Array, Array]:

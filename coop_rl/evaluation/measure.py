@@ -1,9 +1,11 @@
 """One evaluation of one policy on one set: greedy once, sampled n times, every response kept."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from statistics import fmean
+from typing import TypeVar
 
 from coop_rl.config.schema import ServingConfig
 from coop_rl.evaluation.estimators import is_majority_correct
@@ -13,7 +15,13 @@ from coop_rl.evaluation.sets import EvaluationSet
 from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.types import PolicyVersion, Prompt, SamplingSettings, ScoredGroup
 
+R = TypeVar("R")
 Generate = Callable[[Sequence[Prompt], SamplingSettings, PolicyVersion], Sequence[ScoredGroup]]
+Request = tuple[Sequence[Prompt], SamplingSettings]
+"""Prompts of which scored groups are asked for."""
+Asking = Generator[Request, Sequence[ScoredGroup], R]
+"""An evaluation that waits, after each request, for its groups: whoever drives it may block, or do
+something else meanwhile."""
 EVALUATION_SEED = 1_000_003_000_001
 """Sampling seed of every evaluation, far from those of training steps: the same random numbers
 before and after, so the paired difference has less noise."""
@@ -30,7 +38,7 @@ def measure(
     step: int,
     responses: Path | None = None,
 ) -> EvaluationResult:
-    """Evaluate a policy on a set.
+    """Evaluate a policy on a set, and wait for it.
 
     Args:
         config: Sections `evaluation` and `rollout` count.
@@ -43,21 +51,40 @@ def measure(
     Raises:
         RunError: An actor is lost, or the file cannot be written.
     """
+    return answered(ask(config, chosen, step, responses), generate, version)
+
+
+def answered(asking: Asking[R], generate: Generate, version: PolicyVersion) -> R:
+    """Answer every request by `generate`, and return what the evaluation does."""
+    with closing(asking):
+        try:
+            request = next(asking)
+            while True:
+                request = asking.send(generate(*request, version))
+        except StopIteration as done:
+            result: R = done.value
+            return result
+
+
+def ask(
+    config: ServingConfig, chosen: EvaluationSet, step: int, responses: Path | None
+) -> Asking[EvaluationResult]:
+    """Ask for the groups of an evaluation, a part at a time; the arguments are `measure`'s."""
     started = time.monotonic()
     n = config.evaluation.num_samples
     with response_file(responses) as append:
 
-        def run(num_samples: int, temperature: float, kind: str) -> list[ScoredGroup]:
+        def run(num_samples: int, temperature: float, kind: str) -> Asking[list[ScoredGroup]]:
             groups: list[ScoredGroup] = []
             sampling = _sampling(config, num_samples, temperature)
             for prompts in _chunks(config, chosen.prompts, num_samples):
-                done = generate(prompts, sampling, version)
+                done = yield prompts, sampling
                 append(done, kind)
                 groups += done
             return groups
 
-        greedy = run(1, 0.0, "greedy")
-        sampled = run(n, config.evaluation.temperature, "sampled")
+        greedy = yield from run(1, 0.0, "greedy")
+        sampled = yield from run(n, config.evaluation.temperature, "sampled")
     return _result(config, chosen, step, greedy, sampled, time.monotonic() - started)
 
 

@@ -57,6 +57,7 @@ def _rows(group: ScoredGroup, kind: str) -> list[dict[str, object]]:
     return [
         {
             "prompt_id": group.prompt.id,
+            "prompt": group.prompt.text,
             "kind": kind,
             "sample": index,
             "text": rollout.text,

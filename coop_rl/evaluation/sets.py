@@ -36,20 +36,6 @@ class EvaluationSet:
     prompts: Sequence[Prompt]
 
 
-def run_sets(config: ServingConfig, held_out: Sequence[Prompt]) -> list[EvaluationSet]:
-    """Return a run's sets: its held-out prompts, read already, and its benchmarks.
-
-    Raises:
-        UserError: As `benchmark_sets`.
-    """
-    section = config.evaluation
-    sets = [EvaluationSet(section.name, held_out)] if section.data else []
-    if section.benchmarks:
-        facts, tokenizer = read_model_facts(config.model), load_tokenizer(config.model.path)
-        sets += benchmark_sets(config, tokenizer, facts)
-    return sets
-
-
 def serving_sets(config: ServingConfig) -> list[EvaluationSet]:
     """Check the model's folder, then read all sets.
 
@@ -104,8 +90,9 @@ def benchmark_sets(
         rows = benchmark_rows(
             benchmark,
             section.data_dir,
-            section.num_items,
+            section.benchmark_items,
             is_whole=bool(config.reward.functions),
         )
-        sets.append(EvaluationSet(benchmark.name, [renderer.prompt(row) for row in rows]))
+        name = section.shown_name(benchmark.name)
+        sets.append(EvaluationSet(name, [renderer.prompt(row) for row in rows]))
     return sets

@@ -1,6 +1,8 @@
 """From the config to a learner rank; called by its actor shell."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch._C._distributed_c10d import Store
@@ -8,15 +10,25 @@ from transformers import PreTrainedModel
 
 from coop_rl.algorithm.packing import layout_of
 from coop_rl.config import RunConfig
-from coop_rl.config.sizes import has_adapter
+from coop_rl.config.sizes import attention, has_adapter, learner_timeout_s
+from coop_rl.data.model_folder import read_model_facts
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
 from coop_rl.learner.meta_controller import build_adapter
-from coop_rl.learner.packing_check import check_packing, check_window
+from coop_rl.learner.packing_check import check_packing
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
-from coop_rl.models import DTYPES, Adapter, PolicyModel, adapter_shapes, load_causal_lm
+from coop_rl.models import (
+    DTYPES,
+    Adapter,
+    PolicyModel,
+    adapter_shapes,
+    load_causal_lm,
+    varlen,
+)
+from coop_rl.models.checkpoint import CheckpointWeights
 from coop_rl.models.head import chunk_for
+from coop_rl.models.loading import unloaded_causal_lm
 from coop_rl.types import Branch
 from coop_rl.weights.gloo_sender import WeightSyncClient
 from coop_rl.weights.process_group import open_store
@@ -24,6 +36,7 @@ from coop_rl.weights.publisher import SyncBackend, WeightPublisher
 from coop_rl.weights.source import MergedWeightSource
 
 GIB = 2**30
+log = logging.getLogger(__name__)
 
 
 class GatheredTheta:
@@ -92,13 +105,17 @@ class LearnerRank:
     def start(self, host: str, port: int) -> Learner:
         """Join the world and build the learner; all ranks at the same time.
 
-        The model is loaded before the world is joined. Joining waits for the slowest rank to load,
-        so it has the start-up's limit; from the engine on, collectives have `sync.timeout_s`.
+        The model is loaded before the world is joined, but at ZeRO stage 3, which splits it as it
+        is read. Either way the slowest rank is waited for, so until the engine is built collectives
+        have the start-up's limit.
         """
         from coop_rl.learner.deepspeed_engine import DeepSpeedEngine
 
-        config, timeout_s = self._config, self._config.sync.timeout_s
-        policy, adapter = build_policy(config)
+        config, settings = self._config, EngineSettings.from_config(self._config)
+        weights = None
+        if settings.zero_stage == 3:
+            weights = CheckpointWeights.open(config.model.path)
+        policy, adapter = build_policy(config, weights)
         reference = build_reference(config) if config.method.rl_settings.kl.weight > 0 else None
         name = f"learner {self._branch}"
         init_world(
@@ -110,22 +127,33 @@ class LearnerRank:
             store=self._store,
             name=name,
         )
-        engine = DeepSpeedEngine(policy, EngineSettings.from_config(config), timeout_s)
-        check_packing(engine, layout_of(config), DTYPES[config.model.dtype])
-        settings = LearnerSettings.from_config(config)
-        return Learner(settings, self._branch, engine, adapter, reference)
+        dtype = DTYPES[config.model.dtype]
+        if weights and next(policy.parameters()).is_meta:
+            from coop_rl.learner.partition import fill_partitioned
+
+            fill_partitioned(policy, weights, dtype, settings)
+        engine = DeepSpeedEngine(policy, settings, learner_timeout_s(config))
+        longest = read_model_facts(config.model).max_length
+        check_packing(engine, layout_of(config), dtype, longest)
+        return Learner(
+            LearnerSettings.from_config(config), self._branch, engine, adapter, reference
+        )
 
 
-def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
-    """Load the base model and, for methods that have one, attach the adapter."""
-    causal_lm = load_causal_lm(
-        config.model.path,
-        DTYPES[config.model.dtype],
-        activation_checkpointing=config.learner.activation_checkpointing,
-        attention=_attention(config),
-    )
-    section = config.learner
-    check_window(causal_lm, layout_of(config), section.micro_batch_tokens)
+def build_policy(
+    config: RunConfig, weights: CheckpointWeights | None = None
+) -> tuple[PolicyModel, Adapter | None]:
+    """Build the policy and, for methods that have one, attach the adapter.
+
+    Args:
+        config: The run.
+        weights: The checkpoint, if its weights are to be filled in later; they are loaded at once
+            all the same where the checkpoint has other names for them than the model.
+    """
+    causal_lm = _causal_lm(config, weights)
+    if attention(config) == "varlen":
+        settings, is_on_gpu = causal_lm.config.to_dict(), torch.cuda.is_available()
+        varlen.check_varlen(settings, causal_lm.dtype, is_on_gpu=is_on_gpu)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = None
     if has_adapter(config):
@@ -138,6 +166,20 @@ def build_policy(config: RunConfig) -> tuple[PolicyModel, Adapter | None]:
         has_entropy_gradient=config.method.rl_settings.entropy_weight > 0,
     )
     return policy, adapter
+
+
+def _causal_lm(config: RunConfig, weights: CheckpointWeights | None) -> PreTrainedModel:
+    path, dtype = config.model.path, DTYPES[config.model.dtype]
+    options: dict[str, Any] = {
+        "activation_checkpointing": config.learner.activation_checkpointing,
+        "attention": _attention(config),
+    }
+    if weights:
+        empty = unloaded_causal_lm(path, dtype, **options)
+        if weights.cover(empty):
+            return empty
+        log.warning("%s names its weights differently: every rank loads it whole", path)
+    return load_causal_lm(path, dtype, **options)
 
 
 def build_reference(config: RunConfig) -> PolicyModel:
@@ -156,7 +198,11 @@ def build_reference(config: RunConfig) -> PolicyModel:
 
 def _attention(config: RunConfig) -> str | None:
     """Return what to ask transformers for; None: its default, SDPA where the model has it."""
-    return None if config.learner.attention == "sdpa" else config.learner.attention
+    kind = attention(config)
+    if kind == "varlen":
+        varlen.register()
+        return varlen.NAME
+    return None if kind == "sdpa" else kind
 
 
 def _logits_chunk(config: RunConfig, causal_lm: PreTrainedModel) -> int:

@@ -15,8 +15,16 @@ def reduce_bucket(num_params: int) -> int:
     return min(REDUCE_BUCKET_VALUES, num_params)
 
 
-def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any]:
-    """Return ZeRO stage, AdamW and clipping; accumulation and rates are ours to manage."""
+def deepspeed_config(
+    settings: EngineSettings, num_params: int, *, has_streams: bool = False
+) -> dict[str, Any]:
+    """Return ZeRO stage, AdamW and clipping; accumulation and rates are ours to manage.
+
+    Args:
+        settings: Stage and optimiser.
+        num_params: Weights of the module.
+        has_streams: Whether a collective can run beside computation: on GPUs.
+    """
     is_bfloat16 = settings.is_bfloat16 and settings.zero_stage > 0
     optimizer = {
         "lr": 0.0,  # set at every step
@@ -36,7 +44,9 @@ def deepspeed_config(settings: EngineSettings, num_params: int) -> dict[str, Any
         "zero_optimization": {
             "stage": settings.zero_stage,
             "reduce_bucket_size": reduce_bucket(num_params),
-            "overlap_comm": False,  # stages 0, 1, 3 refuse it with unmanaged accumulation
+            # Stages 0 and 1 refuse it with unmanaged accumulation. At 3 weights are gathered on a
+            # stream of their own, beside the layer before.
+            "overlap_comm": has_streams and settings.zero_stage == 3,
             "stage3_param_persistence_threshold": settings.persistence_threshold_values,
         },
         "bf16": {"enabled": is_bfloat16},

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from coop_rl.learner.whole_masters import WholeMasters
 from coop_rl.learner.world import limit_all_groups
 from coop_rl.learner.zero_storage import ZeroStorage
 from coop_rl.models import TokenScores, checkpoint_name
+from coop_rl.models.policy import inputs_of
 from coop_rl.types import TokenGrid
 
 TESTED_VERSION = "0.19."
@@ -50,23 +52,30 @@ class DeepSpeedEngine:
         """Split `module` and its optimiser over the ranks.
 
         Args:
-            module: The policy, whole, with the adapter attached already.
+            module: The policy, with the adapter attached already; whole, or at stage 3 split
+                already (`learner.partition`).
             settings: Optimiser and ZeRO stage.
             timeout_s: Limit of every collective.
         """
         self._stage = settings.zero_stage
         self._stash: list[State] = []
         self._settings = settings
-        deepspeed = _import_deepspeed()
+        deepspeed = import_deepspeed()
         self._params = [(checkpoint_name(n), p) for n, p in module.named_parameters()]
-        # Taken now: ZeRO-3 empties the parameters it partitions.
-        self._metadata = [(name, tuple(p.shape)) for name, p in self._params]
+        # Taken now: ZeRO-3 empties the parameters it partitions, and then says what they were.
+        self._metadata = [
+            (name, tuple(vars(p).get("ds_shape", p.shape))) for name, p in self._params
+        ]
         weights = [p for _, p in self._params]
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=self._build_optimizer if self._stage == 0 else None,
             model_parameters=weights,
-            config=deepspeed_config(settings, sum(p.numel() for p in weights)),
+            config=deepspeed_config(
+                settings,
+                sum(prod(shape) for _, shape in self._metadata),
+                has_streams=torch.cuda.is_available(),
+            ),
             dist_init_required=False,
         )
         limit_all_groups(timeout_s)
@@ -90,7 +99,7 @@ class DeepSpeedEngine:
 
     def __call__(self, grid: TokenGrid) -> TokenScores:
         """Score tokens."""
-        scores: TokenScores = self._engine(*grid.to(self.device))
+        scores: TokenScores = self._engine(*inputs_of(self._engine.module, grid, self.device))
         return scores
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -285,7 +294,7 @@ class DeepSpeedEngine:
         self._storage.refresh()
 
 
-def _import_deepspeed() -> Any:
+def import_deepspeed() -> Any:
     """Import it quietly, without its compiled CPU collective, for the device at hand."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from coop_rl.algorithm.schedules import rate_at
+from coop_rl.algorithm.schedules import theta_rate
 from coop_rl.errors import VersionError
 from coop_rl.learner.engine import StepStats, TrainingEngine
 from coop_rl.learner.gradient_step import Amplified, Gradients, GradientStep
@@ -199,9 +199,7 @@ class Learner:
     def _update(self, step: int, objective: Objective, gradients: Gradients) -> StepStats:
         """Take one optimiser step with the gradient that lies in the engine."""
         settings = self._settings
-        lr = objective.lr
-        if lr is None:
-            lr = rate_at(settings.section, step, settings.num_steps) * objective.lr_scale
+        lr = theta_rate(settings.section, objective, step, settings.num_steps)
         if self._one_step_shadow and gradients.rl_parts:
             self._one_step_shadow.step(gradients.rl_parts, lr)
         if objective.has_second_optimizer:

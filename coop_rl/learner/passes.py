@@ -24,6 +24,7 @@ from coop_rl.config.estimators import ReweightedRl, RlSettings
 from coop_rl.learner.engine import TrainingEngine
 from coop_rl.learner.statistics import StepSums
 from coop_rl.models import TokenScores
+from coop_rl.models.policy import inputs_of
 from coop_rl.tracing.trace import span
 from coop_rl.types import (
     DemonstrationFit,
@@ -34,6 +35,7 @@ from coop_rl.types import (
     SourceBatch,
     TokenRow,
 )
+from coop_rl.types.batch import to_device
 
 Reference = Callable[..., TokenScores]
 """pi_ref: called with the parts of a TokenGrid; without gradient."""
@@ -140,7 +142,8 @@ class Passes:
         """Return the micro-batch's share of KL(pi || pi_ref), differentiable; sum up its value."""
         assert self._reference is not None, "a KL needs the reference model"
         with torch.no_grad():
-            reference_T = self._reference(*micro.grid.to(self._engine.device)).log_prob_T
+            inputs = inputs_of(self._reference, micro.grid, self._engine.device)
+            reference_T = self._reference(*inputs).log_prob_T
         self._count_forward(micro)
         estimator, num_rows = self._settings.rl.kl.estimator, len(tokens.advantage_B)
         if sums is not None:
@@ -172,7 +175,16 @@ class Passes:
         device, cap = self._engine.device, self._settings.rl.mismatch_cap
         log_prob_T = scores.log_prob_T
         old_T = self._old.get(id(micro), log_prob_T.detach())
-        behaviour_T, row_T = micro.behaviour_log_prob_T.to(device), micro.row_T.to(device)
+        behaviour_T, row_T, advantage_B, length_B = (
+            to_device(tensor, device)
+            for tensor in (
+                micro.behaviour_log_prob_T,
+                micro.row_T,
+                micro.advantage_B,
+                # Counted on the host: a GPU would be waited for.
+                micro.row_T.bincount(minlength=len(micro.row_B)),
+            )
+        )
         return RolloutTokens(
             log_prob_T=log_prob_T,
             old_log_prob_T=old_T,
@@ -181,8 +193,8 @@ class Passes:
             if cap is None
             else (old_T - behaviour_T).exp().clamp(max=cap),
             row_T=row_T,
-            advantage_B=micro.advantage_B.to(device),
-            length_B=row_T.bincount(minlength=len(micro.row_B)),
+            advantage_B=advantage_B,
+            length_B=length_B,
             teacher_log_prob_T=teacher_T,
         )
 
@@ -194,7 +206,7 @@ class Passes:
         factors = [self._factor(term, micros, batch.num_tokens) for term in terms]
         for micro in micros:
             scores = self._engine(micro.grid)
-            weight_T = micro.advantage_B[micro.row_T].to(self._engine.device)
+            weight_T = to_device(micro.advantage_B[micro.row_T], self._engine.device)
             sums.add_sft(_share(terms) * sft_loss(scores.log_prob_T, batch.num_tokens))
             parts = [
                 factor
@@ -240,10 +252,10 @@ class Passes:
         for micro in batch.rl[self._engine.rank]:
             log_prob_T, row_B = self._engine(micro.grid).log_prob_T, micro.row_B
             behaviour_T, row_T = (
-                t.to(self._engine.device) for t in (micro.behaviour_log_prob_T, micro.row_T)
+                to_device(t, self._engine.device) for t in (micro.behaviour_log_prob_T, micro.row_T)
             )
             ratio_B = sequence_log_ratio(log_prob_T, behaviour_T, row_T, len(row_B))
-            total_N[row_B.to(total_N.device)] = ratio_B.double()
+            total_N[to_device(row_B, total_N.device)] = ratio_B.double()
             self._count_forward(micro)
         self._engine.all_reduce_sum(total_N)
         return tuple(total_N.tolist())
@@ -271,7 +283,7 @@ class Passes:
 def _of_trained(value_T: torch.Tensor, micro: MicroBatch) -> torch.Tensor:
     """Return the values, 0 for tokens of masked responses."""
     is_trained_T = micro.is_trained_T
-    return value_T if is_trained_T is None else value_T * is_trained_T.to(value_T.device)
+    return value_T if is_trained_T is None else value_T * to_device(is_trained_T, value_T.device)
 
 
 def _share(terms: Sequence[DemonstrationTerm]) -> float:

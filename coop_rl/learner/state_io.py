@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from coop_rl.errors import RunDirectoryError
+from coop_rl.errors import DivergedError, RunDirectoryError, RunError, first_line
 from coop_rl.files import aside, put_in_place, remove
 
 META = "state.json"
@@ -18,20 +18,28 @@ MAX_FILE_BYTES = 2 << 30
 
 
 class StateWriter:
-    """Writes one role's folder; complete or absent."""
+    """Writes one role's folder; complete or absent.
+
+    What fails while tensors come in is raised by `finish`: they are gathered from all ranks, and
+    who stopped taking them would leave the others waiting.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Prepare to write `folder`, which is replaced by `finish`."""
         self._folder = folder
         self._side = aside(folder)
-        remove(self._side)
-        self._side.mkdir(parents=True)
         self._pending: dict[str, torch.Tensor] = {}
         self._pending_bytes = 0
         self._file_of_key: dict[str, str] = {}
+        self._failure: Exception | None = None
 
     def add(self, key: str, tensor: torch.Tensor) -> None:
         """Add one tensor."""
+        if self._failure:
+            return
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            self._failure = DivergedError(f"{key} of {self._folder.name} is not finite")
+            return
         # A copy: exporters yield live parameters.
         self._pending[key] = tensor.detach().to("cpu", copy=True).contiguous()
         self._pending_bytes += tensor.numel() * tensor.element_size()
@@ -39,18 +47,34 @@ class StateWriter:
             self._flush()
 
     def finish(self, values: dict[str, Any]) -> None:
-        """Write `values` beside the tensors, sync everything, and put the folder in place."""
+        """Write `values` beside the tensors, sync everything, and put the folder in place.
+
+        Raises:
+            DivergedError: A tensor is not finite.
+            RunError: It cannot be written; nothing of it is left.
+        """
         self._flush()
-        text = json.dumps({**values, "tensors": self._file_of_key}, indent=1)
-        (self._side / META).write_text(text)
-        put_in_place(self._side, self._folder)
+        try:
+            if self._failure:
+                raise self._failure
+            text = json.dumps({**values, "tensors": self._file_of_key}, indent=1)
+            self._side.mkdir(parents=True, exist_ok=True)
+            (self._side / META).write_text(text)
+            put_in_place(self._side, self._folder)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"cannot write {self._folder}: {first_line(error)}") from None
+        finally:
+            remove(self._side)
 
     def _flush(self) -> None:
-        if not self._pending:
-            return
-        name = f"tensors-{len(set(self._file_of_key.values())):05d}.safetensors"
-        save_file(self._pending, self._side / name)
-        self._file_of_key |= dict.fromkeys(self._pending, name)
+        if self._pending and not self._failure:
+            name = f"tensors-{len(set(self._file_of_key.values())):05d}.safetensors"
+            try:
+                self._side.mkdir(parents=True, exist_ok=True)
+                save_file(self._pending, self._side / name)
+            except (OSError, SafetensorError) as error:
+                self._failure = error
+            self._file_of_key |= dict.fromkeys(self._pending, name)
         self._pending = {}
         self._pending_bytes = 0
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from coop_rl.types import GradientParts, MicroBatch, SampleSums, StepMeans
+from coop_rl.types.batch import to_device
 
 VALUES_PER_PIECE = 1 << 22
 """Values taken to fp64 at once: a copy of a whole model's gradient in fp64 would be twice its size
@@ -63,7 +64,7 @@ class StepSums:
 
     @staticmethod
     def _by_sample(total_N: torch.Tensor, micro: MicroBatch, value_B: torch.Tensor) -> None:
-        total_N[micro.row_B.to(value_B.device)] = value_B.double()
+        total_N[to_device(micro.row_B, value_B.device)] = value_B.double()
 
     def reduce(
         self, reducer: Reducer, num_rl_tokens: int, *, has_rl: bool, has_sft: bool
@@ -108,11 +109,12 @@ def pieces(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
 
 def dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
     """Return the dot product of this rank's shards, in fp64 a chunk at a time."""
-    total = 0.0
+    total: torch.Tensor | float = 0.0
     for x, y in zip(a, b, strict=True):
         pairs = zip(pieces(x), pieces(y), strict=True)
-        total += sum(float((p.double() * q.double()).sum()) for p, q in pairs)
-    return total
+        # Summed where they are: a number asked for would make the host wait.
+        total = total + sum((p.double() * q.double()).sum() for p, q in pairs)
+    return float(total)
 
 
 def compare_parts(

@@ -49,8 +49,6 @@ def adapter_shapes(model: nn.Module, targets: tuple[str, ...]) -> dict[str, tupl
             f"adapter.targets {', '.join(missing)} match no linear layer of the model; "
             f"allowed: {', '.join(sorted(linear - {'lm_head'}))}"
         )
-    if "lm_head" in found:
-        raise ConfigError("adapter.targets must not name lm_head; remove it in the run config")
     return shapes
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -19,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def load_causal_lm(
     path: str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | Literal["auto"],
     *,
     activation_checkpointing: bool = False,
     attention: str | None = None,
@@ -28,7 +30,7 @@ def load_causal_lm(
 
     Args:
         path: A Hugging Face folder, or a hub id.
-        dtype: Type of the loaded weights.
+        dtype: Type of the loaded weights; `auto`: the one they are stored in.
         activation_checkpointing: Recompute each layer's activations in the backward pass.
         attention: Which of its attention implementations transformers is to use; None: the
             model's default.
@@ -49,9 +51,56 @@ def load_causal_lm(
             low_cpu_mem_usage=True,
         )
     except (ImportError, OSError, ValueError, KeyError) as error:
-        raise _model_error(path, error) from error
+        raise model_error(path, error) from error
     prepare_for_training(model, activation_checkpointing=activation_checkpointing)
     return model
+
+
+def unloaded_causal_lm(
+    path: str,
+    dtype: torch.dtype,
+    *,
+    activation_checkpointing: bool = False,
+    attention: str | None = None,
+) -> PreTrainedModel:
+    """Build what `load_causal_lm` loads, with weights that have a shape and no memory.
+
+    Buffers, which no checkpoint holds, are real.
+
+    Raises:
+        ModelError: As for `load_causal_lm`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        with _parameters_on_meta(), no_init_weights():
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+            )
+        model.tie_weights()
+    except (ImportError, OSError, ValueError, KeyError) as error:
+        raise model_error(path, error) from error
+    prepare_for_training(model, activation_checkpointing=activation_checkpointing)
+    return model
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Give the parameters of modules built meanwhile no memory."""
+    register = nn.Module.register_parameter
+
+    def without_memory(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(module, name, param)
+        if param is not None:
+            module._parameters[name] = nn.Parameter(param.to("meta"), param.requires_grad)
+
+    nn.Module.register_parameter = without_memory  # type: ignore
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def prepare_for_training(model: PreTrainedModel, *, activation_checkpointing: bool) -> None:
@@ -85,10 +134,11 @@ def load_skeleton(path: str) -> PreTrainedModel:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise _model_error(path, error) from error
+        raise model_error(path, error) from error
 
 
-def _model_error(path: str, error: Exception) -> ModelError:
+def model_error(path: str, error: Exception) -> ModelError:
+    """Return what is wrong with a model's folder, in one line."""
     where = Path(path)
     if where.is_dir() and not list(where.glob("*.safetensors")):
         reason = "the folder holds no *.safetensors"

@@ -8,20 +8,23 @@ lane see each other neither through attention (a block-diagonal mask, or variabl
 that reads the restarts of the positions) nor through positions.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from coop_rl.errors import ModelError
 from coop_rl.models.head import KEPT_CHUNKS, ChunkedHead, TokenScores
+from coop_rl.models.varlen import NAME as VARLEN
+from coop_rl.models.varlen import Spans, spans_of
+from coop_rl.types import TokenGrid
 
 if TYPE_CHECKING:  # slow to import, and the meta-controller loads no model
     from transformers import PreTrainedModel
 
 PREFIX = "causal_lm."
-UNSUPPORTED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Config keys of models whose logits are more than a linear map of the last hidden state."""
+UNMASKED = ("flash_attention_2", VARLEN)
+"""Attention that knows by itself who sees whom."""
 
 
 class PolicyModel(nn.Module):
@@ -46,13 +49,9 @@ class PolicyModel(nn.Module):
             has_entropy_gradient: Whether an entropy bonus is differentiated.
 
         Raises:
-            ModelError: The model's logits are not a linear map of its last hidden state.
+            ModelError: The model has no linear output embedding.
         """
         super().__init__()
-        settings = causal_lm.config.to_dict()
-        for key in UNSUPPORTED_HEADS:
-            if settings.get(key) not in (None, 1, 1.0):
-                raise ModelError(f"models with {key} are not supported; choose another model.path")
         output_embedding = causal_lm.get_output_embeddings()
         if not isinstance(output_embedding, nn.Linear):
             raise ModelError(
@@ -73,23 +72,31 @@ class PolicyModel(nn.Module):
         response_KL: torch.Tensor | None,
         source_T: torch.Tensor,
         target_T: torch.Tensor,
+        spans: Spans | None = None,
     ) -> TokenScores:
-        """Return log pi and entropy of the scored tokens; the arguments are those of TokenGrid."""
+        """Return log pi and entropy of the scored tokens, of what `inputs_of` returns."""
+        attention_arguments = {} if spans is None else {"spans": spans}
         hidden_KLH = self.causal_lm.get_decoder()(
             input_ids=token_ids_KL,
             attention_mask=self._mask(sequence_KL, response_KL),
             position_ids=position_ids_KL,
             use_cache=False,
+            **attention_arguments,
         ).last_hidden_state
         scores: TokenScores = self.head(hidden_KLH.flatten(0, 1)[source_T], target_T)
         return scores
+
+    @property
+    def is_varlen(self) -> bool:
+        """Whether its attention reads spans."""
+        return bool(self.causal_lm.config._attn_implementation == VARLEN)
 
     def _mask(
         self, sequence_KL: torch.Tensor | None, response_KL: torch.Tensor | None
     ) -> torch.Tensor | None:
         """Return who sees whom, [K, 1, L, L], as the model's attention wants it."""
         attention = self.causal_lm.config._attn_implementation
-        if sequence_KL is None or response_KL is None or attention == "flash_attention_2":
+        if sequence_KL is None or response_KL is None or attention in UNMASKED:
             return None
         is_visible_KLL = visible(sequence_KL, response_KL)
         if attention == "sdpa":
@@ -97,6 +104,14 @@ class PolicyModel(nn.Module):
         dtype = self.causal_lm.dtype
         blocked = torch.zeros((), dtype=dtype, device=sequence_KL.device)
         return blocked.masked_fill(~is_visible_KLL[:, None], torch.finfo(dtype).min)
+
+
+def inputs_of(policy: object, grid: TokenGrid, device: torch.device) -> tuple[Any, ...]:
+    """Return what a policy's `forward` takes of a grid in host memory, on `device`."""
+    moved = grid.to(device)
+    if isinstance(policy, PolicyModel) and policy.is_varlen:
+        return (*moved, spans_of(grid).to(device))
+    return tuple(moved)
 
 
 def visible(sequence_KL: torch.Tensor, response_KL: torch.Tensor) -> torch.Tensor:

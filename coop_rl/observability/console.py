@@ -26,7 +26,6 @@ from coop_rl.types import Reward
 if TYPE_CHECKING:  # imports torch, which takes longer than all that is checked before a start
     from coop_rl.observability.metrics import Metrics
 
-NOT_AVAILABLE = "n/a"
 SAMPLE_CHARACTERS = 160
 """Characters of a prompt or response that a sample line shows."""
 
@@ -44,9 +43,10 @@ def clean(text: str, width: int = SAMPLE_CHARACTERS) -> str:
 class RunConsole(Terminal):
     """Prints a run's plan, milestones, steps and summary."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        """Print to stdout, or to `console`."""
+    def __init__(self, console: Console | None = None, *, is_quiet: bool = False) -> None:
+        """Print to stdout, or to `console`; where it is quiet, only evaluations and the summary."""
         super().__init__(console)
+        self._is_quiet = is_quiet
         self._num_steps = 0
         self._steps_done: list[float] = []
         self._spent: dict[str, float] = {}
@@ -56,6 +56,8 @@ class RunConsole(Terminal):
         self, config: RunConfig, sizes: DerivedSizes, path: Path, resume_from: Path | None
     ) -> None:
         """Print every derived size, before anything starts."""
+        if self._is_quiet:
+            return
         table = Table(title=f"{config.run.name}: {config.method.kind}", title_justify="left")
         table.add_column("size")
         table.add_column("value", justify="right")
@@ -84,10 +86,16 @@ class RunConsole(Terminal):
         for line in lines:
             self.line(line)
 
+    def milestone(self, text: str) -> None:
+        """Print what is going on, with the seconds since the start."""
+        if not self._is_quiet:
+            super().milestone(text)
+
     def begin(self, first_step: int, num_steps: int) -> None:
         """Start counting steps; on a terminal, show the progress bar."""
         self._num_steps = num_steps
-        self._show_bar("step", num_steps, first_step)
+        if not self._is_quiet:
+            self._show_bar("step", num_steps, first_step)
 
     def step(self, metrics: "Metrics") -> None:
         """Print one step."""
@@ -98,21 +106,23 @@ class RunConsole(Terminal):
         self._spent = {
             k: v or 0.0 for k, v in metrics.items() if k.startswith((LEDGER, DEVICE_SECONDS))
         }
+        if self._is_quiet:
+            return
         done = step + 1
         mean_s = sum(self._steps_done) / len(self._steps_done)
         remaining = max(0, self._num_steps - done) * mean_s
         generated = metrics.get("tokens/generated") or 0.0
         parts = [
-            f"step {done:>{len(str(self._num_steps))}}/{self._num_steps}",
-            f"reward {_number(metrics.get(REWARD), '.3f')}",
-            f"accuracy {_number(metrics.get('reward/accuracy'), '.3f')}",
-            f"gain {_gain(metrics)}",
-            f"sft loss {_number(metrics.get('loss/sft'), '.3f')}",
-            f"{generated / duration_s if duration_s else 0:,.0f} tokens/s",
-            f"{duration_s:.1f} s",
-            f"remaining {_duration(remaining)}",
+            (0, f"step {done:>{len(str(self._num_steps))}}/{self._num_steps}"),
+            (1, _named("reward", metrics.get(REWARD))),
+            (6, _named("accuracy", metrics.get("reward/accuracy"))),
+            (2, _gain(metrics)),
+            (4, _named("sft", metrics.get("loss/sft"))),
+            (7, f"{generated / duration_s:,.0f} tokens/s" if generated and duration_s else ""),
+            (5, f"{duration_s:.1f} s"),
+            (3, f"{_duration(remaining)} left"),
         ]
-        self.line("  ".join(parts))
+        self.line(fitting(parts, self._console.width))
         self._move_bar(done)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -126,6 +136,8 @@ class RunConsole(Terminal):
 
     def sample(self, prompt: str, response: str, reward: Reward) -> None:
         """Print one response of the model."""
+        if self._is_quiet:
+            return
         verdict = "right" if reward.is_correct else "wrong"
         if reward.status != "scored":
             verdict = reward.status
@@ -210,12 +222,23 @@ def _plan_rows(config: RunConfig, sizes: DerivedSizes) -> list[tuple[str, str, s
     return rows
 
 
+def fitting(parts: Sequence[tuple[int, str]], width: int) -> str:
+    """Return the parts in a line of at most `width` columns: those of the highest numbers go first.
+
+    Empty parts are what the step, or the method, does not have.
+    """
+    shown = [part for part in parts if part[1]]
+    while len(line := "  ".join(text for _, text in shown)) > width and len(shown) > 1:
+        shown.remove(max(shown))
+    return line
+
+
 def _gain(metrics: "Metrics") -> str:
     """Return the gain over the last measurements: one step's is mostly noise."""
     value, stderr = metrics.get("gain/pooled"), metrics.get("gain/pooled_stderr")
     if value is None:
-        return NOT_AVAILABLE
-    return f"{value:+.4f} ± {_number(stderr, '.4f')}"
+        return ""
+    return f"gain {value:+.4f}" + ("" if stderr is None else f" ± {stderr:.4f}")
 
 
 def _spent(totals: Mapping[str, float]) -> str:
@@ -231,8 +254,8 @@ def _spent(totals: Mapping[str, float]) -> str:
     )
 
 
-def _number(value: float | None, form: str) -> str:
-    return NOT_AVAILABLE if value is None else format(value, form)
+def _named(name: str, value: float | None) -> str:
+    return "" if value is None else f"{name} {value:.3f}"
 
 
 def _duration(seconds: float) -> str:

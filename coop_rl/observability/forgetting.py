@@ -12,9 +12,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from coop_rl.metric_names import REWARD, VALIDATION_NLL, VALIDATION_TOKEN_ACCURACY
-from coop_rl.observability.metrics import Metrics
+
+if TYPE_CHECKING:  # imports torch, which reports have no use for
+    from coop_rl.observability.metrics import Metrics
 
 WINDOW_STEPS = 5
 """Steps that the running mean of the reward is taken over."""
@@ -69,7 +72,7 @@ class Forgetting:
         self._nll: list[tuple[int, float]] = []
         self._best_accuracy = 0.0
 
-    def add(self, row: Mapping[str, float | None]) -> Metrics:
+    def add(self, row: Mapping[str, float | None]) -> "Metrics":
         """Take in a row of a step or an evaluation; returns what is lost, for the same row."""
         reward, nll = row.get(REWARD), row.get(VALIDATION_NLL)
         if reward is not None:
@@ -79,7 +82,7 @@ class Forgetting:
             return self._add_evaluation(int(row["step"] or 0), nll, accuracy)
         return {}
 
-    def _add_reward(self, reward: float) -> Metrics:
+    def _add_reward(self, reward: float) -> "Metrics":
         self._rewards.append(reward)
         if len(self._rewards) < WINDOW_STEPS:
             return {}
@@ -87,7 +90,7 @@ class Forgetting:
         self._peak = max(self._peak, self._means[-1])
         return {"forgetting/reward_below_best": self._peak - self._means[-1]}
 
-    def _add_evaluation(self, step: int, nll: float, accuracy: float) -> Metrics:
+    def _add_evaluation(self, step: int, nll: float, accuracy: float) -> "Metrics":
         self._nll.append((step, nll))
         self._best_accuracy = max(self._best_accuracy, accuracy)
         retention = self.retention()

@@ -11,6 +11,9 @@ import numpy as np
 from coop_rl.algorithm.packing import useful_share
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.algorithm.scaffold import has_right
+from coop_rl.algorithm.schedules import rate_at, theta_rate
+from coop_rl.config import RunConfig
+from coop_rl.config.sizes import has_adapter
 from coop_rl.metric_names import REWARD
 from coop_rl.types import (
     CooperativeGain,
@@ -52,6 +55,15 @@ def step_metrics(record: StepRecord, timings: Mapping[str, float]) -> Metrics:
     return {name: finite(value) for name, value in metrics.items()}
 
 
+def learning_rates(config: RunConfig, record: StepRecord) -> Metrics:
+    """Return the rates of the step's updates: of theta, and of w where there is one."""
+    step, num_steps = record.step, config.run.num_steps
+    rates: Metrics = {"lr/theta": theta_rate(config.learner, record.objective, step, num_steps)}
+    if record.update is not None and has_adapter(config):
+        rates["lr/w"] = rate_at(config.adapter, step, num_steps)
+    return rates
+
+
 def finite(value: float | None) -> float | None:
     """Return the value, or None where it is no number: JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None
@@ -70,18 +82,19 @@ def _rollout_metrics(sampled: Sequence[ScoredGroup], version: int) -> Metrics:
     metrics: Metrics = {"tokens/generated": count_tokens(sampled), **_given_metrics(sampled)}
     if not rollouts:
         return metrics
-    values = np.array([reward.value for reward in rewards])
+    scored = [reward for reward in rewards if reward.status == "scored"]
+    values = np.array([reward.value for reward in scored]) if scored else np.array([math.nan])
     right_P = [sum(reward.is_correct for reward in group.rewards) for group in groups]
     size_P = [len(group.rewards) for group in groups]
     return metrics | {
         REWARD: float(values.mean()),
         "reward/std": float(values.std()),
-        "reward/accuracy": sum(right_P) / len(rewards),
+        "reward/accuracy": sum(right_P) / len(scored) if scored else math.nan,
         "reward/timeouts": sum(reward.status == "timeout" for reward in rewards),
         "reward/crashed": sum(reward.status == "crashed" for reward in rewards),
         "reward/format": sum(reward.has_format for reward in rewards) / len(rewards),
         "reward/flipped": sum(reward.is_flipped for reward in rewards) / len(rewards),
-        **_part_means(rewards),
+        **_part_means(scored),
         "groups/all_right": sum(r == n for r, n in zip(right_P, size_P, strict=True)) / len(groups),
         "groups/all_wrong": sum(r == 0 for r in right_P) / len(groups),
         "response/length_mean": sum(len(r.token_ids) for r in rollouts) / len(rollouts),

@@ -11,11 +11,12 @@ from coop_rl.metric_names import EVALUATION, STEP_SECONDS
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.forgetting import Forgetting
 from coop_rl.observability.ledger import Ledger
-from coop_rl.observability.metrics import Metrics, finite, step_metrics
+from coop_rl.observability.metrics import Metrics, finite, learning_rates, step_metrics
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.sinks import JsonlSink, JsonObject, TensorBoardSink, read_jsonl
+from coop_rl.observability.trackers import Trackers
 from coop_rl.tracing.stages import Stages
-from coop_rl.types import Reward, Rollout, ScoredGroup
+from coop_rl.types import PolicyVersion, Reward, Rollout, ScoredGroup
 
 EVALUATION_TIME = "time/evaluate"
 
@@ -34,8 +35,9 @@ class RunObserver:
         console: RunConsole,
         stages: Stages,
         show: Callable[[Metrics], None] = lambda _: None,
+        trackers: Trackers | None = None,
     ) -> None:
-        """Open the run's files; `show` gets every row as well.
+        """Open the run's files; `show` gets every row as well, and started trackers do.
 
         Raises:
             RunError: They cannot be written.
@@ -45,6 +47,7 @@ class RunObserver:
         self._console = console
         self._stages = stages
         self._show = show
+        self._trackers = trackers
         self._ledger = Ledger(config)
         self._forgetting = Forgetting()
         self._metrics = JsonlSink(directory.metrics)
@@ -60,7 +63,7 @@ class RunObserver:
         timings = self._stages.take() | {STEP_SECONDS: now - self._last_row}
         self._last_row = now
         spent = self._ledger.add(record, timings[STEP_SECONDS])
-        metrics = step_metrics(record, timings) | spent
+        metrics = step_metrics(record, timings) | learning_rates(self._config, record) | spent
         metrics |= self._forgetting.add(metrics)
         self._write(record.step, metrics)
         groups = record.sampled.groups
@@ -74,13 +77,23 @@ class RunObserver:
 
     def record_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the figures measured after `step` steps; empty ones only keep the clock right."""
-        self._begin(step, is_evaluated=bool(metrics))
-        timings = self._stages.take(EVALUATION_TIME)
+        # A background evaluation that is due comes later, once more.
+        is_due = self._config.evaluation.is_due(step, self._config.run.num_steps)
+        self._begin(step, is_evaluated=bool(metrics) or is_due)
         if metrics:
+            timings = self._stages.take(EVALUATION_TIME)
             self._last_row += sum(timings.values())
             row = {"step": step, **{k: finite(v) for k, v in {**metrics, **timings}.items()}}
             self._write(step, row | self._forgetting.add(row))
             self._console.evaluation(step, metrics)
+
+    def record_background(
+        self, step: int, version: PolicyVersion, metrics: Mapping[str, float]
+    ) -> None:
+        """Write figures of an evaluation that training did not wait for, whatever step it is at."""
+        values = {name: finite(value) for name, value in metrics.items()}
+        self._write(step, {"step": step, "version": version.theta, **values})
+        self._console.evaluation(step, metrics)
 
     @property
     def forgetting(self) -> Forgetting:
@@ -90,7 +103,7 @@ class RunObserver:
     def close(self) -> None:
         """Close files and progress bar."""
         self._console.close()
-        for sink in (self._metrics, self._samples, self._events):
+        for sink in (self._metrics, self._samples, self._events, self._trackers):
             if sink:
                 sink.close()
 
@@ -109,6 +122,8 @@ class RunObserver:
         self._metrics.rewind(is_kept)
         for row in read_jsonl(self._directory.metrics):
             self._forgetting.add(row)
+            if self._trackers:
+                self._trackers.write(row["step"], row)
             if "grad/norm" in row:
                 self._ledger.go_on(row)
         self._samples.rewind(lambda row: bool(row["step"] < step))
@@ -126,6 +141,8 @@ class RunObserver:
         self._metrics.write(metrics)
         if self._events:
             self._events.write(step, metrics)
+        if self._trackers:
+            self._trackers.write(step, metrics)
         self._show(metrics)
 
     def _show_sample(self, groups: Sequence[ScoredGroup]) -> None:

@@ -1,11 +1,16 @@
 """The folder of one run: made or reopened, owned by one driver at a time, always readable.
 
 config.json      resolved config, itself valid input
+inputs.json      the same by field, and digests of all files the run computes from
 run.json         status, versions, commit, seed, times
 actors.json      node, address, process id and GPUs of every actor
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
+stopped/         responses of a step that ended the run (`driver.guards`)
+difficulty.json  where demonstrations are split by it
+summary.json  summary.md  report.html    written at its end by `report.at_end`
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -13,7 +18,7 @@ import platform
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -21,9 +26,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from coop_rl.config import RunConfig
-from coop_rl.errors import Interrupted, RunDirectoryError
+from coop_rl.config.paths import settle_paths
+from coop_rl.errors import Interrupted, RunDirectoryError, RunError
 from coop_rl.files import write_text
 from coop_rl.observability.logs import route_library_logs
+from coop_rl.observability.sinks import read_rows
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -45,8 +52,10 @@ MAY_CHANGE = (
     "rollout.kv_cache_gib",
     "rollout.gpu_memory_utilization",
     "rollout.max_num_seqs",
+    "evaluation.num_rollout_actors",
 )
 """Fields a resumed run may set anew: where and how long it runs, not what it computes."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 GIT_LIMIT_S = 5.0
 LOCK = ".lock"
 
@@ -66,12 +75,36 @@ class RunStatus:
         return bool(self._values["status"] == "running")
 
     def finish(self, status: Status, error: str | None = None) -> None:
-        """Write how the run ended."""
+        """Write how the run ended, on a full disk over what is there."""
         self._values |= {"status": status, "ended_at": _now(), "error": error}
-        self._write()
+        try:
+            self._write()
+        except OSError:
+            with suppress(OSError), self._path.open("r+b") as file:
+                file.write(self._text().encode())
+                file.truncate()
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Write how what is inside ended, at once: ending its actors may end this process too."""
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt) as stop:
+            self._end("interrupted", str(stop))
+            raise
+        except BaseException as error:
+            self._end("failed", f"{type(error).__name__}: {error}")
+            raise
+
+    def _end(self, status: Status, error: str) -> None:
+        if self.is_running:
+            self.finish(status, error)
 
     def _write(self) -> None:
-        write_text(self._path, json.dumps(self._values, indent=2) + "\n")
+        write_text(self._path, self._text())
+
+    def _text(self) -> str:
+        return json.dumps(self._values, indent=2) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +135,11 @@ class RunDirectory:
         return self.path / "evaluations"
 
     @property
+    def difficulty(self) -> Path:
+        """How hard the base model finds each demonstration's prompt, where they are split by it."""
+        return self.path / "difficulty.json"
+
+    @property
     def profile(self) -> Path:
         """trace.json and seconds.md of the profiled steps."""
         return self.path / "profile"
@@ -121,37 +159,81 @@ class RunDirectory:
         values = {name: asdict(place) for name, place in places.items()}
         write_text(self.path / "actors.json", json.dumps(values, indent=2) + "\n")
 
+    def note_inputs(self, inputs: "DataclassInstance") -> None:
+        """Write what the run computes from, as its checkpoints hold it too.
+
+        Raises:
+            RunDirectoryError: It cannot be written.
+        """
+        try:
+            write_text(self.path / "inputs.json", json.dumps(asdict(inputs), indent=1) + "\n")
+        except OSError as error:
+            raise self._unwritable(error.strerror or str(error)) from None
+
+    def unreadable_rows(self) -> list[str]:
+        """Return a line for each file that holds lines nobody can read; a resume drops them."""
+        notes = []
+        for path in (self.metrics, self.samples):
+            _, numbers = read_rows(path) if path.is_file() else ([], [])
+            if numbers:
+                named = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+                notes.append(f"{path.name}: no row can be read in line {named}; left out")
+        return notes
+
     @classmethod
-    def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
-        """Make the run's folder, or reopen one of the same config.
+    def look(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
+        """Return the run's folder, which may not exist yet; change nothing.
 
         Args:
             config: The resolved config.
             run_dir: Where; None: `<run.dir>/<run.name>`.
 
         Raises:
-            RunDirectoryError: It can't be written, holds other files, or belongs to another config.
+            RunDirectoryError: It can't be written, holds other files, belongs to another config, or
+                another process runs in it.
         """
         path = (run_dir or Path(config.run.dir) / config.run.name).absolute()
         directory = cls(path, config)
         try:
-            path.mkdir(parents=True, exist_ok=True)
             if (path / "config.json").exists():
                 directory._compare_config()
-            elif any(path.iterdir()):
+            elif path.is_dir() and any(path.iterdir()):
                 raise RunDirectoryError(
                     f"{path} holds files but no run (no config.json); give an empty or new folder "
                     "to --run-dir, or another run.name"
                 )
-            for folder in (directory.checkpoints, directory.logs):
-                folder.mkdir(exist_ok=True)
-            write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")
+            if (path / LOCK).exists():
+                with directory._locked():
+                    pass
+            nearest = next(place for place in (path, *path.parents) if place.exists())
         except OSError as error:
-            raise RunDirectoryError(
-                f"cannot write run directory {path}: {error.strerror}; "
-                "give another --run-dir or run.dir"
-            ) from None
+            raise directory._unwritable(error.strerror or str(error)) from None
+        if not nearest.is_dir():
+            raise directory._unwritable(f"{nearest} is no folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise directory._unwritable(f"{nearest} is not yours to write")
         return directory
+
+    @classmethod
+    def open(cls, config: RunConfig, run_dir: Path | None) -> "RunDirectory":
+        """Make the run's folder, or reopen one of the same config; arguments as for `look`.
+
+        Raises:
+            RunDirectoryError: As `look`.
+        """
+        directory = cls.look(config, run_dir)
+        try:
+            for folder in (directory.checkpoints, directory.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_text(directory.path / "config.json", config.model_dump_json(indent=2) + "\n")
+        except OSError as error:
+            raise directory._unwritable(error.strerror or str(error)) from None
+        return directory
+
+    def _unwritable(self, reason: str) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"cannot write run directory {self.path}: {reason}; give another --run-dir or run.dir"
+        )
 
     @contextmanager
     def running(self) -> Iterator[RunStatus]:
@@ -162,16 +244,11 @@ class RunDirectory:
         Raises:
             RunDirectoryError: Another process runs in this folder.
         """
-        with self._locked(), route_library_logs(self.logs / "driver.log"):
+        logs = route_library_logs(self.logs / "driver.log")
+        with self._locked(), _full_disk_in_one_line(), logs:
             status = RunStatus(self.path / "run.json", self._first_values())
-            try:
+            with status.ending(), _full_disk_in_one_line():
                 yield status
-            except (Interrupted, KeyboardInterrupt) as stop:
-                status.finish("interrupted", str(stop))
-                raise
-            except BaseException as error:
-                status.finish("failed", f"{type(error).__name__}: {error}")
-                raise
             if status.is_running:
                 status.finish("finished")
 
@@ -195,23 +272,15 @@ class RunDirectory:
     def _compare_config(self) -> None:
         path = self.path / "config.json"
         try:
-            found = _flatten(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            settle_paths(values, Path.cwd())  # of an older run they may be relative
+        except (ValueError, AttributeError, RecursionError):
             raise RunDirectoryError(
                 f"{path} is damaged; give another --run-dir or run.name"
             ) from None
-        wanted = _flatten(self.config.model_dump(mode="json"))
-        different = [
-            name
-            for name in sorted(found.keys() | wanted.keys())
-            if not name.startswith(MAY_CHANGE) and found.get(name) != wanted.get(name)
-        ]
-        if different:
-            name = different[0]
-            more = f" and {len(different) - 1} more fields" if len(different) > 1 else ""
+        if change := describe_change(flatten(values), self.config):
             raise RunDirectoryError(
-                f"{self.path} belongs to a run with {name} {found.get(name)!r}, "
-                f"got {wanted.get(name)!r}{more}; to go on with that run, set {name} back; "
+                f"{self.path} belongs to a run with {change}; to go on with that run, set it back; "
                 "for a new run, give another run.name or --run-dir"
             )
 
@@ -240,6 +309,22 @@ class RunDirectory:
         }
 
 
+@contextmanager
+def _full_disk_in_one_line() -> Iterator[None]:
+    """Let a disk that takes no more end the run with a line, whoever found out.
+
+    Raises:
+        RunError: Names the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        where = error.filename or "a file"
+        raise RunError(f"driver cannot write {where}: {error.strerror}; free space there") from None
+
+
 def package_versions() -> dict[str, str]:
     """Return the installed versions of the packages a result depends on."""
     found: dict[str, str] = {}
@@ -266,11 +351,27 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def describe_change(found: Mapping[str, Any], config: RunConfig) -> str | None:
+    """Return the first field that a run may not change and has; None where all are as found."""
+    wanted = flatten(config.model_dump(mode="json"))
+    different = [
+        name
+        for name in sorted(found.keys() | wanted.keys())
+        if not name.startswith(MAY_CHANGE) and found.get(name) != wanted.get(name)
+    ]
+    if not different:
+        return None
+    name = different[0]
+    more = f" and {len(different) - 1} more fields" if len(different) > 1 else ""
+    return f"{name} {found.get(name)!r}, got {wanted.get(name)!r}{more}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a config's values by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

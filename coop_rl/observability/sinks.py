@@ -41,14 +41,14 @@ class JsonlSink:
         _guard(self._path, lambda: self._append(data))
 
     def rewind(self, is_kept: Callable[[JsonObject], bool]) -> None:
-        """Keep only some rows, replacing the file at once.
+        """Keep only some of the rows that can be read, replacing the file at once.
 
         Raises:
             RunError: The file cannot be replaced; the old one stands.
         """
-        rows = read_jsonl(self._path)
+        rows, unreadable = read_rows(self._path)
         kept = [row for row in rows if is_kept(row)]
-        if len(kept) < len(rows):
+        if len(kept) < len(rows) or unreadable:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
             _guard(self._path, lambda: self._replace(lines))
 
@@ -83,8 +83,27 @@ class JsonlSink:
 
 def read_jsonl(path: Path) -> list[JsonObject]:
     """Return the whole rows of a file another process may be writing to."""
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
-    return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line]
+    return read_rows(path)[0]
+
+
+def read_rows(path: Path) -> tuple[list[JsonObject], list[int]]:
+    """Return the rows of a file, and the numbers, from 1, of whole lines that hold none.
+
+    A machine that lost its power may leave NULs. Lines end in a line feed alone: what models write
+    may hold any of Unicode's other line ends.
+    """
+    rows: list[JsonObject] = []
+    unreadable: list[int] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and type(row.get("step")) is int:
+            rows.append(row)
+        elif line:
+            unreadable.append(number)
+    return rows, unreadable
 
 
 def _guard(path: Path, action: Callable[[], None]) -> None:
@@ -107,7 +126,14 @@ class TensorBoardSink:
         self._writer = SummaryWriter(log_dir=str(folder), purge_step=first_step or None)
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Write one row's numbers."""
+        """Write one row's numbers.
+
+        Raises:
+            RunError: The disk is full or gone.
+        """
+        _guard(Path(self._writer.log_dir), lambda: self._add(step, metrics))
+
+    def _add(self, step: int, metrics: Mapping[str, float | None]) -> None:
         for name, value in metrics.items():
             if value is not None and name != "step":
                 self._writer.add_scalar(name, value, step)

@@ -3,9 +3,16 @@
 from dataclasses import dataclass
 
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.config.sizes import has_scaffold, has_shadow, scaffold_fit_steps, scaffold_samples
+from coop_rl.config.sizes import (
+    amplifies_bracket,
+    has_scaffold,
+    has_shadow,
+    scaffold_fit_steps,
+    scaffold_samples,
+    weight_backend,
+)
 from coop_rl.planning.devices import Device
-from coop_rl.planning.memory import engine_memory, longest_sequence
+from coop_rl.planning.memory import FP32_BYTES, engine_memory, longest_sequence
 from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import BYTES, sequences_at_once
 
@@ -16,11 +23,16 @@ TRAIN_EFFICIENCY = 0.35
 DECODE_EFFICIENCY = 0.5
 """Share of the memory bandwidth that decoding reaches: an assumption."""
 
+GLOO_GBS = 0.8
+"""Speed of weights through host memory and gloo, 1e9 bytes a second: what a weight sync reached on
+two CPU cores (docs/results.md)."""
+
 ASSUMPTIONS = (
     f"responses are {RESPONSE_SHARE:.0%} of rollout.max_tokens, prompts as much of the room beside "
     "them",
     f"training reaches {TRAIN_EFFICIENCY:.0%} of the peak, decoding {DECODE_EFFICIENCY:.0%} of the "
     "memory's bandwidth",
+    f"what goes by gloo goes through host memory at {GLOO_GBS:g} GB/s",
     "each decoding step reads the weights once and every running sequence's cache once",
 )
 
@@ -37,11 +49,14 @@ class StepCost:
     generate_s: float
     train_s: float
     sync_s: float
+    shadow_bytes: float
+    """Bytes from a rank of joint to its counterpart of the shadow, in the mean of the steps."""
+    shadow_s: float
 
-    @property
-    def step_s(self) -> float:
+    def step_s(self, lag: int) -> float:
         """At lag 0: one after the other; with a lag the longer of generating and training."""
-        return self.generate_s + self.train_s + self.sync_s
+        train_s = self.train_s + self.shadow_s
+        return self.sync_s + (max(self.generate_s, train_s) if lag else self.generate_s + train_s)
 
 
 def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
@@ -58,6 +73,8 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
         num_tries, num_syncs = sizes.num_prompts * scaffold_samples(config), 2
     sft_tokens = num_demonstrations * (prompt + response)
     sync_bytes = float(num_syncs * BYTES[config.rollout.dtype] * shape.num_params)
+    speed = GLOO_GBS if weight_backend(config) == "gloo" else device.link_gbs
+    shadow_bytes = shadow_bytes_per_step(config, shape)
     return StepCost(
         generated_tokens=(sizes.num_samples + num_tries) * response,
         trained_tokens=branches * rl_tokens + sft_tokens,
@@ -65,8 +82,22 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
         generate_s=_generate_s(config, shape, device, sizes.num_samples, prompt, response)
         + _generate_s(config, shape, device, num_tries, prompt, response),
         train_s=_train_s(config, shape, device, rl_tokens, sft_tokens),
-        sync_s=sync_bytes / (device.link_gbs * 1e9),
+        sync_s=sync_bytes / (speed * 1e9),
+        shadow_bytes=shadow_bytes,
+        shadow_s=shadow_bytes / (GLOO_GBS * 1e9),
     )
+
+
+def shadow_bytes_per_step(config: RunConfig, shape: ModelShape) -> float:
+    """Return what a rank of joint sends its counterpart, through host memory: re-syncs, theta."""
+    if not has_shadow(config):
+        return 0.0
+    part = FP32_BYTES * shape.num_params / config.learner.num_ranks
+    # Masters; the gradient there, or none where the shadow has rollouts of its own; moments.
+    section = config.shadow
+    copies = 1 + (section.rollouts == "shared") + 2 * (section.optimizer_state == "copy")
+    every = section.resync_every
+    return part * ((copies / every if every else 0.0) + amplifies_bracket(config))
 
 
 def _generate_s(
@@ -96,10 +127,12 @@ def _generate_s(
 def _train_s(
     config: RunConfig, shape: ModelShape, device: Device, rl_tokens: float, sft_tokens: float
 ) -> float:
-    """Seconds of the slower branch; both train at the same time on devices of their own."""
+    """Seconds of the slower branch: both train at once, where they share a device in turns."""
     passes = 3 + (1 if config.learner.activation_checkpointing else 0)
     passes += 1 if config.method.rl_settings.kl.weight > 0 else 0
     operations = 2 * shape.num_params * passes * (rl_tokens + sft_tokens)
-    share = min(1.0, config.placement.learner.gpus or 1.0)
-    speed = device.tflops * 1e12 * TRAIN_EFFICIENCY * config.learner.num_ranks * share
+    place = config.placement
+    shares_device = 0 < place.learner.gpus + place.shadow.gpus <= 1
+    turns = 2 if has_shadow(config) and shares_device else 1
+    speed = device.tflops * 1e12 * TRAIN_EFFICIENCY * config.learner.num_ranks / turns
     return operations * config.learner.num_epochs / speed

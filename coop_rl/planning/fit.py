@@ -1,17 +1,22 @@
 """Whether a run fits its devices, and the fewest devices it would fit on."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from coop_rl.config import RunConfig
 from coop_rl.config.sizes import has_shadow, role_counts
 from coop_rl.planning.memory import (
+    ASLEEP_BYTES,
     ENGINE_OVERHEAD_BYTES,
     GIB,
     EnginePlan,
     MemoryPlan,
+    checkpoint_bytes,
     engine_memory,
     learner_memory,
+    num_checkpoints,
 )
 from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import cpu_cache_bytes
@@ -55,7 +60,7 @@ def fits(
     """Compare each kind of device, or the one machine whose memory all roles share."""
     counts = role_counts(config)
     num_learners = counts["learner joint"][0] + counts["learner shadow"][0]
-    num_engines = config.rollout.num_actors + counts["rollout shadow"][0]
+    num_engines = sum(_engine_counts(config))
     if not config.placement.learner.gpus:
         values = 2 * shape.num_layers * shape.key
         cache = cpu_cache_bytes(config, values, shape.context, int(device_bytes))
@@ -71,6 +76,15 @@ def fits(
     return [*found, Fit("rollout engine", needed, device_bytes * share)]
 
 
+def disk_fit(config: RunConfig, shape: ModelShape) -> Fit:
+    """Compare the checkpoints that lie on the disk at once with what is free here."""
+    place = Path(config.run.dir).absolute()
+    while not place.exists():
+        place = place.parent
+    needed = num_checkpoints(config) * checkpoint_bytes(config, shape)
+    return Fit(f"checkpoints on the disk of {place}", needed, shutil.disk_usage(place).free)
+
+
 def _peaks(
     config: RunConfig, learner: MemoryPlan, engine_bytes: float
 ) -> Iterator[tuple[str, float]]:
@@ -82,7 +96,7 @@ def _peaks(
     shares = place.learner.gpus + place.shadow.gpus <= 1
     branches = 2 if has_shadow(config) and shares else 1
     if place.colocated:
-        yield "learners at work, engine asleep", branches * learner.total
+        yield "learners at work, engine asleep", branches * learner.total + ASLEEP_BYTES
         yield "learners at rest, engine at work", branches * learner.resting + engine_bytes
     else:
         beside = engine_bytes if place.rollout.gpus < 1 else 0.0
@@ -100,10 +114,15 @@ def smallest_cluster(
     parallel = _powers(MOST_PARALLEL, lambda n: _engine_bytes(config, shape, n) <= limit)
     if ranks is None or parallel is None:
         return None
-    counts = role_counts(config)
     branches = 2 if has_shadow(config) else 1
-    engines = 1 + min(1, counts["rollout shadow"][0])
+    engines = sum(min(1, count) for count in _engine_counts(config))
     return SmallestCluster(ranks, parallel, branches * ranks + engines * parallel)
+
+
+def _engine_counts(config: RunConfig) -> list[int]:
+    """Return the rollout actors of each role that has some."""
+    roles = role_counts(config).items()
+    return [count for role, (count, _) in roles if role.startswith("rollout")]
 
 
 def _engine_bytes(config: RunConfig, shape: ModelShape, parallel: int) -> float:

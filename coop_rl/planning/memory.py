@@ -11,7 +11,8 @@ With N weights, R ranks, c bytes a value of the compute type (2 or 4), per learn
 | 3 | cN/R | 4N/R | 4N/R | 8N/R |
 
 A stage >= 1 reduces gradients in a bucket of its own; at stage 3 the layer at work is gathered, and
-small weights stay whole. What a pass adds are activations and logits.
+small weights stay whole. What a pass adds are activations and logits. A GPU also holds what no
+tensor of ours is: each process's context, NCCL's buffers. Those figures are assumed, not measured.
 """
 
 from dataclasses import dataclass
@@ -20,17 +21,30 @@ from coop_rl.config import RunConfig
 from coop_rl.config.sizes import (
     has_adapter,
     has_one_step_shadow,
+    has_shadow,
     learns_by_lookahead,
     num_sources,
+    weight_backend,
     zero_stage,
 )
 from coop_rl.learner.deepspeed_config import reduce_bucket
 from coop_rl.learner.engine import PERSISTENCE_THRESHOLD_VALUES
 from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import BYTES
+from coop_rl.weights.source import NCCL_BUFFER_BYTES, NUM_NCCL_BUFFERS
 
 GIB = 2**30
-BETWEEN_STEPS = ("weights", "masters", "AdamW", "kept whole", "guidance w", "pi_ref", "look-ahead")
+CONTEXT_BYTES = 0.5 * GIB
+"""A process's CUDA context, its modules and cuBLAS's workspaces; assumed."""
+COMMUNICATOR_BYTES = 0.25 * GIB
+"""NCCL's own buffers of one communicator; assumed."""
+GATHERED_VALUES = 1_050_000_000
+"""Most weights that ZeRO-3 leaves gathered on a GPU: `stage3_max_live_parameters` and what is
+prefetched, both at DeepSpeed's defaults."""
+BETWEEN_STEPS = (
+    "weights", "masters", "AdamW", "kept whole", "guidance w", "pi_ref", "look-ahead",
+    "CUDA context", "NCCL",
+)  # fmt: skip
 """What a learner holds while others have their turn."""
 FP32_BYTES = 4
 
@@ -40,12 +54,14 @@ class MemoryPlan:
     """What one device holds for one actor."""
 
     parts: dict[str, float]
-    """Bytes by part."""
+    """Bytes by part, at the peak of a step."""
+    starting: float = 0.0
+    """Bytes at the peak of the start, before there is anything of a step."""
 
     @property
     def total(self) -> float:
         """Bytes at the peak."""
-        return sum(self.parts.values())
+        return max(self.starting, sum(self.parts.values()))
 
     @property
     def resting(self) -> float:
@@ -79,8 +95,11 @@ def learner_memory(
     }
     if stage:
         parts["reduction"] = compute * float(reduce_bucket(size))
+    is_on_gpu = config.placement.learner.gpus > 0
     if stage == 3 and ranks > 1:
-        parts["gathered"] = compute * (shape.layer_params + shape.embedding_params)
+        at_work = shape.layer_params + shape.embedding_params
+        # On CPUs weights are let go of at once: nothing is gathered ahead.
+        parts["gathered"] = compute * float(min(size, GATHERED_VALUES) if is_on_gpu else at_work)
     if stage == 3:
         parts["kept whole"] = compute * shape.small_params(PERSISTENCE_THRESHOLD_VALUES)
     if has_adapter(config):
@@ -99,10 +118,60 @@ def learner_memory(
     tokens = tokens or min(config.learner.micro_batch_tokens, tokens_per_rank(config, shape, ranks))
     parts["activations"] = activation_bytes(shape, tokens, compute, config)
     parts["logits"] = logits_bytes(config, shape, tokens)
+    if compute < FP32_BYTES:
+        # Summed over chunks in fp32.
+        parts["head's gradient"] = FP32_BYTES * float(shape.embedding_params)
+    if is_on_gpu:
+        parts |= _device_parts(config, ranks)
     if config.learner.offload and config.placement.learner.gpus:
         passes = parts["activations"] + parts["logits"]
         parts["AdamW beyond them"] = max(0.0, parts.pop("AdamW") - passes)
-    return MemoryPlan(parts)
+    return MemoryPlan(parts, starting_bytes(config, shape, ranks))
+
+
+def _device_parts(config: RunConfig, ranks: int) -> dict[str, float]:
+    """Return what a learner's process holds of a GPU beside tensors."""
+    is_sender = weight_backend(config) == "nccl"
+    # Between the ranks; and to the engines, with the buffers that are filled and sent in turn, each
+    # beside the tensors it is packed from.
+    num_communicators = int(ranks > 1) + is_sender
+    buffers = 2 * NUM_NCCL_BUFFERS * NCCL_BUFFER_BYTES if is_sender else 0
+    parts = {"CUDA context": CONTEXT_BYTES}
+    if num_communicators:
+        parts["NCCL"] = num_communicators * COMMUNICATOR_BYTES + buffers
+    return parts
+
+
+def starting_bytes(config: RunConfig, shape: ModelShape, ranks: int | None = None) -> float:
+    """Return the peak of a learner rank while it starts, on its device.
+
+    At stage 3 the weights arrive one by one: a rank's parts, and of the largest weight what was
+    read and what is cut from it. Before, every rank had the model whole.
+    """
+    ranks = ranks or config.learner.num_ranks
+    stage, compute = zero_stage(config, ranks), BYTES[config.model.dtype]
+    size, own = shape.num_params, shape.num_params / ranks
+    context = CONTEXT_BYTES if config.placement.learner.gpus else 0.0
+    if stage == 3:
+        loading = compute * (own + 2 * shape.embedding_params)
+        return context + max(loading, (2 * compute + 2 * FP32_BYTES) * own)
+    masters = FP32_BYTES * size if stage == 0 and compute < FP32_BYTES else 0
+    return context + compute * size + masters
+
+
+def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> float:
+    """Return the size of one checkpoint: each branch's masters, moments and w; w's own moments."""
+    branches = 2 if has_shadow(config) else 1
+    size = 3.0 * FP32_BYTES * branches * shape.num_params
+    if has_adapter(config):
+        rank, targets = config.adapter.rank, tuple(config.adapter.targets)
+        size += (branches + 3) * FP32_BYTES * shape.adapter_params(rank, targets)
+    return size
+
+
+def num_checkpoints(config: RunConfig) -> int:
+    """Return how many lie on the disk at once, the one that is being written included."""
+    return config.checkpoint.keep + 1 + (config.checkpoint.best is not None)
 
 
 def longest_sequence(config: RunConfig, shape: ModelShape) -> int:
@@ -154,6 +223,8 @@ class EnginePlan:
 
 ENGINE_OVERHEAD_BYTES = 2 * GIB
 """vLLM's context, workspaces and activations on a GPU; an assumption."""
+ASLEEP_BYTES = 1.3 * GIB
+"""What a sleeping engine keeps of its device; others measured 1.27 GiB for a model of 0.67 GiB."""
 
 
 def engine_memory(config: RunConfig, shape: ModelShape, parallel: int | None = None) -> EnginePlan:

@@ -7,7 +7,13 @@ from rich.table import Table
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.sizes import role_counts, weight_backend, zero_stage
 from coop_rl.planning.cost import StepCost
-from coop_rl.planning.memory import GIB, engine_memory, learner_memory
+from coop_rl.planning.memory import (
+    GIB,
+    checkpoint_bytes,
+    engine_memory,
+    learner_memory,
+    num_checkpoints,
+)
 from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import sequences_at_once
 
@@ -49,8 +55,9 @@ def memory_table(config: RunConfig, shape: ModelShape, device_bytes: float) -> T
     table.add_row(
         f"learner rank at its peak (ZeRO {stage}, ranks {ranks})",
         f"{learner.total / GIB:,.3f}",
-        end_section=True,
     )
+    starting = f"{learner.starting / GIB:,.3f}"
+    table.add_row("learner rank while it starts", starting, end_section=True)
     engine = engine_memory(config, shape)
     table.add_row("rollout engine: weights", f"{engine.weights / GIB:,.3f}")
     table.add_row("rollout engine: cache of a full sequence", f"{engine.sequence / GIB:,.4f}")
@@ -60,6 +67,10 @@ def memory_table(config: RunConfig, shape: ModelShape, device_bytes: float) -> T
         full = max(0, int(cache / engine.sequence))
         asked = sequences_at_once(config)
         table.add_row("rollout engine: full sequences that hold", f"{full:,} (runs {asked:,})")
+    one, count = checkpoint_bytes(config, shape) / GIB, num_checkpoints(config)
+    table.add_section()
+    table.add_row("checkpoint, on disk", f"{one:,.3f}")
+    table.add_row(f"checkpoints at once ({count})", f"{count * one:,.3f}")
     return table
 
 
@@ -72,14 +83,17 @@ def step_table(config: RunConfig, cost: StepCost) -> Table:
     table.add_row("tokens trained, both branches", f"{cost.trained_tokens:,.0f}")
     sent = f"bytes sent to each engine, by {weight_backend(config)}"
     table.add_row(sent, f"{cost.sync_bytes / GIB:,.3f} GiB")
+    if cost.shadow_bytes:
+        table.add_row("bytes to each shadow rank, by gloo", f"{cost.shadow_bytes / GIB:,.3f} GiB")
     for name, seconds in (
         ("generating", cost.generate_s),
         ("training", cost.train_s),
         ("weight sync", cost.sync_s),
+        ("theta to the shadow", cost.shadow_s),
     ):
         table.add_row(f"seconds {name}", f"{seconds:,.2f}")
     lag = config.rollout.max_policy_lag
-    step = max(cost.generate_s, cost.train_s) + cost.sync_s if lag else cost.step_s
+    step = cost.step_s(lag)
     table.add_row(f"seconds a step, lag {lag}", f"{step:,.2f}")
     hours = step * config.run.num_steps / 3600
     table.add_row(f"hours for {config.run.num_steps:,} steps", f"{hours:,.2f}")

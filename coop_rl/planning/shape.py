@@ -73,8 +73,7 @@ def shape_of(path: str) -> ModelShape:
     Raises:
         ModelError: There is no such model, or it is of another kind.
     """
-    config = _config_of(path)
-    text = config.get_text_config()
+    text = config_of(path).get_text_config()
     try:
         num_heads = text.num_attention_heads
         sizes = text.to_dict()
@@ -96,7 +95,12 @@ def shape_of(path: str) -> ModelShape:
         ) from None
 
 
-def _config_of(path: str) -> PretrainedConfig:
+def config_of(path: str) -> PretrainedConfig:
+    """Return a model's config: from its folder, from KNOWN, else from the hub.
+
+    Raises:
+        ModelError: There is no such model.
+    """
     known = json.loads(KNOWN.read_text())
     if local_folder(path) is None and path in known:
         return AutoConfig.for_model(**known[path])

@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from coop_rl.config.schema import ServingConfig
 from coop_rl.errors import ActorLostError, DataError, RunError, WeightSyncError
-from coop_rl.rollout.capacity import free_memory, kv_cache_bytes, sequences_at_once
+from coop_rl.rollout.arguments import (
+    Decoder,
+    EngineDevice,
+    decoded,
+    engine_arguments,
+    request_arguments,
+)
 from coop_rl.types import PolicyVersion, Rollout, SamplingSettings
 from coop_rl.weights.lifeline import announce_parent
 from coop_rl.weights.plugin import BACKEND_NAME, ENTRY_POINT_NAME, is_installed
-from coop_rl.weights.receipt import EXTENSION, RECEIPT_METHOD, Receipt
+from coop_rl.weights.receipt import RECEIPT_METHOD, Receipt
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
@@ -44,8 +50,6 @@ ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """Defaults for vLLM's processes; what the user has set stays."""
-UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-"""Runs the model in the engine core itself."""
 
 
 def engine_environment(config: ServingConfig) -> dict[str, str]:
@@ -103,45 +107,17 @@ class VllmEngine:
     def arguments(self) -> dict[str, Any]:
         """Return what vLLM is started with."""
         from vllm.config import WeightTransferConfig
-        from vllm.platforms import current_platform
 
-        section, model = self._config.rollout, self._config.model
-        device: dict[str, Any] = {
-            "gpu_memory_utilization": section.gpu_memory_utilization,
-            "enable_sleep_mode": self._config.placement.colocated,
-        }
-        if current_platform.is_cpu():
-            # A prompt prefilled in parts makes vLLM 0.32 take back a random number, which
-            # generators on the CPU cannot: the engine dies. So prompts are prefilled whole.
-            from transformers import AutoConfig
+        transfer = WeightTransferConfig(backend=self._backend)
+        arguments = engine_arguments(self._config, self._device())
+        return {**arguments, "weight_transfer_config": transfer}
 
-            facts = AutoConfig.from_pretrained(model.path)
-            device = {
-                "kv_cache_memory_bytes": kv_cache_bytes(self._config, facts, free_memory()),
-                "enable_chunked_prefill": False,
-            }
-        if self._is_one_core():
-            # By its name "uni", vLLM takes a worker process on CPUs all the same, to give it
-            # another number of threads; ours have theirs from the start.
-            device["distributed_executor_backend"] = UNIPROC
-        if section.tensor_parallel_size > 1:
-            # Left to itself vLLM takes ray in a placement group, and then a bundle for each worker.
-            device["distributed_executor_backend"] = "mp"
-        return dict(
-            model=model.path,
-            dtype=section.dtype,
-            max_model_len=model.max_length,
-            max_num_seqs=sequences_at_once(self._config),
-            tensor_parallel_size=section.tensor_parallel_size,
-            enforce_eager=section.enforce_eager,
-            enable_prefix_caching=section.prefix_caching,
-            seed=0,  # every sample has a seed of its own
-            logprobs_mode="processed_logprobs",
-            weight_transfer_config=WeightTransferConfig(backend=self._backend),
-            worker_extension_cls=EXTENSION,
-            disable_log_stats=True,
-            **device,
-        )
+    def _device(self) -> EngineDevice | None:
+        from vllm.platforms import current_platform as platform
+
+        if platform.is_cpu():
+            return None
+        return EngineDevice(platform.get_device_name(), platform.get_device_total_memory() / 2**30)
 
     async def generate(
         self, prompt_token_ids: Sequence[int], sampling: SamplingSettings, seed: int
@@ -165,7 +141,7 @@ class VllmEngine:
         with _dead_engine_is_lost_actor():
             async for output in request:
                 if output.finished:
-                    return _to_rollout(output.outputs[0])
+                    return _to_rollout(output.outputs[0], engine.get_tokenizer(), prompt_token_ids)
         raise RunError("vLLM ended a request without an output")
 
     async def pause(self) -> None:
@@ -245,32 +221,27 @@ def sampling_params(sampling: SamplingSettings, max_tokens: int, seed: int) -> "
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(
-        n=1,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=max_tokens,
-        seed=seed if sampling.temperature else None,
-        # The sampled token's own log-prob and no alternatives.
-        logprobs=0,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        **request_arguments(sampling, max_tokens, seed), output_kind=RequestOutputKind.FINAL_ONLY
     )
 
 
-def _to_rollout(completion: "CompletionOutput") -> Rollout:
+def _to_rollout(
+    completion: "CompletionOutput", tokenizer: Decoder, prompt_ids: Sequence[int]
+) -> Rollout:
     if completion.finish_reason not in ("stop", "length"):
         raise RunError(f"vLLM ended a request with {completion.finish_reason!r}")
-    spans, log_probs = completion.weight_versions, completion.logprobs
-    if not spans or log_probs is None:
+    spans, flat = completion.weight_versions, completion.logprobs
+    if not spans or flat is None:
         raise RunError("vLLM returned a response without weight versions or log-probs")
     token_ids = tuple(completion.token_ids)
+    is_truncated = completion.finish_reason == "length"
     versions = [(PolicyVersion.parse(span.version), span.end - span.start) for span in spans]
     return Rollout(
         token_ids=token_ids,
-        behaviour_log_probs=tuple(
-            entry[token].logprob for entry, token in zip(log_probs, token_ids, strict=True)
-        ),
-        text=completion.text,
-        is_truncated=completion.finish_reason == "length",
+        # At a position stand the sampled token's own first, and others only if they were asked for.
+        behaviour_log_probs=tuple(flat.logprobs[start] for start in flat.start_indices),
+        text=decoded(tokenizer, prompt_ids, token_ids if is_truncated else token_ids[:-1]),
+        is_truncated=is_truncated,
         version=min(version for version, _ in versions),
         version_spans=tuple(versions) if len(versions) > 1 else (),
     )

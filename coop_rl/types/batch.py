@@ -44,8 +44,17 @@ class TokenSample:
     """Group-relative advantage A_i, the same for every token of the response."""
     is_truncated: bool = False
     """Whether the token limit ended it."""
+    is_valid: bool = True
+    """Whether it was scored; one that was not does not train."""
     teacher_prompt_ids: tuple[int, ...] = ()
     """The prompt under which a teacher scores the response; empty: there is none."""
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of host memory on a device; a GPU is not waited for."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class TokenGrid(NamedTuple):
@@ -74,15 +83,15 @@ class TokenGrid(NamedTuple):
         """Return the grid on a device."""
 
         def move(part: torch.Tensor | None) -> torch.Tensor | None:
-            return None if part is None else part.to(device)
+            return None if part is None else to_device(part, device)
 
         return TokenGrid(
-            self.token_ids_KL.to(device),
+            to_device(self.token_ids_KL, device),
             move(self.position_ids_KL),
             move(self.sequence_KL),
             move(self.response_KL),
-            self.source_T.to(device),
-            self.target_T.to(device),
+            to_device(self.source_T, device),
+            to_device(self.target_T, device),
         )
 
 
@@ -151,7 +160,7 @@ class PackedBatch:
     num_samples: int
     """Rollouts on all ranks."""
     num_masked_tokens: int = 0
-    """Those of them that do not train (rollout.mask_truncated)."""
+    """Those of them that do not train (not scored, or rollout.mask_truncated)."""
     num_masked_samples: int = 0
     """The same of rollouts."""
 

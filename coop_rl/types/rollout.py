@@ -125,7 +125,8 @@ class Reward:
     is_correct: bool
     """Whether the answer matches; what accuracy counts."""
     status: Literal["scored", "timeout", "crashed"] = "scored"
-    """`timeout` and `crashed` count as value 0 but are reported apart from wrong answers."""
+    """`timeout` and `crashed`: nobody knows the value, so the response does not train; evaluations
+    count it as wrong, and report it apart."""
     answer: str = ""
     """What was read as the final answer, in a normal form: equal answers vote together; empty:
     none was found."""
@@ -143,6 +144,18 @@ class ScoredGroup(RolloutGroup):
     """A RolloutGroup with one Reward per rollout, in the same order."""
 
     rewards: tuple[Reward, ...]
+
+    def valid(self) -> "ScoredGroup":
+        """Return the responses that were scored, as a group; all of them where all were."""
+        pairs = [
+            (rollout, reward)
+            for rollout, reward in zip(self.rollouts, self.rewards, strict=True)
+            if reward.status == "scored"
+        ]
+        if len(pairs) == len(self.rewards):
+            return self
+        rollouts, rewards = tuple(r for r, _ in pairs), tuple(r for _, r in pairs)
+        return ScoredGroup(self.prompt, rollouts, rewards)
 
 
 @dataclass(frozen=True, slots=True)

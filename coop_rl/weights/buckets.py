@@ -47,6 +47,11 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     @property
+    def owners(self) -> None:
+        """Which learner ranks yield it, as vLLM 0.33 asks: None is every rank."""
+        return None
+
+    @property
     def num_bytes(self) -> int:
         """Size of its elements."""
         return prod(self.shape) * self.dtype.itemsize

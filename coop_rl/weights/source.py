@@ -11,6 +11,10 @@ import torch
 
 from coop_rl.weights.buckets import TensorSpec
 
+NUM_NCCL_BUFFERS, NCCL_BUFFER_BYTES = 2, 256 * 2**20
+"""vLLM's NCCL sender packs weights into so many buffers in turn, of so many bytes each, on the
+learner's device and on each worker's. Its own default is four times as large."""
+
 
 class GatheredParameters(Protocol):
     """The learner's base weights theta, whole, whatever they are split over."""
@@ -64,3 +68,35 @@ class MergedWeightSource:
             # Added in fp32 and rounded once.
             merged = self._adapter.merge(name, theta) if self._adapter else theta
             yield name, merged.to(self._wire_dtype)
+
+
+class DeclaredTensors(list[TensorSpec]):
+    """What vLLM 0.33 reads as `metadata` and 0.32 calls as `metadata()`."""
+
+    def __call__(self) -> list[TensorSpec]:
+        """Return itself."""
+        return self
+
+
+class VllmSource:
+    """The learner's weights in the terms of vLLM's NCCL sender, of 0.32 and of 0.33.
+
+    0.32 iterates over the source, 0.33 over `iter_full()`. Neither asks for its own base class,
+    which 0.33 lets no class of 0.32's kind inherit from.
+    """
+
+    def __init__(self, source: MergedWeightSource) -> None:
+        """Hand on what `source` yields."""
+        self._source = source
+        self.metadata = DeclaredTensors(source.metadata())
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return iter(self._source)
+
+    def iter_full(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every weight whole, a fresh pass each time."""
+        return iter(self._source)
+
+    def implements_iter_full(self) -> bool:
+        """Say that `iter_full` is there."""
+        return True

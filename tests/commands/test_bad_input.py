@@ -58,6 +58,21 @@ def test_bad_rows_name_file_and_line(tmp_path: Path, rows: list[str], expected: 
     assert not (tmp_path / "run").exists()
 
 
+def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    hostile = "a\x1b[2Jb\u202ec\x9bd\ne"
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({hostile: "1"}) + "\n")
+    config = tmp_path / "run.yaml"
+    config.write_text(f"{json.dumps(hostile)}: 1\n")
+    for line in (
+        refuse(tmp_path / "run", f"prompts.path={rows}"),
+        refuse(tmp_path / "run", config=config),
+        refuse(tmp_path / "run", f"learner.{hostile}=1"),
+    ):
+        assert line.isprintable()
+        assert r"a\x1b[2Jb\u202ec\x9bd\ne" in line
+
+
 def test_missing_config_file(tmp_path: Path) -> None:
     assert "cannot read config" in refuse(tmp_path / "run", config=tmp_path / "absent.yaml")
 

@@ -1,18 +1,20 @@
 """The command line becomes a config, and bad input is refused before anything starts."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from coop_rl.cli import spread_option
 from coop_rl.commands import evaluate
 from coop_rl.commands.evaluate import EvaluationRequest, run_evaluation
-from coop_rl.errors import UserError
+from coop_rl.commands.options import spread_option
+from coop_rl.config import load_config
+from coop_rl.errors import RunError, UserError
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/local/demo.yaml"
-MODEL = "configs/local/demo/model"
+MODEL = str(ROOT / "configs/local/demo/model")
 
 
 def config(request: EvaluationRequest, path: Path | None = None):
@@ -24,6 +26,7 @@ def test_a_model_alone_is_judged_by_math_on_all_rows() -> None:
     assert found.reward.kind == "math"
     assert found.evaluation.set_names == ("gsm8k", "aime24")
     assert found.evaluation.num_items is None
+    assert found.evaluation.benchmark_items is None
     assert (found.evaluation.num_samples, found.evaluation.pass_ks) == (8, (2, 4, 8))
     assert found.model.path == MODEL
 
@@ -63,9 +66,15 @@ def test_a_data_file_is_a_set_of_its_own(tmp_path: Path) -> None:
     [
         (EvaluationRequest((MODEL,)), "there is nothing to evaluate on; give --benchmark"),
         (EvaluationRequest((MODEL,), ("gsm9k",)), "unknown benchmark 'gsm9k'; allowed: math500"),
-        (EvaluationRequest(("./no/model",), ("gsm8k",)), "there is no model folder ./no/model"),
+        (
+            EvaluationRequest(("./no/model",), ("gsm8k",)),
+            f"there is no model folder {ROOT}/no/model",
+        ),
         (EvaluationRequest((MODEL,), data=Path("no.jsonl")), "there is no file no.jsonl"),
-        (EvaluationRequest((MODEL,), ("gsm8k",), data_dir="no"), "there is no no/gsm8k/test.jsonl"),
+        (
+            EvaluationRequest((MODEL,), ("gsm8k",), data_dir="no"),
+            f"there is no {ROOT}/no/gsm8k/test",
+        ),
         (EvaluationRequest((MODEL,), config=Path("no.yaml")), "cannot read config no.yaml"),
         (
             EvaluationRequest((MODEL,), ("gsm8k",), overrides=("learner.lr=1",)),
@@ -102,6 +111,22 @@ def test_a_run_without_checkpoints_and_a_used_folder_are_refused(
         run_evaluation(EvaluationRequest((MODEL,), config=DEMO, num_items=2), tmp_path)
 
 
+def test_the_code_a_runs_own_config_names_is_not_run_unasked(tmp_path: Path) -> None:
+    """A run directory may come from anybody: the module below would say that it was imported."""
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    function = f"reward.function={tmp_path / 'mine.py'}:judge"
+    config = load_config(DEMO, ["reward.kind=python", function])
+    (tmp_path / "run/config.json").write_text(config.model_dump_json())
+    request = EvaluationRequest((str(tmp_path / "run"),))
+    with pytest.raises(UserError, match=r"mine\.py:judge, whose code would run .*--allow-code"):
+        run_evaluation(request, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+    for asked in (replace(request, may_run_code=True), replace(request, config=DEMO)):
+        with pytest.raises(UserError, match="has no whole checkpoint: there is none"):
+            run_evaluation(asked, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("given", "spread"),
     [
@@ -115,3 +140,14 @@ def test_a_run_without_checkpoints_and_a_used_folder_are_refused(
 )
 def test_one_option_takes_several_benchmarks(given: str, spread: str) -> None:
     assert spread_option(given.split(), "--benchmark") == spread.split()
+
+
+def test_a_failure_leaves_no_empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RunError("an actor was lost")
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(evaluate, "_evaluate", fail)
+    with pytest.raises(RunError):
+        run_evaluation(EvaluationRequest((MODEL, MODEL), config=DEMO), tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -47,6 +47,11 @@ def test_there_are_shipped_configs() -> None:
         ),
         ("rollout.samples_per_prompt=1", "rollout.samples_per_prompt must be >= 2"),
         ("run.name=../up", "run.name: String should match pattern"),
+        ("learner.lr=.inf", "learner.lr: Input should be a finite number, got inf"),
+        ("rollout.temperature=.nan", "rollout.temperature: Input should be a finite number"),
+        ("learner.betas=[0.9, .inf]", "Input should be a finite number"),
+        ("adapter.targets=[]", "adapter.targets: Tuple should have at least 1 item"),
+        ("adapter.targets=[q_proj, lm_head]", "adapter.targets: must not name lm_head"),
     ],
 )
 def test_bad_values_say_what_to_change(minimal: Path, override: str, expected: str) -> None:

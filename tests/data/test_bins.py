@@ -1,5 +1,6 @@
 """Sources for demonstrations that name none: bins of equal size, by length or by a given value."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,28 @@ def test_bins_of_a_value_follow_the_rows_positions() -> None:
     assert [d.source for d in split] == ["nll-2", "nll-1", "nll-1", "nll-2"]
 
 
+@pytest.mark.parametrize(
+    ("values", "count", "sizes"),
+    [
+        ([1, 1, 1, 0, 0], 2, [2, 3]),  # the median is the largest value
+        ([0, 0, 0, 0, 0, 0.5, 0.75, 1], 4, [5, 1, 1, 1]),
+        ([0, 0.25, 0.25, 0.25, 0.5, 1, 1, 1], 3, [4, 1, 3]),
+        ([0, 0, 0.25, 0.5, 0.5, 1], 3, [2, 3, 1]),
+    ],
+)
+def test_values_that_repeat_stay_together_and_no_bin_is_empty(
+    values: list[float], count: int, sizes: list[int]
+) -> None:
+    wanted = section("difficulty", count)
+    split = split_by_values(rows_of([1] * len(values)), values, wanted)
+    assert [sum(d.source == name for d in split) for name in bin_names(wanted)] == sizes
+
+
+def test_levels_of_difficulty_come_from_samples() -> None:
+    with pytest.raises(DataError, match=r"2 values in all; lower .* or raise demon\S*_samples"):
+        split_by_values(rows_of([1] * 4), [0, 0, 1, 1], section("difficulty", 3))
+
+
 def test_rows_that_are_alike_make_no_bins() -> None:
     with pytest.raises(DataError, match=r"cannot make 3 bins of 5 rows: .* lower demonstrations"):
         split_by_length(rows_of([4, 4, 4, 4, 9]), section("length", 3))
@@ -70,7 +93,7 @@ def test_edges_of_many_rows_come_from_some_of_them(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         DataError, match=r"at most 50, got 100; set demonstrations\.split_by length"
     ):
-        bins.require_few_rows(split)
+        bins.require_few_rows(split, section("nll", 2))
 
 
 def test_the_demos_file_is_split_and_packed_by_bin() -> None:
@@ -83,6 +106,28 @@ def test_the_demos_file_is_split_and_packed_by_bin() -> None:
     assert min(counts) > 0
     batch = pack([], list(data.demonstrations[:64]), PackShape(1, 16384), names)
     assert [part.source for part in batch.sft] == list(names)
+
+
+def test_difficulty_asks_the_demonstrations_own_prompts() -> None:
+    overrides = [GUIDED, "demonstrations.split_by=difficulty", "demonstrations.bins=2"]
+    data = load_run_data(load_config(DEMO, overrides))
+    assert data.sources == ("difficulty-1", "difficulty-2")
+    shown = [d.prompt_ids for d in data.demonstrations]
+    assert [prompt.token_ids for prompt in data.asked] == shown
+    assert all(prompt.answer for prompt in data.asked)
+
+
+def test_difficulty_needs_answers_that_can_be_checked(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}+1=\n", "reasoning": "so", "answer": str(i + 1)} for i in range(40)]
+    rows[7]["answer"] = "1#2"
+    file = tmp_path / "d.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = [GUIDED, f"demonstrations.path={file}", "demonstrations.split_by=difficulty"]
+    with pytest.raises(DataError, match=r"d\.jsonl:8: no response can be right"):
+        load_run_data(load_config(DEMO, overrides))
+    overrides.append("demonstrations.max_dropped=0.5")
+    with pytest.raises(DataError, match=r"got 1 of 40 without, the first with id 8; set demonstr"):
+        load_run_data(load_config(DEMO, overrides))
 
 
 def test_bins_by_nll_are_named_before_they_are_measured() -> None:

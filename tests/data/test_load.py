@@ -159,6 +159,12 @@ def test_missing_folder_is_not_looked_up_on_the_hub(path: str) -> None:
         local_folder(path)
 
 
+def test_a_folder_in_which_vllm_finds_no_weights_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model[1]").mkdir()
+    with pytest.raises(ModelError, match=r"model\[1\] has \[, with which vLLM finds no weights"):
+        local_folder(str(tmp_path / "model[1]"))
+
+
 def test_hub_ids_are_told_from_folders() -> None:
     assert local_folder("Qwen/Qwen3-0.6B") is None
     assert local_folder("gpt2") is None

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from coop_rl.commands.doctor import examine
+from coop_rl.commands.plan import plan_run
 from coop_rl.config import RunConfig, load_config
 from coop_rl.diagnosis import machine
 from coop_rl.diagnosis.finding import Finding, attempt
@@ -19,7 +20,9 @@ from coop_rl.diagnosis.nodes import judge_node
 from coop_rl.distributed.nodes import NodeAnswer, clocks_apart
 from coop_rl.errors import ActorLostError, ResourceError
 from coop_rl.observability.run_directory import package_versions
+from coop_rl.planning.shape import shape_of
 from tests.main_job.harness import DEMO
+from tests.models.tiny import TARGETS
 
 
 def configure(*overrides: str) -> RunConfig:
@@ -107,3 +110,29 @@ def test_whatever_a_trial_raises_is_its_finding() -> None:
         raise ValueError("no\nmore")
 
     assert attempt("x", trial, "do y") == Finding("x", "fail", "ValueError: no", "do y")
+
+
+def test_room_for_the_checkpoints_is_asked_for(tmp_path: Path, monkeypatch) -> None:
+    def with_free(num_bytes: float) -> Finding:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: replace_free(num_bytes))
+        return machine.disk(configure(f"run.dir={tmp_path / 'runs'}", "checkpoint.keep=3"))
+
+    def replace_free(num_bytes: float) -> Any:
+        return type("Usage", (), {"free": num_bytes})
+
+    shape = shape_of(configure().model.path)
+    # Two branches' masters and moments; four checkpoints, one being written.
+    needed = 4 * (2 * 12 * shape.num_params + (8 + 12) * shape.adapter_params(16, TARGETS))
+    assert with_free(1.1 * needed).status == "ok"
+    finding = with_free(0.9 * needed)
+    assert finding.status == "warn"
+    assert "4 checkpoints of 0.0 GiB" in finding.fix
+    unknown = configure("model.path=./nowhere/model")
+    assert machine.disk(unknown).check == "disk"
+
+
+def test_plan_refuses_a_run_here_whose_checkpoints_do_not_fit(monkeypatch) -> None:
+    config = configure()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1.0}))
+    with pytest.raises(ResourceError, match=r"checkpoints on the disk of .*DOES NOT FIT"):
+        plan_run(config, Console(file=StringIO()), device_gib=24)

@@ -1,16 +1,27 @@
 """Nothing waits for ever, and every failure names an actor and a phase (real Ray)."""
 
+import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import (
+    ActorDiedError,
+    LocalRayletDiedError,
+    OutOfMemoryError,
+    RayError,
+    RaySystemError,
+)
 
-from coop_rl.distributed.calls import Call, breaking_off, gather
+from coop_rl.distributed.calls import Call, _explain, breaking_off, gather
 from coop_rl.errors import ActorLostError, RunError, VersionError
 
 
@@ -108,3 +119,61 @@ def test_errors_of_ours_keep_their_type_and_gain_the_actor(workers) -> None:
     call = Call("learner-joint-0", "step", workers[0].fail.remote(ValueError("shape mismatch")))
     with pytest.raises(RunError, match=r"learner-joint-0 failed in step: .*shape mismatch"):
         gather([call], 30)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OutOfMemoryError("1 worker(s) were killed\n" + "x\n" * 99), "died in step: Ray ended it"),
+        (ActorDiedError(), "died in step: The actor died unexpectedly"),
+        (RaySystemError("lost"), "failed in step: System error: lost"),
+        (LocalRayletDiedError(), "failed in step: The task's local raylet died"),
+    ],
+)
+def test_whatever_ray_raises_is_one_line(error: RayError, told: str) -> None:
+    nobody: Any = None
+    found = str(_explain(Call("learner-joint-0", "step", nobody), error, []))
+    assert found.startswith(f"learner-joint-0 {told}")
+    assert "\n" not in found
+
+
+def test_a_local_rays_lost_process_is_seen_at_once_and_the_status_is_true(tmp_path: Path) -> None:
+    """In a process of its own: what is asked of Ray afterwards may end it."""
+    command = [sys.executable, "-c", LOST_RAYLET, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "RayLostError Ray's own process raylet (exit code -9) died on this" in done.stdout
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed"
+
+
+LOST_RAYLET = """
+import os, signal, sys, threading, time
+from pathlib import Path
+import ray
+from coop_rl.config import load_config
+from coop_rl.config.sizes import Devices
+from coop_rl.distributed.calls import Call, gather
+from coop_rl.distributed.cluster import ray_session
+from coop_rl.errors import RayLostError
+from coop_rl.observability.run_directory import RunDirectory
+
+class Worker:
+    def sleep(self, seconds):
+        time.sleep(seconds)
+
+config = load_config(Path("configs/local/demo.yaml"))
+try:
+    with (
+        RunDirectory.open(config, Path(sys.argv[1])).running() as status,
+        ray_session(config.placement, Devices(cpus={}, gpus={}), "lost"),
+        status.ending(),
+    ):
+        worker = ray.remote(num_cpus=0)(Worker).remote()
+        ray.get(worker.sleep.remote(0))
+        raylet = ray._private.worker._global_node.all_processes["raylet"][0].process
+        threading.Timer(0.5, os.kill, (raylet.pid, signal.SIGKILL)).start()
+        gather([Call("learner", "step", worker.sleep.remote(100))], 10)
+except RayLostError as error:
+    print(type(error).__name__, error, flush=True)
+    sys.exit(1)
+"""

@@ -1,8 +1,12 @@
 """Joining a cluster: what differs between runs, and what does not fit (real Ray)."""
 
+import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
+from types import FrameType
 
 import pytest
 import ray
@@ -12,7 +16,7 @@ from coop_rl.config import load_config
 from coop_rl.config.roles import PlacementSection
 from coop_rl.config.sizes import Devices
 from coop_rl.distributed.cluster import ray_session
-from coop_rl.errors import ResourceError
+from coop_rl.errors import Interrupted, ResourceError
 
 NOTHING = Devices(cpus={}, gpus={})
 
@@ -54,3 +58,21 @@ def test_other_versions_are_refused_in_one_line(
     assert f"started with: Ray: {ours}" in str(caught.value)
     assert f"Ray: {other}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.boots
+def test_ctrl_c_while_ray_starts_is_an_interruption() -> None:
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise Interrupted("asked")
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    asked = Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        asked.start()
+        with pytest.raises(Interrupted), ray_session(PlacementSection(), NOTHING, "x"):
+            pytest.fail("Ctrl-C was lost")
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        asked.join()
+        signal.signal(signal.SIGINT, before)
+    assert not ray.is_initialized()

@@ -1,12 +1,18 @@
 """What this machine cannot run is refused before Ray starts."""
 
+import os
+import signal
+import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from coop_rl.config.sizes import Devices
 from coop_rl.distributed import cluster
-from coop_rl.errors import ResourceError
+from coop_rl.errors import Interrupted, ResourceError
 
 
 @pytest.mark.parametrize(
@@ -29,3 +35,79 @@ def test_engines_without_a_device_need_a_vllm_for_cpus(
         return
     with pytest.raises(ResourceError, match=r"gpus is 0, but vllm 0\.32\.0 runs on GPUs only"):
         cluster.preflight_local(sizes)
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_temporary_folder_too_long_for_sockets_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    nothing = Devices(cpus={}, gpus={})
+    monkeypatch.setenv("TMPDIR", "/tmp/" + "x" * 60)
+    monkeypatch.setenv(name, "/tmp/" + "x" * 61)
+    with pytest.raises(ResourceError, match=rf"^{name} /tmp/x+ has 66 bytes, but .* room for 4\d;"):
+        cluster.preflight_local(nothing)
+    monkeypatch.setenv(name, "/tmp/" + "x" * 30)
+    cluster.preflight_local(nothing)
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_a_local_ray_gets_a_token_where_home_takes_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_writable: bool
+) -> None:
+    for name in cluster.TOKEN_VARIABLES:
+        monkeypatch.setenv(name, "")  # so that it is as before in the end
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path) if is_writable else "/proc/nobody")
+    cluster._make_token_if_homeless()
+    assert ("RAY_AUTH_TOKEN" in os.environ) is not is_writable
+
+
+@pytest.mark.parametrize(
+    ("reason", "may_help"),
+    [
+        ("The current node timed out during startup. The GCS has become overloaded.", True),
+        ("Timed out waiting for file /tmp/ray/session/gcs_server_port_1", True),
+        ("[Errno 2] No such file or directory: '/proc/.ray'", False),
+        ("AF_UNIX path length cannot exceed 107 bytes: /tmp/x", False),
+        ("the runtime_env is not valid", False),
+    ],
+)
+def test_trying_again_is_advised_where_it_may_help(reason: str, may_help: bool) -> None:
+    said = str(cluster._not_started(reason))
+    assert said.startswith(f"Ray did not start on this machine: {reason.rstrip('.')}")
+    assert ("try again" in said) is may_help
+
+
+def test_our_signals_stand_while_ray_sets_its_own() -> None:
+    """Ray's handler of SIGTERM exits; what it starts does not hear a terminal that hangs up."""
+    inherited = []
+
+    def ours(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(f"asked by {number:d}")
+
+    @cluster._own_signals()
+    def stopped_by(number: int) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        inherited.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        os.kill(os.getpid(), number)  # another thread may take a signal that this one does not
+
+    @cluster._own_signals()
+    def lost() -> None:
+        with suppress(Interrupted):  # as in a callback, whose exceptions go nowhere
+            os.kill(os.getpid(), signal.SIGINT)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, ours) for number in numbers}
+    try:
+        with pytest.raises(Interrupted, match="nothing was started"):
+            stopped_by(signal.SIGTERM)
+        with pytest.raises(Interrupted, match="nothing was started"):
+            lost()
+        with pytest.raises(Interrupted, match=f"asked by {signal.SIGHUP:d}"):
+            stopped_by(signal.SIGHUP)
+        assert all(signal.SIGHUP in mask and signal.SIGTERM not in mask for mask in inherited)
+        assert [signal.getsignal(number) for number in numbers] == [ours] * 3
+        assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,5 +1,6 @@
 """When a request to stop is heard, and how often a checkpoint is hashed."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -7,19 +8,20 @@ from typing import Any
 
 import pytest
 
-from coop_rl.algorithm.roles import Progress
-from coop_rl.commands.train import _resume_point
+from coop_rl.commands.resume import find_start
 from coop_rl.config import load_config
 from coop_rl.distributed.calls import wait_a_moment
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.team import Team
-from coop_rl.driver import checkpoint_store
+from coop_rl.driver import checkpoint_check, checkpoint_store
+from coop_rl.driver.checkpoint_check import Inputs, damage, sha256
 from coop_rl.driver.checkpoint_store import CheckpointStore
 from coop_rl.driver.checkpoints import TeamCheckpoints
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
-from coop_rl.errors import Interrupted, RunDirectoryError
+from coop_rl.errors import Interrupted, RunError
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion
+from tests.driver.tiny_checkpoints import ROLES, progress, save
 
 DEMO = Path("configs/local/demo.yaml")
 
@@ -29,7 +31,7 @@ def signalled(stop: StopRequest, number: int) -> None:
     assert stop.is_set
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_before_training_the_first_request_ends_the_next_wait(number: int) -> None:
     stop = StopRequest()
     with stop.listening():
@@ -54,31 +56,112 @@ def test_while_training_the_first_request_waits_for_a_boundary() -> None:
             wait_a_moment([], 0.0)
 
 
+def test_a_lost_terminal_is_written_to_no_more() -> None:
+    """Writing to it would fail before the checkpoint is saved; what goes to a file goes on."""
+
+    def leads_to(stream: int) -> str:
+        return str(Path(f"/proc/self/fd/{stream}").readlink())
+
+    kept, others = os.dup(0), [leads_to(1), leads_to(2)]
+    _, terminal = os.openpty()
+    stop = StopRequest()
+    try:
+        os.dup2(terminal, 0)
+        with stop.listening():
+            signalled(stop, signal.SIGHUP)
+        assert [leads_to(0), leads_to(1), leads_to(2)] == [os.devnull, *others]
+    finally:
+        os.dup2(kept, 0)
+
+
+def test_a_run_under_nohup_goes_on() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    try:
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.is_set
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def roles_of(
+    store: CheckpointStore, found: Path | None, stop: StopRequest, told: list[str] | None = None
+) -> TeamCheckpoints:
+    """The role over a team of nobody, whose steps end with what a test planted."""
+    nobody: Any = None
+    team = Team(rollouts=(), reward=Member("reward", nobody))
+    warn = told.append if told is not None else lambda _: None
+    config = load_config(DEMO, ["checkpoint.every=1", "run.num_steps=9"])
+    return TeamCheckpoints(config, team, store, found, stop, Stages(), warn)
+
+
 def test_a_checkpoint_is_hashed_once_when_resumed_and_not_again_when_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, stands = CheckpointStore(tmp_path, keep=1), Progress(3, PolicyVersion(3, 3))
-    folder = store.begin(3)
-    (folder / "tensors").write_bytes(b"x" * 100)
-    written = store.commit(folder, stands)
-    config, hashed, sha256 = load_config(DEMO), [], checkpoint_store._sha256
+    store = CheckpointStore(tmp_path, keep=1, roles=ROLES)
+    written = save(store, 3)
+    hashed: list[str] = []
 
     def counting(path: Path) -> str:
         hashed.append(path.name)
         return sha256(path)
 
-    monkeypatch.setattr(checkpoint_store, "_sha256", counting)
-    found = _resume_point(config, store, "auto")
+    monkeypatch.setattr(checkpoint_check, "sha256", counting)
+    found = find_start(load_config(DEMO), store, "auto", Inputs()).checkpoint
     assert found == written
-    nobody: Any = None
-    team = Team(rollouts=(), reward=Member("reward", nobody))
-    roles = TeamCheckpoints(config, team, store, found, StopRequest(), Stages())
-    assert roles.restore() == stands
+    roles = roles_of(store, found, StopRequest())
+    assert roles.restore() == progress(3)
     with pytest.raises(Interrupted, match="after step 3"):
         roles.save_and_stop()
-    assert sorted(hashed) == ["progress.json", "tensors"]
+    assert len(hashed) == len(set(hashed)) + 4  # three roles' files have two names
+    assert "progress.json" in hashed
 
-    (written / "tensors").write_bytes(b"y")
-    assert _resume_point(config, store, "auto") is None
-    with pytest.raises(RunDirectoryError, match="does not match its checksum"):
-        _resume_point(config, store, str(written))
+
+def test_without_room_the_run_goes_on_and_the_last_checkpoint_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, told = CheckpointStore(tmp_path, keep=1), list[str]()
+    written = save(store, 3)
+    monkeypatch.setattr(CheckpointStore, "free_bytes", lambda _: 100)
+    roles, version = roles_of(store, written, StopRequest(), told), PolicyVersion(4, 4)
+    roles.maybe_save(3, version, {}, {})
+    (line,) = told
+    assert line.startswith("no checkpoint after step 4: ")
+    assert line.endswith(f"100 free; the last checkpoint is {written}; the run goes on")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
+    # The last step has nothing to go on to.
+    with pytest.raises(RunError, match=r"no checkpoint after step 9: .* the last checkpoint is"):
+        roles.maybe_save(8, PolicyVersion(9, 9), {}, {})
+    monkeypatch.undo()
+    roles.maybe_save(4, PolicyVersion(5, 5), {}, {})
+    assert roles.last == tmp_path / "step-000005"
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, told = CheckpointStore(tmp_path, keep=1), list[str]()
+    written = save(store, 3)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_store, "put_in_place", full)
+    roles = roles_of(store, written, StopRequest(), told)
+    roles.maybe_save(3, PolicyVersion(4, 4), {}, {})
+    assert told == [
+        "no checkpoint after step 4: No space left on device; the last checkpoint is "
+        f"{written}; the run goes on"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
+    assert damage(written, ROLES) is None
+
+
+def test_what_was_trained_before_a_failure_is_saved(tmp_path: Path) -> None:
+    roles = roles_of(CheckpointStore(tmp_path, keep=1), None, StopRequest())
+    assert roles.save_before_failing() == "nothing was trained yet"
+    assert not list(tmp_path.iterdir())
+    roles._boundary = progress(2)
+    assert roles.save_before_failing().startswith("the 2 steps before are in ")
+    assert (tmp_path / "step-000002").is_dir()

@@ -151,6 +151,7 @@ def test_every_response_is_kept_with_its_verdict(tmp_path: Path) -> None:
     assert kept == greedy | {(p.id, "sampled", i) for p in PROMPTS for i in range(4)}
     assert rows[0] == {
         "prompt_id": "0",
+        "prompt": PROMPTS[0].text,
         "kind": "greedy",
         "sample": 0,
         "text": "#4",

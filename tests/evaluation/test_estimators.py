@@ -13,6 +13,8 @@ from coop_rl.evaluation.estimators import (
     mean_interval,
     paired_difference,
     pass_at_k,
+    seed_interval,
+    t_quantile,
     wilson_interval,
 )
 
@@ -137,12 +139,27 @@ def test_majority(answers: list[str], verdicts: list[bool], expected: bool) -> N
     assert is_majority_correct(answers, verdicts) is expected
 
 
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423), (120, 1.9799)],
+)
+def test_t_quantiles_are_the_tables(degrees: int, expected: float) -> None:
+    assert t_quantile(degrees) == pytest.approx(expected, abs=5e-5)
+
+
+def test_interval_over_seeds() -> None:
+    found = seed_interval([0.1, 0.2, 0.3])
+    half = 4.302653 * 0.1 / 3**0.5
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
+
+
 def test_empty_and_unequal_input_is_refused() -> None:
     for call in (
         lambda: wilson_interval(0, 0),
         lambda: mean_interval([]),
         lambda: paired_difference([], []),
         lambda: paired_difference([0.0], [0.0, 1.0]),
+        lambda: seed_interval([0.1]),
     ):
         with pytest.raises(ValueError, match="need"):
             call()

@@ -54,8 +54,15 @@ def test_own_data_comes_first(tmp_path: Path) -> None:
         "evaluation.num_items=1",
         "rollout.max_tokens=8",
     )
-    assert [(s.name, len(s.prompts)) for s in found] == [("held_out", 1), ("minerva_math", 1)]
+    # A benchmark is whole, whatever of the data is used.
+    assert [(s.name, len(s.prompts)) for s in found] == [("held_out", 1), ("minerva_math", 2)]
     assert found[0].prompts[0].verifier == ""
+
+
+def test_a_part_of_a_benchmark_does_not_go_by_its_name(tmp_path: Path) -> None:
+    overrides = ("evaluation.benchmark_items=1", "rollout.max_tokens=8", "model.max_length=256")
+    (found,) = sets(tmp_path, *overrides)
+    assert (found.name, len(found.prompts)) == ("minerva_math-first1", 1)
 
 
 def test_benchmarks_are_asked_with_arguments_of_the_chat_template(

@@ -11,18 +11,24 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from torch.profiler import ProfilerActivity, profile
 
 from coop_rl.learner.deepspeed_config import deepspeed_config
 from coop_rl.learner.deepspeed_engine import DeepSpeedEngine
 from coop_rl.learner.engine import EngineSettings
 from coop_rl.learner.groups import RESYNC_GROUP
 from coop_rl.learner.learner import Learner
+from coop_rl.learner.partition import fill_partitioned
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.world import init_world
+from coop_rl.models.checkpoint import CheckpointWeights
+from coop_rl.models.loading import load_causal_lm, unloaded_causal_lm
 from coop_rl.weights.process_group import open_store
 from tests.learner import engine_scenes, gain_scenes, scenes
 from tests.learner.engine_scenes import Build, Setup, same
 from tests.learner.scenes import ENGINE, MIXED, RL_ONLY, Pipe, build_batch, one_step, record_steps
+from tests.models.tiny import tiny_model
+from tests.planning.measured import most_held
 
 TIMEOUT_S = 60.0
 HOST = "127.0.0.1"
@@ -54,8 +60,8 @@ def build_at(stage: int, setup: Setup, *, is_bfloat16: bool = False, **options: 
 def in_groups(scene: Callable[[Build], Any], stage: int) -> Any:
     """Run a scene with several optimiser masters on every rank, as large models have."""
 
-    def grouped(settings: EngineSettings, num_params: int) -> dict[str, Any]:
-        config = deepspeed_config(settings, num_params)
+    def grouped(settings: EngineSettings, num_params: int, **device: bool) -> dict[str, Any]:
+        config = deepspeed_config(settings, num_params, **device)
         config["zero_optimization"]["sub_group_size"] = 1500
         return config
 
@@ -177,6 +183,34 @@ def bfloat16(stage: int) -> dict[str, Any]:
     return {**taken, "replay": replay(stage, is_bfloat16=True)}
 
 
+def partitioned(folder: Path, *, is_tied: bool, is_bfloat16: bool) -> dict[str, Any]:
+    """ZeRO 3 on a model that was split while it was read, and on one that was loaded whole."""
+    dtype = torch.bfloat16 if is_bfloat16 else torch.float32
+    settings = replace(ENGINE, zero_stage=3, is_bfloat16=is_bfloat16)
+    tiny_model(is_tied=is_tied, scale=0.05).to(dtype).save_pretrained(folder)
+    dist.barrier()  # the first rank alone writes
+    weights = CheckpointWeights.open(str(folder))
+    empty = unloaded_causal_lm(str(folder), dtype, activation_checkpointing=True)
+    covers, shapes = weights.cover(empty), [p.shape for p in empty.parameters()]
+    policies = [
+        scenes.build_policy(model=model, is_checkpointed=True)
+        for model in (load_causal_lm(str(folder), dtype), empty)
+    ]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        fill_partitioned(policies[1][0], weights, dtype, settings)
+    runs = []
+    for policy, adapter in policies:
+        engine = DeepSpeedEngine(policy, settings, TIMEOUT_S)
+        runs.append(record_steps(Learner(scenes.LEARNER, "joint", engine, adapter), 2))
+    sizes = sorted(shape.numel() * dtype.itemsize for shape in shapes)
+    return {
+        "covers": covers,
+        "runs": runs,
+        "peak": most_held(profiled),
+        "bound": sum(sizes) / dist.get_world_size() + 2 * sizes[-1],
+    }
+
+
 def score(stage: int) -> list[list[float]]:
     """Teacher-forced log-probs of two rows."""
     return learner_at(stage).score([((3, 4), (5, 6, 7)), ((8,), (9,))])
@@ -233,6 +267,11 @@ def all_scenes(out: Path) -> dict[str, Callable[[], Any]]:
     plan["replay-persistent-3"] = partial(replay, 3, persistence_threshold_values=300)
     for stage in (0, 3):
         plan[f"score-{stage}"] = partial(score, stage)
+    for is_tied, is_bfloat16 in ((True, False), (False, True)):
+        folder = Path(f"{out}-partitioned-3-{is_tied}")
+        plan[f"partitioned-3-{is_tied}"] = partial(
+            partitioned, folder, is_tied=is_tied, is_bfloat16=is_bfloat16
+        )
     return plan
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from coop_rl.algorithm.estimators import build_estimator
 from coop_rl.algorithm.packing import PackShape, pack
@@ -55,10 +56,11 @@ def build_policy(
     alpha: float = 4.0,
     has_entropy_gradient: bool = False,
     dtype: torch.dtype = torch.float32,
+    model: PreTrainedModel | None = None,
 ) -> tuple[PolicyModel, Adapter]:
-    """A tiny policy with a non-zero adapter attached."""
+    """A tiny policy with a non-zero adapter attached; of `model`, if there is one."""
     # Weights of the usual size; far larger ones amplify rounding, not errors of ours.
-    model = tiny_model(is_tied=is_tied, scale=0.05).to(dtype)
+    model = model or tiny_model(is_tied=is_tied, scale=0.05).to(dtype)
     prepare_for_training(model, activation_checkpointing=is_checkpointed)
     adapter = Adapter(adapter_shapes(model, TARGETS), rank=2, alpha=alpha, seed=11, dtype=dtype)
     flat = torch.randn(adapter.numel(), generator=torch.Generator().manual_seed(12)) * 0.1

@@ -11,7 +11,7 @@ import pytest
 
 from coop_rl.errors import ConfigError
 from coop_rl.learner import deepspeed_engine, zero_storage
-from coop_rl.learner.deepspeed_engine import _import_deepspeed
+from coop_rl.learner.deepspeed_engine import import_deepspeed
 
 SOURCE = inspect.getsource(deepspeed_engine) + inspect.getsource(zero_storage)
 
@@ -74,4 +74,4 @@ def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(deepspeed, "__version__", "0.20.0")
     with pytest.raises(ConfigError, match=r"deepspeed 0\.20\.0 is installed"):
-        _import_deepspeed()
+        import_deepspeed()

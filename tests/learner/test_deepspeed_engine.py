@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from coop_rl.learner.learner import Learner
+from tests.learner.engine_scenes import same
 from tests.learner.scenes import (
     LEARNER,
     build_policy,
@@ -62,6 +63,19 @@ def assert_same_run(
 def test_every_stage_takes_the_steps_of_plain_torch(recorded, world_size, stage) -> None:
     reference = record_steps(local_learner(), 3)
     assert_same_run(recorded[world_size][f"steps-{stage}"], reference, fp64_gradients())
+
+
+@pytest.mark.parametrize("is_tied", [True, False])  # in fp32, and in bf16
+def test_zero_3_splits_a_model_while_it_is_read(recorded, is_tied) -> None:
+    found = recorded[2][f"partitioned-3-{is_tied}"]
+    assert found["covers"]
+    whole, split = found["runs"]
+    for ours, loaded in zip(split["steps"], whole["steps"], strict=True):
+        assert all(same(ours[name], loaded[name]) for name in ("w_rl", "w_sft"))
+        assert [ours[name] for name in SCALARS] == [loaded[name] for name in SCALARS]
+    assert same(split["parameters"], whole["parameters"])
+    # Its parts, and of the largest weight what was read and what is cut.
+    assert found["peak"] <= 1.1 * found["bound"]
 
 
 @pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))

@@ -94,8 +94,7 @@ def test_truncated_responses_still_count_in_their_groups_baseline() -> None:
     rollouts = [Rollout((1,) * n, (-1.0,) * n, "", n == 4, version) for n in (2, 4, 3, 2)]
     rewards = [Reward(float(value), bool(value)) for value in (1, 0, 1, 0)]
     group = ScoredGroup(Prompt("p", "", (5,), ""), tuple(rollouts), tuple(rewards))
-    advantages = build_estimator(DrGrpoRl(), 4).advantages([group])
-    samples = to_token_samples([group], advantages)
+    samples = to_token_samples([group], build_estimator(DrGrpoRl(), 4).advantages)
     assert [s.is_truncated for s in samples] == [False, True, False, False]
     assert [s.advantage for s in samples] == [0.5, -0.5, 0.5, -0.5]
     batch = pack(samples, [], SHAPE)

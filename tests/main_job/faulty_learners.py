@@ -76,6 +76,7 @@ def stale_adapter(num_good_steps: int) -> type:
             started = super().start(host, port)
             adapter, pushes = self._learner.adapter, iter(range(num_good_steps))
             if self._learner.branch == "shadow":
+                assert adapter is not None
                 load = adapter.load_flat
                 vars(adapter)["load_flat"] = lambda flat: (
                     None if next(pushes, None) is None else load(flat)

@@ -1,9 +1,11 @@
 """Running `coop-rl` as a user does, and finding every process it started."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import termios
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/local/demo.yaml"
 TAG = "COOP_RL_TEST_TAG"
+NOBODY = "127.0.0.1:9"
 SMALL = (
     "prompts.per_step=8",
     "rollout.samples_per_prompt=4",
@@ -38,19 +41,26 @@ class Job:
     process: "subprocess.Popen[str] | None" = None
     prefix: list[str] = field(default_factory=list)
     """What runs the command elsewhere."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """Variables beside this process's."""
+    environment: dict[str, str] = field(default_factory=lambda: {"RAY_ADDRESS": NOBODY})
+    """Variables beside this process's; the config says which Ray a run joins, not this one."""
 
-    def start(self) -> "Job":
-        """Start in the background."""
+    def start(self, terminal: int | None = None) -> "Job":
+        """Start in the background, in a terminal of its own if one is given."""
         STARTED.append(self)
+
+        def own_terminal() -> None:
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
         self.process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "coop_rl", *self.arguments],
             cwd=ROOT,
             env={**os.environ, **self.environment, TAG: self.tag},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=terminal,
+            stdout=subprocess.PIPE if terminal is None else terminal,
+            stderr=subprocess.PIPE if terminal is None else terminal,
             text=True,
+            preexec_fn=None if terminal is None else own_terminal,
         )
         return self
 

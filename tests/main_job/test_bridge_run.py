@@ -9,6 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from coop_rl.config import load_config
+from coop_rl.planning.memory import checkpoint_bytes
+from coop_rl.planning.shape import shape_of
 from tests.main_job.conftest import PROFILED, WHOLE_STEPS, WholeRun
 from tests.main_job.harness import metrics
 
@@ -97,6 +100,10 @@ def test_checkpoint_holds_both_branches_and_w(whole_run: Path) -> None:
     assert len(joint) >= 3 * 40
     assert len(shadow) >= 3 * 40
     assert any("lora_A" in k for k in tensors)
+    config = load_config(run_dir / "config.json")
+    planned = checkpoint_bytes(config, shape_of(config.model.path))
+    written = sum(path.stat().st_size for path in folder.rglob("*"))
+    assert written == pytest.approx(planned, rel=0.05)
 
 
 def test_profile_names_every_actor_and_explains_its_seconds(whole: WholeRun) -> None:

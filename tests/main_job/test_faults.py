@@ -4,6 +4,8 @@ During an evaluation: test_overlap; twice: test_ranks. Lost actors: an engine in
 learner in test_colocated, the driver in test_resume.
 """
 
+import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -25,6 +27,19 @@ def test_ctrl_c_saves_a_checkpoint_and_leaves_nothing(tmp_path: Path) -> None:
     assert time.monotonic() - asked < 20
     assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == 1
     assert "interrupted" in done.stderr
+    assert job.left_over() == []
+
+
+@pytest.mark.prove  # What StopRequest does is in tests/driver; here, that Ray's processes go on.
+def test_a_lost_terminal_saves_a_checkpoint_and_leaves_nothing(tmp_path: Path) -> None:
+    ours, terminal = os.openpty()
+    job = train(tmp_path / "run", "run.num_steps=200", "checkpoint.every=0").start(terminal)
+    os.close(terminal)
+    wait_for_step(tmp_path / "run", 1, process=job.process)
+    os.close(ours)
+    assert job.finish(60).returncode == 130
+    assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == 1
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "interrupted"
     assert job.left_over() == []
 
 

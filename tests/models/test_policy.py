@@ -99,10 +99,3 @@ def test_loading(tmp_path) -> None:
     torch.save({}, tmp_path / "pickled/pytorch_model.bin")
     with pytest.raises(ModelError, match="safetensors"):
         load_causal_lm(str(tmp_path / "pickled"), torch.float32)
-
-
-def test_unsupported_logits_are_refused() -> None:
-    model = tiny_model()
-    model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ModelError, match="final_logit_softcapping"):
-        PolicyModel(model)

@@ -15,6 +15,7 @@ from coop_rl.observability.observer import RunObserver
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.sinks import read_jsonl
 from coop_rl.tracing.stages import Stages
+from coop_rl.types import PolicyVersion
 from tests.observability.records import bridge
 
 DEMO = Path(__file__).parents[2] / "configs/local/demo.yaml"
@@ -24,10 +25,9 @@ EVALUATED = {"eval/sums/pass@1": 0.5, "eval/sums/pass@1_low": 0.4, "eval/sums/pa
 class Session:
     """An observer on a run directory, with its stages and what it printed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.config = load_config(
-            DEMO, ["run.num_steps=6", "method.mix=0.5", "observability.samples_per_step=2"]
-        )
+    def __init__(self, folder: Path, *overrides: str) -> None:
+        given = ["run.num_steps=6", "method.mix=0.5", "observability.samples_per_step=2"]
+        self.config = load_config(DEMO, [*given, *overrides])
         self.directory = RunDirectory.open(self.config, folder)
         self.stages = Stages()
         self.printed = io.StringIO()
@@ -69,6 +69,7 @@ def test_one_row_a_step_and_one_per_evaluation(tmp_path: Path) -> None:
     assert "time/save_s" not in first
     assert second["time/save_s"] == 0.125
     assert first["guidance/mix"] == 0.5
+    assert (first["lr/theta"], first["lr/w"]) == (2e-4 / 5, 2e-3)  # theta's warms up over 5 steps
     assert first["grad/cosine"] is None
     assert {name for row in written for name in row if describe(name) is None} == set()
     assert list((tmp_path / "events").iterdir())
@@ -118,6 +119,36 @@ def test_a_resumed_run_repeats_steps_in_place(
     assert [s for s, kind in found if kind == "eval"] == expected
     samples = read_jsonl(tmp_path / "samples.jsonl")
     assert [s["step"] for s in samples] == [s for s in range(6) for _ in range(2)]
+
+
+@pytest.mark.parametrize(("resumed_at", "is_kept"), [(2, False), (3, True), (0, False)])
+def test_a_row_beside_training_has_its_own_step_and_is_not_there_twice(
+    tmp_path: Path, resumed_at: int, *, is_kept: bool
+) -> None:
+    beside = ("evaluation.every=2", "evaluation.num_rollout_actors=1")
+    session = Session(tmp_path, *beside)
+    for step in range(4):
+        session.observer.record_evaluation(step, {})
+        session.observer.record(bridge(step))
+    session.observer.record_background(2, PolicyVersion(2, 1), EVALUATED)
+    session.observer.close()
+    assert rows(tmp_path)[-2:] == [(3, "step"), (2, "eval")]
+    assert read_jsonl(tmp_path / "metrics.jsonl")[-1]["version"] == 2
+    assert "evaluated after 2 steps: sums/pass@1 0.500" in session.printed.getvalue()
+    resumed = Session(tmp_path, *beside)
+    resumed.observer.record_evaluation(resumed_at, {})
+    resumed.observer.close()
+    assert ((2, "eval") in rows(tmp_path)) is is_kept
+
+
+def test_what_training_waits_for_evaluations_is_in_the_steps_row(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    session.observer.record_evaluation(0, {})
+    session.stages.count("time/evaluate_s", 0.5)
+    session.observer.record_evaluation(1, {})
+    session.observer.record(bridge(1))
+    session.observer.close()
+    assert read_jsonl(tmp_path / "metrics.jsonl")[-1]["time/evaluate_s"] == 0.5
 
 
 def test_step_time_leaves_evaluations_out(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One run, one folder, one driver; its config is valid input; its status is always right."""
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from coop_rl.config import RunConfig, load_config
 from coop_rl.errors import Interrupted, RunDirectoryError, RunError
+from coop_rl.observability import run_directory
 from coop_rl.observability.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +87,55 @@ def test_status_follows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         status.finish("finished")
     assert run_json(directory)["num_resumes"] == 3
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and b"s3cr3t" in p.read_bytes()]
+
+
+def test_on_a_full_disk_the_status_is_true_and_the_error_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory.open(config(), tmp_path)
+
+    def full(path: Path, _text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    def fail() -> None:
+        with directory.running():
+            monkeypatch.setattr(run_directory, "write_text", full)
+            directory.note_actors({})
+
+    with pytest.raises(RunError) as stopped:
+        fail()
+    expected = f"driver cannot write {tmp_path / 'actors.json'}: No space left on device"
+    assert str(stopped.value) == f"{expected}; free space there"
+    assert run_json(directory)["status"] == "failed"
+    assert run_json(directory)["error"].startswith(f"RunError: {expected}")
+
+
+def test_the_end_is_written_before_the_actors_are_ended(tmp_path: Path) -> None:
+    """Where Ray has lost a process, ending them may end this one as well."""
+    directory = RunDirectory.open(config(), tmp_path)
+    seen: list[str] = []
+
+    def fail() -> None:
+        with directory.running() as status:
+            try:
+                with status.ending():
+                    raise RunError("Ray's own process raylet died")
+            finally:
+                seen.append(run_json(directory)["status"])
+
+    with pytest.raises(RunError, match="raylet"):
+        fail()
+    assert seen == ["failed"]
+
+
+def test_rows_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    directory = RunDirectory.open(config(), tmp_path)
+    assert directory.unreadable_rows() == []
+    directory.metrics.write_bytes(b'{"step": 0}\n\0\0\n' + b"\xff\n" * 9)
+    directory.samples.write_text('{"step": 0, "response": "a\u2028b"}\n')
+    assert directory.unreadable_rows() == [
+        "metrics.jsonl: no row can be read in line 2, 3, 4, 5, 6, ...; left out"
+    ]
 
 
 def test_two_drivers_do_not_share_a_folder(tmp_path: Path) -> None:

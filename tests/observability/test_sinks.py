@@ -14,6 +14,7 @@ from coop_rl.observability.sinks import (
     JsonlSink,
     TensorBoardSink,
     read_jsonl,
+    read_rows,
 )
 
 
@@ -37,6 +38,30 @@ def test_torn_last_line_is_cut_off_on_reopening(path: Path, torn: str) -> None:
     sink.write({"step": 2})
     sink.close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 2]
+
+
+LINE_ENDS = "a\u2028b\u2029c\x85d\x0be\x1cf"
+
+
+def test_what_models_write_ends_no_line(path: Path) -> None:
+    sink = JsonlSink(path)
+    for step in range(3):
+        sink.write({"step": step, "response": LINE_ENDS})
+    sink.rewind(lambda row: row["step"] < 2)
+    sink.close()
+    assert read_jsonl(path) == [{"step": step, "response": LINE_ENDS} for step in range(2)]
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\0\0", b"\xff", b"null", b"{}", b"[3]", b'{"step": "1"}', b"[" * 9999, b'{"step"']
+)
+def test_lines_without_a_row_are_named_and_dropped(path: Path, bad: bytes) -> None:
+    path.write_bytes(b'{"step": 0}\n' + bad + b'\n{"step": 2}\n')
+    assert read_rows(path) == ([{"step": 0}, {"step": 2}], [2])
+    sink = JsonlSink(path)
+    sink.rewind(lambda _: True)
+    sink.close()
+    assert path.read_bytes() == b'{"step": 0}\n{"step": 2}\n'
 
 
 def test_a_killed_writer_leaves_whole_rows(path: Path) -> None:

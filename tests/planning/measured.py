@@ -18,7 +18,8 @@ LIMIT_S = 240
 
 
 def learner_bytes(config: RunConfig, num_samples: int, length: int) -> dict[str, float]:
-    """Return what rank 0 of a learner group held: `resting` after a step, `peak` during one.
+    """Return what rank 0 of a learner group held: at `startup`, `resting` after a step, at its
+    `peak` during one.
 
     Args:
         config: The run; `learner.num_ranks` processes are started.
@@ -64,7 +65,8 @@ def _resting() -> float:
     return float(sum(storages.values()))
 
 
-def _peak(recorded: Any) -> float:
+def most_held(recorded: Any) -> float:
+    """Return the most bytes that were held at a time while a profiler recorded."""
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
@@ -90,7 +92,8 @@ def rank_main(
     assert address
     shape = PackShape.from_config(config, hidden_size=config.learner.micro_batch_tokens)
     batch = pack(_samples(num_samples, length), [], shape)
-    learner = rank.start(*address)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as starting:
+        learner = rank.start(*address)
     learner.step(0, BranchBatch((batch,)), Objective(1.0, 0.0))
     resting = _resting()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
@@ -98,4 +101,6 @@ def rank_main(
             learner.step(step, BranchBatch((batch,)), Objective(1.0, 0.0))
     tokens = sum(micro.num_tokens for micro in batch.rl[number])
     if pipe:
-        pipe.send({"resting": resting, "peak": resting + _peak(recorded), "tokens": tokens})
+        peak = resting + most_held(recorded)
+        startup = most_held(starting)
+        pipe.send({"startup": startup, "resting": resting, "peak": peak, "tokens": tokens})

@@ -29,7 +29,7 @@ def coop_rl(*arguments: str) -> Ended:
     """Run a command in the repository root; check that it started neither Ray nor a process."""
     out, err = io.StringIO(), io.StringIO()
     before = psutil.Process().children(recursive=True)
-    on_interrupt = signal.getsignal(signal.SIGINT)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         with (
             contextlib.chdir(ROOT),
@@ -42,7 +42,8 @@ def coop_rl(*arguments: str) -> Ended:
     except SystemExit as ended:
         code = int(ended.code or 0)
     finally:
-        signal.signal(signal.SIGINT, on_interrupt)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     assert not ray.is_initialized()
     assert psutil.Process().children(recursive=True) == before
     return Ended(code, out.getvalue(), err.getvalue())

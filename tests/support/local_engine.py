@@ -21,6 +21,7 @@ from coop_rl.learner.engine import (
     take,
 )
 from coop_rl.models import TokenScores, checkpoint_name
+from coop_rl.models.policy import inputs_of
 from coop_rl.types import TokenGrid
 
 
@@ -47,7 +48,7 @@ class LocalEngine:
 
     def __call__(self, grid: TokenGrid) -> TokenScores:
         """Score tokens."""
-        scores: TokenScores = self._module(*grid.to(self.device))
+        scores: TokenScores = self._module(*inputs_of(self._module, grid, self.device))
         return scores
 
     def backward(self, loss: torch.Tensor) -> None:

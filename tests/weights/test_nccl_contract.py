@@ -4,9 +4,6 @@ import dataclasses
 import inspect
 
 import pytest
-import torch
-
-from tests.learner.test_export import Theta
 
 vllm_nccl = pytest.importorskip("vllm.distributed.weight_transfer.nccl_engine")
 
@@ -28,25 +25,6 @@ def test_we_build_it():
     info = init_info(3, "127.0.0.1", 3)
     assert (info.rank, info.world_size, info.master_address) == (3, 3, "127.0.0.1")
     assert not info.is_sender
-
-
-def test_source_says_what_vllm_asks_for():
-    from vllm.distributed.weight_transfer.base import WeightSource
-
-    from coop_rl.weights.nccl_sender import VllmSource
-    from coop_rl.weights.source import MergedWeightSource
-
-    theta = Theta({"a.weight": torch.ones(2, 3), "b.weight": torch.zeros(4)})
-    source = VllmSource(MergedWeightSource(theta, None, torch.bfloat16))
-    assert isinstance(source, WeightSource)
-    declared = [(m.name, m.dtype, m.shape) for m in source.metadata()]
-    assert declared == [
-        ("a.weight", torch.bfloat16, (2, 3)),
-        ("b.weight", torch.bfloat16, (4,)),
-    ]
-    for _ in range(2):  # a fresh pass each time
-        sent = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source]
-        assert sent == declared
 
 
 def test_client_shifts_rank_offset_of_the_worker_info():

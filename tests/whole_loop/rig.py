@@ -320,6 +320,8 @@ class Run:
             name = str(path.relative_to(folder))
             if path.suffix == ".safetensors":
                 found |= {f"{name}/{key}": value for key, value in load_file(path).items()}
+            elif name == "progress.json":  # without which commit it is, and of which line
+                found[name] = str(read_progress(folder))
             elif name != "manifest.json":
                 found[name] = path.read_text()
         return found

@@ -53,8 +53,7 @@ class Dapo(ConfiguredEstimator[DapoRl]):
 
     def is_informative(self, group: ScoredGroup) -> bool:
         """Whether the rewards, before shaping, differ; always where dynamic sampling is off."""
-        reward_G = reward_values(group)
-        return self.settings.max_refills == 0 or bool(reward_G.min() < reward_G.max())
+        return self.settings.max_refills == 0 or len(set(reward_values(group.valid()))) > 1
 
     def loss(self, tokens: RolloutTokens, counts: RolloutCounts) -> RlLoss:
         """Return a micro-batch's share."""

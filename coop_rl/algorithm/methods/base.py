@@ -1,6 +1,6 @@
 """What the loop asks of a method: what a step needs, and what is learned from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
@@ -112,7 +112,7 @@ class Method(Generic[S]):
     def compose(self, data: StepData) -> Lesson:
         """Return what the learners are given: by default all of the data."""
         groups = splice(data.groups, data.second)
-        samples = to_token_samples(groups, self.estimator.advantages(groups))
+        samples = to_token_samples(groups, self.estimator.advantages)
         objective = self.objective(data.step, data.guidance)
         return Lesson(samples, data.demonstrations, objective, data.second.demonstrations)
 
@@ -138,16 +138,34 @@ class Method(Generic[S]):
         """Go on from what `state` returned."""
 
 
-def to_token_samples(groups: Sequence[ScoredGroup], advantages: Advantages) -> list[TokenSample]:
-    """Return N samples with their advantages, A_G of each group, in order."""
-    return [
-        TokenSample(
-            prompt_ids=group.prompt.context_ids,
-            response_ids=rollout.token_ids,
-            behaviour_log_probs=rollout.behaviour_log_probs,
-            advantage=float(advantage),
-            is_truncated=rollout.is_truncated,
-        )
-        for group, advantage_G in zip(groups, advantages, strict=True)
-        for rollout, advantage in zip(group.rollouts, advantage_G, strict=True)
-    ]
+def to_token_samples(
+    groups: Sequence[ScoredGroup], advantages: Callable[[Sequence[ScoredGroup]], Advantages]
+) -> list[TokenSample]:
+    """Return N samples with their advantages, in order.
+
+    Responses that nobody could score do not train and are no part of their group's baseline; of a
+    group with fewer than two others none trains.
+
+    Args:
+        groups: The rollouts.
+        advantages: Returns A_G of each group, in order.
+    """
+    scored = [group.valid() for group in groups]
+    is_known = [v is g or len(v.rewards) > 1 for g, v in zip(groups, scored, strict=True)]
+    known = iter(advantages([v for v, is_one in zip(scored, is_known, strict=True) if is_one]))
+    samples: list[TokenSample] = []
+    for group, has_baseline in zip(groups, is_known, strict=True):
+        advantage_V = iter(next(known) if has_baseline else ())
+        for rollout, reward in zip(group.rollouts, group.rewards, strict=True):
+            is_valid = has_baseline and reward.status == "scored"
+            samples.append(
+                TokenSample(
+                    prompt_ids=group.prompt.context_ids,
+                    response_ids=rollout.token_ids,
+                    behaviour_log_probs=rollout.behaviour_log_probs,
+                    advantage=float(next(advantage_V)) if is_valid else 0.0,
+                    is_truncated=rollout.is_truncated,
+                    is_valid=is_valid,
+                )
+            )
+    return samples

@@ -17,12 +17,12 @@ first step on, so that every step has both losses):
 With `demonstrations` guidance g_theta^SFT = sum_s v_s g_s / sum_s v_s over the sources s of a step.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from coop_rl.algorithm.methods.base import Method, StepData
+from coop_rl.algorithm.schedules import scheduled_mix
 from coop_rl.config import RunConfig
 from coop_rl.config.method import BridgeMethod
 from coop_rl.config.sizes import mix_and_penalty
@@ -33,16 +33,6 @@ from coop_rl.types import (
     Lesson,
     Objective,
 )
-
-
-def scheduled_mix(step: int, num_steps: int, schedule: str, mix: float) -> float:
-    """Return lambda_k where the meta-controller does not choose it."""
-    progress = (step + 0.5) / num_steps
-    if schedule == "linear":
-        return progress
-    if schedule == "cosine":
-        return (1.0 - math.cos(math.pi * progress)) / 2.0
-    return mix
 
 
 class Bridge(Method[BridgeMethod]):

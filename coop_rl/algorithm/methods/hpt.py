@@ -40,5 +40,5 @@ class Hpt(Method[HptMethod]):
                 taught.append(expert)
             else:
                 kept.append(group)
-        samples = to_token_samples(kept, self.estimator.advantages(kept))
+        samples = to_token_samples(kept, self.estimator.advantages)
         return Lesson(samples, taught, self.objective(data.step))

@@ -35,7 +35,6 @@ from coop_rl.algorithm.estimators.shared import relative_to_group
 from coop_rl.algorithm.methods.base import Method, Needs, StepData, to_token_samples
 from coop_rl.config.rivals import LuffyMethod
 from coop_rl.types import (
-    Demonstration,
     DemonstrationTerm,
     Lesson,
     Objective,
@@ -87,16 +86,23 @@ class Luffy(Method[LuffyMethod]):
     def compose(self, data: StepData) -> Lesson:
         """Put the experts into their groups."""
         expert_of = data.expert_of()
-        advantages: Advantages = []
-        experts: list[Demonstration] = []
-        for group in data.groups:
-            expert = expert_of.get(group.prompt.id)
-            if expert is None:
-                advantage_G = group_advantages(reward_values(group), normalize_by_std=False)
-            else:
-                advantage_G, weight = advantages_with_expert(group, normalize_by_std=False)
-                experts.append(replace(expert, weight=weight))
-            advantages.append(advantage_G)
+        experts = [
+            replace(
+                expert_of[group.prompt.id],
+                weight=advantages_with_expert(group.valid(), normalize_by_std=False)[1],
+            )
+            for group in data.groups
+            if group.prompt.id in expert_of
+        ]
+
+        def advantages(groups: Sequence[ScoredGroup]) -> Advantages:
+            return [
+                advantages_with_expert(group, normalize_by_std=False)[0]
+                if group.prompt.id in expert_of
+                else group_advantages(reward_values(group), normalize_by_std=False)
+                for group in groups
+            ]
+
         samples = to_token_samples(data.groups, advantages)
         share = len(experts) / (len(experts) + len(samples))
         objective = Objective(

@@ -59,7 +59,7 @@ class Prefix(Method[PrefixMethod]):
             has_failed = not any(reward.is_correct for reward in group.rewards)
             if has_failed and not prompt.given_ids and prompt.id in expert_of:
                 self._failed[prompt.id] = expert_of[prompt.id].response_ids
-        samples = to_token_samples(data.groups, self.estimator.advantages(data.groups))
+        samples = to_token_samples(data.groups, self.estimator.advantages)
         return Lesson(samples, (), self.objective(data.step))
 
     def state(self) -> dict[str, Any]:

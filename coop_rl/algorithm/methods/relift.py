@@ -66,7 +66,7 @@ class Relift(Method[ReliftMethod]):
             has_failed = not any(reward.is_correct for reward in group.rewards)
             if has_failed and group.prompt.id in expert_of:
                 self._buffer.append(expert_of[group.prompt.id])
-        samples = to_token_samples(data.groups, self.estimator.advantages(data.groups))
+        samples = to_token_samples(data.groups, self.estimator.advantages)
         return Lesson(samples, (), objective)
 
     @property

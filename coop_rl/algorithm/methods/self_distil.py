@@ -80,9 +80,13 @@ class SelfDistil(Method[SelfDistilMethod]):
         """Tell every rollout what its teacher sees."""
         teacher_of = {name: d.teacher_prompt_ids for name, d in data.expert_of().items()}
         prompts = [group.prompt for group in data.groups for _ in group.rollouts]
-        plain = to_token_samples(data.groups, self.estimator.advantages(data.groups))
+        plain = to_token_samples(data.groups, self.estimator.advantages)
         samples = [
-            replace(sample, teacher_prompt_ids=teacher_of.get(prompt.id, prompt.token_ids))
+            replace(
+                sample,
+                is_valid=True,  # rewards are not learned from
+                teacher_prompt_ids=teacher_of.get(prompt.id, prompt.token_ids),
+            )
             for sample, prompt in zip(plain, prompts, strict=True)
         ]
         return Lesson(samples, (), self.objective(data.step))

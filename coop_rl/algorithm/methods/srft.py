@@ -82,7 +82,7 @@ class Srft(Method[SrftMethod]):
         experts = [
             replace(
                 expert_of[group.prompt.id],
-                weight=advantages_with_expert(group, normalize_by_std=True)[1],
+                weight=advantages_with_expert(group.valid(), normalize_by_std=True)[1],
             )
             for group in data.groups
             if group.prompt.id in expert_of
@@ -97,5 +97,5 @@ class Srft(Method[SrftMethod]):
             DemonstrationTerm("shaped", share),
         )
         objective = Objective(rl_weight=1.0, sft_weight=1.0, terms=terms)
-        samples = to_token_samples(data.groups, self.estimator.advantages(data.groups))
+        samples = to_token_samples(data.groups, self.estimator.advantages)
         return Lesson(samples, experts, objective)

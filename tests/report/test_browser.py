@@ -1,0 +1,97 @@
+"""The page in headless Chromium, from a file: drawn, switched, searched, and silent."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from coop_rl.report.content import content_of
+from coop_rl.report.page import page
+from coop_rl.report.stored_run import read_run
+from tests.report.conftest import BROWSER
+from tests.report.runs import lines, sample, write_run
+
+HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+ACT = """
+const until = (axis) => new Promise((done) => {
+  const isDrawn = () => document.documentElement.dataset.drawn === axis;
+  const look = () => isDrawn() ? done() : setTimeout(look, 10);
+  look();
+});
+const tell = async () => {
+  const told = {};
+  const one = (selector) => document.querySelector(selector);
+  const drawing = () => one(".plot svg").getAttribute("aria-label");
+  await until("steps");
+  told.figures = document.querySelectorAll("figure").length;
+  told.drawings = document.querySelectorAll(".plot svg[role=img]").length;
+  told.steps = drawing();
+  one("input[name=axis][value=tokens]").click();
+  await until("tokens");
+  told.tokens = drawing();
+  one("input[name=theme][value=dark]").click();
+  told.dark = getComputedStyle(document.body).backgroundColor;
+  one("input[name=theme][value=light]").click();
+  told.light = getComputedStyle(document.body).backgroundColor;
+  one(".plot").dispatchEvent(new KeyboardEvent("keydown", { key: "End" }));
+  told.read = one("#said").textContent;
+  const count = () => one("#samples [role=status]").textContent;
+  told.all = count();
+  const search = one("#samples input");
+  search.value = "ONERROR";
+  search.dispatchEvent(new Event("input"));
+  told.searched = count();
+  told.text = one("#samples .response").textContent;
+  search.value = "";
+  search.dispatchEvent(new Event("input"));
+  const kinds = [...document.querySelectorAll("#samples select")].at(-1);
+  kinds.value = "gained";
+  kinds.dispatchEvent(new Event("change"));
+  told.gained = count();
+  told.images = document.images.length;
+  told.title = document.title;
+  told.overflow = document.documentElement.scrollWidth - innerWidth;
+  const out = document.createElement("output");
+  out.id = "told";
+  out.textContent = JSON.stringify(told);
+  document.body.append(out);
+};
+tell();
+"""
+
+
+def seen(html: str, tmp_path: Path, width: int) -> tuple[dict[str, Any], str]:
+    """Return what the page told after it was used, and what the browser's console said."""
+    file = tmp_path / "report.html"
+    # Only scripts of the page's own digests run; this one is the test's.
+    used = re.sub(r"script-src [^;]*", "script-src 'unsafe-inline'", html, count=1)
+    file.write_text(used.replace("</body>", f"<script>{ACT}</script></body>"))
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--window-size={width},900", "--enable-logging=stderr"]
+    command += ["--virtual-time-budget=4000", f"--user-data-dir={tmp_path}/profile"]
+    done = subprocess.run(
+        [*command, file.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    found = re.search(r'<output id="told">(.*?)</output>', done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    text = found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    return json.loads(text), done.stderr
+
+
+def test_a_report_is_used_in_a_browser(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", right={0: [False, True], 20: [True, True]})
+    lines(run / "samples.jsonl", [sample(0, HOSTILE), sample(1, "1+1=2")])
+    told, console = seen(page(content_of([read_run(run)])), tmp_path, 500)
+    assert told["drawings"] == told["figures"] > 5
+    assert told["steps"].startswith("Training reward over steps. reward: first 0.5")
+    assert told["tokens"].startswith("Training reward over tokens.")
+    assert told["dark"] != told["light"]
+    assert told["read"] == "reward 0.5, tokens 200"
+    assert told["all"] == "6 of 6 samples"
+    assert told["searched"] == "1 of 6 samples"
+    assert told["text"] == HOSTILE
+    assert told["gained"] == "2 of 6 samples"  # before and after
+    assert (told["images"], told["title"]) == (0, "run · coop-rl")
+    assert told["overflow"] <= 0
+    assert "CONSOLE" not in console
