@@ -9,8 +9,8 @@ t interval.
 
 | arm | guidance |
 |---|---|
-| learned | weights of the sources, by the look-ahead gain; no shadow |
-| default | the same beside w and its shadow: what `meta.guidance` is where there are sources |
+| learned | weights of the sources, by the look-ahead gain; no shadow; the default here |
+| with w | the same beside w and its shadow |
 | fixed | none: equal weights; w stands still |
 | placebo | as `learned`, but the products are dealt at random |
 """
@@ -25,7 +25,7 @@ STUDY = Study(
     config="configs/local/mixed-sources.yaml",
     arms={
         "learned": LEARNED,
-        "default": ("meta.guidance=[adapter,demonstrations]",),
+        "with w": ("meta.guidance=[adapter,demonstrations]",),
         "fixed": ("meta.guidance=[adapter]", "meta.w_objective=frozen"),
         "placebo": (*LEARNED, "meta.lookahead=placebo"),
     },

@@ -11,10 +11,11 @@ The functions stand in `coop_rl.api`, which is imported when the first of them i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from coop_rl.version import __version__
+
 if TYPE_CHECKING:
     from coop_rl.api import Result, evaluate, load_run, train
 
-__version__ = "0.1.0"
 __all__ = ["Result", "__version__", "evaluate", "load_run", "train"]
 
 

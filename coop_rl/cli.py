@@ -13,13 +13,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from coop_rl import __version__
 from coop_rl.cli_runs import add_run_commands
 from coop_rl.commands.options import Allow, AllowCode, DataFile, spread_option
 from coop_rl.config import load_config
 from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
 from coop_rl.errors import Interrupted, RunError, UserError, printable
+from coop_rl.version import __version__
 
 app = typer.Typer(
     name="coop-rl",

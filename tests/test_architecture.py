@@ -22,7 +22,8 @@ DOORS = {
     "deepspeed": ("learner/deepspeed_engine.py",),
 }
 MAY_IMPORT: dict[str, set[str]] = {
-    "": {"api"},
+    "": {"api", "version"},
+    "version": set(),
     "errors": set(),
     "files": set(),
     "metric_names": set(),
@@ -56,7 +57,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "algorithm", "config", "data", "distributed", "errors", "evaluation", "files",
         "metric_names", "observability", "rewards", "rollout", "tracing", "types", "weights",
     },
-    "report": {"config", "errors", "evaluation", "files", "metric_names", "observability"},
+    "report": {
+        "config", "errors", "evaluation", "files", "metric_names", "observability", "version",
+    },
     "commands": {
         "algorithm", "config", "data", "diagnosis", "distributed", "driver", "errors",
         "evaluation", "files", "learner", "models", "observability", "planning", "report",
@@ -64,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "api": {"commands", "config", "errors", "evaluation", "metric_names", "observability"},
     "cli_runs": {"commands"},
-    "cli": {"cli_runs", "commands", "config", "data", "errors"},
+    "cli": {"cli_runs", "commands", "config", "data", "errors", "version"},
     "__main__": {"cli"},
 }  # fmt: skip
 """What each folder (or file of the top folder) may import of ours, type-only imports included: from

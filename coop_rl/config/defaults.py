@@ -8,8 +8,9 @@ from typing import Any
 def weigh_named_sources(values: Any) -> Any:
     """Return a config's values with `demonstrations` guidance where there are sources to weigh.
 
-    Only where meta.guidance is not set. It differentiates one optimiser step from both losses;
-    where the settings take others, w alone is tuned. docs/results.md shows what it gives.
+    Only where meta.guidance is not set. Beside w and its shadow it gave less, for twice the cost
+    (docs/results.md). It differentiates one optimiser step from both losses; where the settings
+    take others, w is tuned.
     """
     names = ("meta", "method", "learner", "demonstrations")
     found = [values.get(name) or {} for name in names] if isinstance(values, dict) else []
@@ -25,4 +26,4 @@ def weigh_named_sources(values: Any) -> Any:
     )
     if "guidance" in meta or not (has_sources and is_covered):
         return values
-    return {**values, "meta": {**meta, "guidance": ["adapter", "demonstrations"]}}
+    return {**values, "meta": {**meta, "guidance": ["demonstrations"]}}

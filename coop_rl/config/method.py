@@ -137,8 +137,8 @@ class MetaSection(Section):
     """What the meta-controller tunes: `adapter`, the paper's w; `mix`, lambda; `demonstrations`,
     a weight for every source of demonstrations; `scaffold`, a w that is no part of the policy but
     lets it sample right responses to prompts that failed (docs/algorithm.md section 5). Where
-    nothing is set and the demonstrations have sources (`mixture`, `source_column`, `split_by`),
-    `demonstrations` is added, unless the method takes several updates a batch."""
+    nothing is set and the demonstrations have sources (`mixture`, `source_column`, `split_by`) it
+    is `demonstrations`, unless the learner takes several updates a batch."""
     w_objective: Literal["cooperative", "mixture", "sft", "frozen", "random"] = "cooperative"
     """What w follows: the method, or one of its controls (docs/algorithm.md section 5)."""
 

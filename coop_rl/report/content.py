@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from coop_rl import __version__
 from coop_rl.config import RunConfig
 from coop_rl.metric_names import DEVICE_SECONDS, STEP_SECONDS, describe
 from coop_rl.report.arms import Arm, arms_of, differing_fields
@@ -17,6 +16,7 @@ from coop_rl.report.comparison import compare_arms
 from coop_rl.report.samples import samples_of
 from coop_rl.report.stored_run import AXES, Row, StoredRun, flatten
 from coop_rl.report.summary import summarise
+from coop_rl.version import __version__
 
 MAX_POINTS, ALL_POINTS, FEWEST_POINTS = 1_000, 6_000, 100
 """Steps drawn of one run, of all runs, and of one run however many there are."""

@@ -301,9 +301,9 @@ SOURCES = {
 @pytest.mark.parametrize(
     ("sources", "more", "guidance"),
     [
-        ("mixture", (), ("adapter", "demonstrations")),
-        ("source_column", (), ("adapter", "demonstrations")),
-        ("split_by", (), ("adapter", "demonstrations")),
+        ("mixture", (), ("demonstrations",)),
+        ("source_column", (), ("demonstrations",)),
+        ("split_by", (), ("demonstrations",)),
         ("none", (), ("adapter",)),
         ("mixture", ("meta.guidance=[adapter]",), ("adapter",)),
         ("mixture", ("learner.num_minibatches=2", "prompts.per_step=8"), ("adapter",)),

@@ -18,7 +18,7 @@ from coop_rl.diagnosis import machine
 from coop_rl.diagnosis.finding import Finding, attempt
 from coop_rl.diagnosis.nodes import judge_node
 from coop_rl.distributed.nodes import NodeAnswer, clocks_apart
-from coop_rl.errors import ActorLostError, ResourceError
+from coop_rl.errors import ActorLostError, ResourceError, UserError
 from coop_rl.observability.run_directory import package_versions
 from coop_rl.planning.shape import shape_of
 from tests.main_job.harness import DEMO
@@ -36,7 +36,7 @@ def test_a_node_that_is_lost_is_a_finding_beside_the_others() -> None:
 
     shown = StringIO()
     config = configure("placement.address=auto")
-    with pytest.raises(ResourceError, match=r"checks failed: .*cluster"):
+    with pytest.raises(UserError, match=r"checks failed: .*cluster"):
         examine(config, Console(file=shown, width=200), as_json=True, is_quick=True, nodes=nodes)
     found = {finding["check"]: finding for finding in json.loads(shown.getvalue())}
     assert "10.0.0.7" in found["cluster"]["found"]
