@@ -199,7 +199,7 @@ def test_several_files_patterns_and_parquet(tmp_path: Path) -> None:
     for source, message in (
         (f"prompts.path={tmp_path}/none*.jsonl", "matches no file"),
         (f"prompts.path=[{tmp_path}/t.parquet, {folder}/p0.jsonl]", "mixes parquet"),
-        (f"prompts.path={tmp_path}/none.parquet", "no such file"),
+        (f"prompts.path={tmp_path}/none.parquet", "No such file"),
     ):
         with pytest.raises(DataError, match=message):
             load_run_data(configure(tmp_path, source))

@@ -110,7 +110,7 @@ def test_what_user_functions_return_becomes_plain_or_crashes(
     warnings = capfd.readouterr().err
     # Each place once in each of the two pools' one process.
     assert warnings.count("SystemExit at ") == 2
-    assert warnings.count("TypeError at ") == 2
+    assert warnings.count("RewardValueError at ") == 2
 
 
 @pytest.mark.parametrize(
