@@ -14,9 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from coop_rl.commands.stored_run import StoredRun, Which
-from coop_rl.config import ServingConfig, load_serving_config
-from coop_rl.config.reward import RewardSection
+from coop_rl.commands.stored_run import StoredRun, Which, run_folder
+from coop_rl.config import ServingConfig, load_config, load_serving_config
 from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
@@ -138,9 +137,9 @@ def _resolve(
     """Find out what `model` is, and check it."""
     path = Path(model).expanduser()
     name, step = path.resolve().name if path.is_dir() else model.replace("/", "--"), 0
+    if request.config is None and (folder := run_folder(path)):
+        _refuse_code(request, folder)
     if run := StoredRun.find(path, request.checkpoint, say=console.line):
-        if request.config is None:
-            _refuse_code(request, run.path, run.config.reward)
         made = digest(run.checkpoint)
         exported = export_cached(run.config, run.checkpoint, made, run.path / "exports")
         name, step = run.name, run.step
@@ -153,13 +152,13 @@ def _resolve(
     return Target(unique, model, config, step, tuple(serving_sets(config)))
 
 
-def _refuse_code(request: EvaluationRequest, run: Path, reward: RewardSection) -> None:
+def _refuse_code(request: EvaluationRequest, run: Path) -> None:
     """Refuse to run code because a folder, which may come from anybody, says so.
 
     Raises:
         ConfigError: Names the function.
     """
-    functions = reward.functions
+    functions = load_config(run / "config.json").reward.functions
     if functions and not request.may_run_code:
         raise ConfigError(
             f"{run / 'config.json'} names the reward function {functions[0]}, whose code would run "

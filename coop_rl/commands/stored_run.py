@@ -42,8 +42,7 @@ class StoredRun:
         Raises:
             UserError: The run has no such checkpoint, or the checkpoint is damaged.
         """
-        run = given.parent.parent if given.parent.name == "checkpoints" else given
-        if not (run / "checkpoints").is_dir():
+        if (run := run_folder(given)) is None:
             return None
         checkpoint = given if run != given else _checkpoint(run, which, say)
         step = read_progress(checkpoint).next_step
@@ -53,6 +52,12 @@ class StoredRun:
     def name(self) -> str:
         """The run's folder and the checkpoint's."""
         return f"{self.path.resolve().name}-{self.checkpoint.name}"
+
+
+def run_folder(given: Path) -> Path | None:
+    """Return the directory of the run that `given` names; None: it names none."""
+    run = given.parent.parent if given.parent.name == "checkpoints" else given
+    return run if (run / "checkpoints").is_dir() else None
 
 
 def _checkpoint(run: Path, which: Which, say: Callable[[str], None]) -> Path:

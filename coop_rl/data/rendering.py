@@ -114,6 +114,12 @@ class Renderer:
                 f"{section}.question_template must contain {{prompt}}, "
                 f"got {data.question_template!r}"
             )
+        for argument in data.template_arguments:
+            if argument in OWN_ARGUMENTS or not _mentions(tokenizer.chat_template, argument):
+                raise ConfigError(
+                    f"{section}.template_arguments: the model's chat template reads no {argument}; "
+                    "correct its spelling, or remove it"
+                )
         if data.template is None:
             try_chat_template(
                 tokenizer,
@@ -123,12 +129,6 @@ class Renderer:
             )
         elif "{prompt}" not in data.template:
             raise ConfigError(f"{section}.template must contain {{prompt}}, got {data.template!r}")
-        for name in data.template_arguments:
-            if name in OWN_ARGUMENTS or not _mentions(tokenizer.chat_template, name):
-                raise ConfigError(
-                    f"{section}.template_arguments: the model's chat template reads no {name}; "
-                    "correct its spelling, or remove it"
-                )
 
     def prompt(self, row: TextRow) -> Prompt:
         """Render a prompt with a gold answer.

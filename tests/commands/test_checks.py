@@ -71,7 +71,7 @@ def test_what_needs_a_missing_model_is_not_looked_at() -> None:
     done = look("doctor", "model.path=./absent", options=("--json", "--quick"))
     assert done.returncode == 2
     found = {finding["check"]: finding for finding in json.loads(done.stdout)}
-    assert found["model"]["found"] == "there is no model folder ./absent"
+    assert found["model"]["found"] == f"there is no model folder {Path.cwd() / 'absent'}"
     assert found["model"]["fix"] == "set model.path to an existing folder or a hub id"
     assert found["tokenizer"]["found"] == "not looked at without model"
     assert found["trials"]["found"] == "not made before it is mended: model"

@@ -121,7 +121,7 @@ class Toy:
 
 
 HELPFUL_AND_HARMFUL = {"good": [True], "bad": [False]}
-SEEDS = range(5)
+SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.prove) for seed in (2, 3, 4))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
