@@ -107,7 +107,7 @@ def test_several_updates_a_batch_and_the_best_checkpoint_until_a_w_is_stale(
         "checkpoint.keep=1",
     )
     assert re.search(
-        r"learner-shadow-0 holds another w than the meta-controller pushed: model\.\S+lora_B", ended
+        r"learner-shadow-0 holds another w than the meta-controller pushed: model\.\S+lora_A", ended
     ), ended
     rows = metrics(tmp_path / "run")
     steps = [row for row in rows if "grad/norm" in row]
