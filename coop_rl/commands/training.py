@@ -86,7 +86,9 @@ class Session:
             scaffold_rollouts=TeamScaffoldRollouts(config, team, joint, stages),
             demonstrations=Demonstrations(
                 config,
-                split_demonstrations(config, data, team, joint, run.directory.difficulty),
+                split_demonstrations(
+                    config, data, team, joint, run.directory.difficulty, console.milestone
+                ),
             ),
             learners=TeamLearners(config, team, stages),
             meta_controller=TeamMetaController(config, team, stages),

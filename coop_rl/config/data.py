@@ -240,7 +240,7 @@ class DemonstrationsSection(Traces):
     bins: int = Field(4, ge=2, le=32)
     """How many bins `split_by` makes; `length-1` holds the shortest, `nll-1` the likeliest,
     `difficulty-1` the easiest."""
-    difficulty_samples: int = Field(8, ge=1)
+    difficulty_samples: int = Field(4, ge=1)
     """Responses sampled to each prompt for `split_by: difficulty`, which tells one more level apart
     than there are samples."""
 

@@ -8,7 +8,7 @@ engines hold the base model then, in a resumed run as well. Called by `commands.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -40,7 +40,12 @@ DIFFICULTY_SEED = 375_017
 
 
 def split_demonstrations(
-    config: RunConfig, data: RunData, team: Team, generation: AskedGeneration, file: Path
+    config: RunConfig,
+    data: RunData,
+    team: Team,
+    generation: AskedGeneration,
+    file: Path,
+    report: Callable[[str], None],
 ) -> Mixture[Demonstration]:
     """Return the demonstrations under their bins' names, where a measure of the base model splits.
 
@@ -50,13 +55,14 @@ def split_demonstrations(
         team: Started, with the base model in its learners.
         generation: The policy's, with the base model in its engines.
         file: Keeps difficulties, which are not sampled again when the run is resumed.
+        report: Gets a line before and after, since sampling may take long.
     """
     section = config.demonstrations
     if section.split_by == "nll":
         scored = [(d.prompt_ids, d.response_ids) for d in data.demonstrations]
         values = [value for part in _parts(scored) for value in _mean_nlls(config, team, part)]
     elif section.split_by == "difficulty":
-        values = _kept_difficulties(config, data.asked, generation, file)
+        values = _kept_difficulties(config, data.asked, generation, file, report)
     else:
         return data.demonstrations
     return split_by_values(data.demonstrations, values, section)
@@ -75,7 +81,11 @@ def _mean_nlls(config: RunConfig, team: Team, rows: list[TokenRow]) -> list[floa
 
 
 def _kept_difficulties(
-    config: RunConfig, asked: Sequence[Prompt], generation: AskedGeneration, file: Path
+    config: RunConfig,
+    asked: Sequence[Prompt],
+    generation: AskedGeneration,
+    file: Path,
+    report: Callable[[str], None],
 ) -> list[float]:
     """Return each prompt's difficulty, as the run measured it when it began.
 
@@ -83,7 +93,10 @@ def _kept_difficulties(
         RunDirectoryError: It was measured for other demonstrations.
     """
     if not file.is_file():
+        count = config.demonstrations.difficulty_samples
+        report(f"the base model tries the prompts of {len(asked):,} demonstrations, {count} x each")
         values = difficulties(config, asked, generation)
+        report(f"it is right in {1 - fmean(values):.1%} of its responses to them")
         write_text(file, json.dumps({"difficulty": values}) + "\n")
         return values
     kept: list[float] = json.loads(file.read_text(encoding="utf-8"))["difficulty"]

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from coop_rl.evaluation.result import EvaluationResult
-from tests.main_job.harness import metrics, train
+from tests.main_job.harness import ROOT, metrics, train
 
 STEPS = 6
+NUM_SHOWN = 128
 EVALUATIONS = (
     f"run.num_steps={STEPS}",
     "evaluation.every=3",
@@ -53,9 +54,12 @@ def test_figures_beside_training_are_those_of_a_blocking_evaluation(tmp_path: Pa
 @pytest.mark.prove
 @pytest.mark.timeout(400)
 def test_bins_by_difficulty_are_weighed(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
+    run_dir, few = tmp_path / "run", tmp_path / "few.jsonl"
+    whole = (ROOT / "configs/local/demo/demonstrations.jsonl").read_text().splitlines()
+    few.write_text("\n".join(whole[:NUM_SHOWN]) + "\n")
     job = train(
         run_dir,
+        f"demonstrations.path={few}",
         "run.num_steps=10",
         "meta.guidance=[demonstrations]",
         "demonstrations.split_by=difficulty",
@@ -64,7 +68,9 @@ def test_bins_by_difficulty_are_weighed(tmp_path: Path) -> None:
     done = job.start().finish(timeout_s=380)
     assert done.returncode == 0, done.stderr[-2000:]
     values = json.loads((run_dir / "difficulty.json").read_text())["difficulty"]
+    assert len(values) == NUM_SHOWN
     assert 0 <= min(values) < max(values) <= 1
+    assert f"tries the prompts of {NUM_SHOWN} demonstrations, 4 x each" in done.stdout
     last = [row for row in metrics(run_dir) if "grad/norm" in row][-1]
     weights = [last[f"guidance/weight/difficulty-{number}"] for number in (1, 2)]
     assert sum(weights) == pytest.approx(1)
