@@ -121,10 +121,13 @@ class Toy:
 
 
 HELPFUL_AND_HARMFUL = {"good": [True], "bad": [False]}
-SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.prove) for seed in (2, 3, 4))]
+SEEDS = range(5)
+every_seed = pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.prove) for seed in SEEDS[2:])]
+)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_a_harmful_source_is_put_aside_and_reward_beats_fixed_weights(seed: int) -> None:
     learned = Toy(seed, HELPFUL_AND_HARMFUL, "meta.guidance=[demonstrations]")
     fixed = Toy(seed, HELPFUL_AND_HARMFUL, "meta.guidance=[adapter]", "meta.w_objective=frozen")
@@ -134,7 +137,7 @@ def test_a_harmful_source_is_put_aside_and_reward_beats_fixed_weights(seed: int)
     assert np.mean(rewards[-10:]) > np.mean(without[-10:]) + 0.02
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_lambda_rises_where_demonstrations_harm_and_falls_where_they_help(seed: int) -> None:
     mixes = {}
     for name, kinds in (("harm", [False]), ("help", [True])):
@@ -145,7 +148,7 @@ def test_lambda_rises_where_demonstrations_harm_and_falls_where_they_help(seed: 
     assert mixes["help"] < 0.4
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 @pytest.mark.parametrize(("start", "is_right"), [("0.1", False), ("0.9", True)])
 def test_a_bad_start_of_lambda_is_mended_within_twenty_steps(
     seed: int, start: str, is_right: bool
@@ -172,7 +175,7 @@ def test_products_over_their_scale_do_not_depend_on_thetas_rate(lr: str) -> None
     assert found[0] == pytest.approx(found[1], rel=1e-2)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@every_seed
 def test_single_harmful_demonstrations_are_put_aside(seed: int) -> None:
     """One source that holds both: only weights of single demonstrations can tell them apart."""
     toy = Toy(
