@@ -5,6 +5,7 @@ that `make quick` can leave it out; a test outside that starts Ray all the same 
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ BOOTING_PLACES = {"main_job", "gpu", "test_engine_process.py", "test_memory.py",
 BOOTING_FIXTURES = {"local_ray", "cluster", "placement", "rig", "recorded"}
 HAD_RAY = pytest.StashKey[bool]()
 _unexpected: list[str] = []
+
+
+def pytest_configure() -> None:
+    """Tests see SIGHUP as a terminal's session does, also where they themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
