@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from coop_rl.commands.stored_run import StoredRun, Which, run_folder
+from coop_rl.commands.stored_checkpoint import StoredCheckpoint, Which, run_folder
 from coop_rl.config import ServingConfig, load_config, load_serving_config
 from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
@@ -139,7 +139,7 @@ def _resolve(
     name, step = path.resolve().name if path.is_dir() else model.replace("/", "--"), 0
     if request.config is None and (folder := run_folder(path)):
         _refuse_code(request, folder)
-    if run := StoredRun.find(path, request.checkpoint, say=console.line):
+    if run := StoredCheckpoint.find(path, request.checkpoint, say=console.line):
         made = digest(run.checkpoint)
         exported = export_cached(run.config, run.checkpoint, made, run.path / "exports")
         name, step = run.name, run.step

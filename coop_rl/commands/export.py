@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from coop_rl.commands.stored_run import StoredRun, Which
+from coop_rl.commands.stored_checkpoint import StoredCheckpoint, Which
 from coop_rl.data.model_folder import local_folder
 from coop_rl.errors import ConfigError, ModelError, RunDirectoryError, first_line
 from coop_rl.observability.model_card import FACTORS, MERGED, PARTS, CardFacts, model_card
@@ -49,7 +49,7 @@ def export_run(request: ExportRequest, console: Console) -> None:
     """
     _check(request)
     based = [f"model.path={request.base}"] if request.base else []
-    run = StoredRun.find(request.run, request.checkpoint, based, say=console.print)
+    run = StoredCheckpoint.find(request.run, request.checkpoint, based, say=console.print)
     if run is None:
         raise RunDirectoryError(
             f"{request.run} is no run (no checkpoints/); give a run directory or a step-* folder"
@@ -75,7 +75,7 @@ def _check(request: ExportRequest) -> None:
         raise RunDirectoryError(f"{folder} is not empty; give a new or empty folder")
 
 
-def _write(request: ExportRequest, run: StoredRun, console: Console) -> None:
+def _write(request: ExportRequest, run: StoredCheckpoint, console: Console) -> None:
     from coop_rl.learner.export import StoredPolicy, write_model, writing  # heavy: transformers
     from coop_rl.learner.export_adapter import write_base_and_adapter, write_low_rank
 

@@ -25,26 +25,27 @@ def rollouts(config: RunConfig) -> list[TokenSample]:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"),
+    ("name", "count", "bound"),
     [
-        ("cluster/1-gpu", 16),
-        ("cluster/8-gpus", 5),
-        ("cluster/16-gpus", 4),
-        ("cluster/64-gpus", 7),
-        ("cluster/256-gpus", 4),
-        ("paper/qwen2.5-3b", 61),
-        ("paper/llama-3.2-3b-instruct", 61),
-        ("paper/qwen3-8b-base", 13),
+        ("cluster/1-gpu", 16, 1.25),
+        ("cluster/8-gpus", 5, 1.25),
+        ("cluster/16-gpus", 4, 1.25),
+        ("cluster/64-gpus", 7, 1.25),
+        ("cluster/256-gpus", 4, 1.25),
+        # 8,192 places hold few of these long answers: a quarter more would be 59.
+        ("paper/qwen2.5-3b", 61, 1.3),
+        ("paper/llama-3.2-3b-instruct", 61, 1.3),
+        ("paper/qwen3-8b-base", 13, 1.25),
     ],
 )
-def test_passes_are_few_and_full(name: str, count: int) -> None:
+def test_passes_are_few_and_full(name: str, count: int, bound: float) -> None:
     config = load_config(ROOT / f"configs/{name}.yaml", [])
     shape = PackShape.from_config(config, hidden_size=shape_of(config.model.path).hidden)
     batch = pack(rollouts(config), [], shape)
     assert {len(rank) for rank in batch.rl} == {count}
     assert useful_share([batch]) > 0.9
     least = sum(m.num_tokens for rank in batch.rl for m in rank)
-    assert count <= math.ceil(1.3 * least / shape.num_ranks / shape.micro_batch_tokens)
+    assert count <= math.ceil(bound * least / shape.num_ranks / shape.micro_batch_tokens)
 
 
 def test_a_cpu_keeps_its_costs() -> None:

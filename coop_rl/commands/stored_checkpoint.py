@@ -13,7 +13,7 @@ Which = Literal["newest", "best"]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredRun:
+class StoredCheckpoint:
     """A run and the checkpoint of it that is meant, verified."""
 
     path: Path
@@ -30,7 +30,7 @@ class StoredRun:
         overrides: Sequence[str] = (),
         *,
         say: Callable[[str], None],
-    ) -> "StoredRun | None":
+    ) -> "StoredCheckpoint | None":
         """Return the run that `given` names; None: it is neither a run nor a checkpoint.
 
         Args:
