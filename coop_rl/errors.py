@@ -5,6 +5,9 @@ started. `RunError` and its children end a run that had started with exit code 1
 the actor that failed.
 """
 
+from collections.abc import Sequence
+from typing import Literal
+
 
 def first_line(error: BaseException) -> str:
     """Return the first line of another library's error, or its type where it says nothing."""
@@ -47,6 +50,16 @@ class RunError(Exception):
 
 class ActorLostError(RunError):
     """A process of the run died, or did not answer within its time limit."""
+
+    def __init__(
+        self,
+        text: str,
+        actors: Sequence[str] = (),
+        cause: Literal["died", "hung"] = "died",
+    ) -> None:
+        """Say `text`; `actors` are the names of whoever was lost, as far as that is known."""
+        super().__init__(text)
+        self.actors, self.cause = tuple(actors), cause
 
 
 class RayLostError(ActorLostError):

@@ -21,6 +21,7 @@ from coop_rl.config.method import (
     Method,
     ShadowSection,
 )
+from coop_rl.config.recovery import RecoverySection
 from coop_rl.config.reward import RewardSection
 from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
 from coop_rl.config.run import CheckpointSection, ModelSection, ObservabilitySection, RunSection
@@ -34,6 +35,7 @@ class ServingConfig(Section):
     rollout: RolloutSection = RolloutSection()
     sync: SyncSection = SyncSection()
     placement: PlacementSection = PlacementSection()
+    recovery: RecoverySection = RecoverySection()
     evaluation: EvaluationSection = EvaluationSection()
 
     @property

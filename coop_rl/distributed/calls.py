@@ -221,8 +221,10 @@ def wait_a_moment(refs: Sequence[AnyRef], left_s: float) -> list[AnyRef]:
 
 
 def _overdue(timeout_s: float, calls: Iterable[Call[object]]) -> ActorLostError:
-    waiting = ", ".join(sorted({f"{call.actor} ({call.phase})" for call in calls}))
-    return ActorLostError(f"no answer within {timeout_s:g} s from {waiting or 'anyone'}")
+    late = list(calls)
+    waiting = ", ".join(sorted({f"{call.actor} ({call.phase})" for call in late}))
+    text = f"no answer within {timeout_s:g} s from {waiting or 'anyone'}"
+    return ActorLostError(text, sorted({call.actor for call in late}), "hung")
 
 
 def _explain(call: Call[object], error: RayError, others: Sequence[Call[object]]) -> RunError:
@@ -254,4 +256,5 @@ def _explain(call: Call[object], error: RayError, others: Sequence[Call[object]]
 def _lost(call: Call[object], error: RayError) -> ActorLostError:
     is_memory = isinstance(error, OutOfMemoryError) or "RAY_memory_usage_threshold" in str(error)
     reason = MEMORY_ADVICE if is_memory else first_line(error)
-    return ActorLostError(f"{call.actor} died in {call.phase}: {reason}; see logs/{call.actor}.log")
+    text = f"{call.actor} died in {call.phase}: {reason}; see logs/{call.actor}.log"
+    return ActorLostError(text, [call.actor])

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -89,12 +90,12 @@ def test_our_signals_stand_while_ray_sets_its_own() -> None:
     def stopped_by(number: int) -> None:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
         inherited.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-        os.kill(os.getpid(), number)  # another thread may take a signal that this one does not
+        signal.pthread_kill(threading.main_thread().ident or 0, number)  # no other thread takes it
 
     @cluster._own_signals()
     def lost() -> None:
         with suppress(Interrupted):  # as in a callback, whose exceptions go nowhere
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, ours) for number in numbers}
