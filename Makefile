@@ -13,7 +13,7 @@ SMOLLM2 := models/smollm2-135m-instruct
 QUICK := algorithm units
 GROUPS := jobs whole engines loop $(QUICK)
 
-.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check contracts gpu prove study study-sources study-mix format bench docs clean
+.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check contracts gpu prove chaos study study-sources study-mix format bench docs clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
@@ -27,6 +27,7 @@ help:
 	@echo "make gpu      learner, engine and a run measured on one GPU, then the tests that need one, in the Python"
 	@echo "              environment it is called from; writes bench/results.d/gpu (ARGS=--tiny: small, on any machine)"
 	@echo "make prove    rarer whole jobs, then whole training runs: bridge x 3 seeds, rl, shuffled rewards"
+	@echo "make chaos    kill each process of a run, one run each, and compare with the undisturbed run; a table"
 	@echo "make study    does the shadow matter: five meta.w_objective x five seeds (about 100 minutes)"
 	@echo "make study-sources  does guidance pay where half of the demonstrations are harmful (60 minutes)"
 	@echo "make study-mix  is a learned lambda as good as a fixed one on good demonstrations (25 minutes)"
@@ -51,7 +52,7 @@ plan: setup
 submit: setup
 	@coop-rl submit $(CONFIG) $(ARGS)
 
-CHECKED := not slow and not prove
+CHECKED := not slow and not prove and not chaos
 TESTS_jobs := tests/main_job -m "not whole_run and $(CHECKED)"
 TESTS_whole := tests/main_job -m "whole_run and $(CHECKED)"
 TESTS_engines := --ignore tests/main_job -m "boots and $(CHECKED)"
@@ -92,6 +93,10 @@ gpu:
 prove: setup
 	pytest -m prove
 	pytest -m slow
+
+# pytest's own tags: one fault alone with ARGS='-k raylet'.
+chaos: setup
+	pytest -m chaos tests/chaos $(ARGS)
 
 study: setup
 	@python bench/w_objective.py runs/w-objective

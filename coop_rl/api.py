@@ -84,6 +84,9 @@ def train(
 ) -> Result:
     """Train as `coop-rl train` does, on this machine or the config's cluster.
 
+    It trains in the caller's own process, which nobody can start again: where somebody is lost it
+    raises `ActorLostError`, and the same call goes on from the newest checkpoint.
+
     Args:
         config: A file, its sections as a mapping, or a config.
         overrides: `section.field=value`, as for `--set`.

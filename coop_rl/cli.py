@@ -7,6 +7,7 @@ actor, why, how to resume); 130 interrupted after a clean checkpoint.
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
@@ -14,8 +15,9 @@ from typing import Annotated, Literal
 import typer
 
 from coop_rl.cli_runs import add_run_commands
+from coop_rl.commands.allowed import Allowed
 from coop_rl.commands.options import Allow, AllowCode, DataFile, spread_option
-from coop_rl.config import load_config
+from coop_rl.config import RunConfig, load_config
 from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
 from coop_rl.errors import Interrupted, RunError, UserError, printable
@@ -68,9 +70,7 @@ def demo(overrides: Overrides = None, run_dir: RunDir = None, quiet: Quiet = Fal
     from coop_rl.commands.demo import demo_file
 
     run_config = load_config(demo_file(), overrides or [])
-    from coop_rl.commands.train import run_training  # heavy: ray
-
-    run_training(run_config, run_dir, "auto", is_quiet=quiet)
+    _train(run_config, run_dir, "auto", (), is_quiet=quiet)
 
 
 @app.command()
@@ -112,9 +112,26 @@ def train(
 
         check_run(run_config, Console(highlight=False), run_dir, resume, allow or ())
         return
-    from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
+    _train(run_config, run_dir, resume, allow or (), is_quiet=quiet)
 
-    run_training(run_config, run_dir, resume, allow or (), is_quiet=quiet)
+
+def _train(
+    config: RunConfig,
+    run_dir: Path | None,
+    resume: str,
+    allowed: Sequence[Allowed],
+    *,
+    is_quiet: bool,
+) -> None:
+    """Train in a process of its own, which is started again where somebody was lost."""
+    from coop_rl.commands.supervise import Restart, supervise
+
+    def train_once(resume: str, restart: Restart | None) -> None:
+        from coop_rl.commands.train import run_training  # heavy: ray, transformers
+
+        run_training(config, run_dir, resume, allowed, is_quiet=is_quiet, restart=restart)
+
+    supervise(config, run_dir, resume, train_once)
 
 
 @app.command()

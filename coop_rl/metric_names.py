@@ -156,6 +156,10 @@ METRICS: dict[str, Metric] = {
         "FLOP",
         "estimate so far: 2 N a generated or scored token, 6 N a trained one (8 N recomputed)",
     ),
+    "recovered/restarts": Metric(
+        "", "losses that the run went on after so far; only where there was one"
+    ),
+    "recovered/repeated_steps": Metric("steps", "trained again after them"),
     "time/device_s/<role>": Metric("s", "devices held by a role times seconds, so far"),
     VALIDATION_NLL: Metric(
         "nats", "mean negative log-likelihood of a token of demonstrations kept from training"

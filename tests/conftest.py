@@ -17,7 +17,14 @@ torch.set_num_threads(1)
 ALLOWED_SKIPS = ("gpu:", "root:", "shared data", "tracker:", "contracts:")
 """Starts of the reasons of tests that need a GPU, root, or what neither the repository nor the lock
 has: shared data, a tracker's package, and the GPU wheels that `make contracts` fetches."""
-BOOTING_PLACES = {"main_job", "gpu", "test_engine_process.py", "test_memory.py", "test_world.py"}
+BOOTING_PLACES = {
+    "main_job",
+    "chaos",
+    "gpu",
+    "test_engine_process.py",
+    "test_memory.py",
+    "test_world.py",
+}
 BOOTING_FIXTURES = {"local_ray", "cluster", "placement", "rig", "recorded"}
 HAD_RAY = pytest.StashKey[bool]()
 _unexpected: list[str] = []

@@ -244,6 +244,7 @@ def test_every_module_says_what_it_is() -> None:
         ("coop_rl.rollout.engine_process", ["torch", "vllm", "transformers", "ray"]),
         ("coop_rl.learner.meta_controller", ["vllm", "transformers", "deepspeed"]),
         ("coop_rl.learner.build", ["vllm"]),
+        ("coop_rl.commands.supervise", ["numpy", "torch", "ray", "vllm", "transformers"]),
         ("coop_rl.commands.report", ["torch", "ray", "vllm", "transformers", "deepspeed"]),
     ],
 )

@@ -53,6 +53,8 @@ class Door:
     resume: str = "auto"
     allowed: Sequence[Allowed] = ()
     """What a resume may find changed."""
+    is_restart: bool = False
+    """Whether this command had begun the run before, and lost somebody."""
     values: dict[str, Any] = field(default_factory=dict)
     """The model's config.json; where it is given, the model itself is not looked at."""
     warnings: list[str] = field(default_factory=list)
@@ -199,7 +201,14 @@ class Door:
         roles, keep = saved_roles(config), config.checkpoint.keep
         self.store = CheckpointStore(directory.checkpoints, keep, roles)
         self.inputs = Inputs(flatten(config.model_dump(mode="json")), fingerprints(config))
-        self.start = find_start(config, self.store, self.resume, self.inputs, self.allowed)
+        self.start = find_start(
+            config,
+            self.store,
+            self.resume,
+            self.inputs,
+            self.allowed,
+            is_restart=self.is_restart,
+        )
         return f"{directory.path}, {self.start.checkpoint or 'begins anew'}"
 
 

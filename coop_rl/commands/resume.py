@@ -48,6 +48,8 @@ def find_start(
     resume: str,
     inputs: Inputs,
     allowed: Collection[Allowed] = (),
+    *,
+    is_restart: bool = False,
 ) -> Start:
     """Find where to start, and let the store go on from there.
 
@@ -57,6 +59,7 @@ def find_start(
         resume: What `--resume` was given.
         inputs: What the run computes from now.
         allowed: What `--allow` was given.
+        is_restart: Whether the run was lost; where all steps are saved, what follows them was not.
 
     Raises:
         RunDirectoryError: There is nothing to train, or going on would be wrong.
@@ -65,7 +68,7 @@ def find_start(
     notes = list(start.notes)
     if checkpoint := start.checkpoint:
         step = stored_progress(checkpoint).next_step
-        if step >= config.run.num_steps:
+        if step >= config.run.num_steps and not is_restart:
             raise RunDirectoryError(
                 f"nothing to train: {checkpoint} already holds all {config.run.num_steps} steps; "
                 "raise run.num_steps, or give another --run-dir or run.name"

@@ -2,12 +2,13 @@
 
     config --_check--> CheckedRun --_start--> Team --Session.build, .train--> summary
 
+`commands.supervise` calls it, and calls it again after a loss (docs/recovery.md).
 Order matters: all input is checked before the run directory is made, and that before Ray starts.
 Until then nothing here imports torch; what the loop needs is imported while the actors start.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -15,10 +16,12 @@ from pathlib import Path
 from coop_rl.commands.allowed import Allowed
 from coop_rl.commands.checked_run import CheckedRun
 from coop_rl.commands.checks import Door
+from coop_rl.commands.supervise import Restart
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import ray_session
 from coop_rl.distributed.team import Team
+from coop_rl.driver.checkpoint_store import stored_progress
 from coop_rl.driver.stop import StopRequest
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory
@@ -33,6 +36,7 @@ def run_training(
     allowed: Sequence[Allowed] = (),
     *,
     is_quiet: bool = False,
+    restart: Restart | None = None,
 ) -> Path:
     """Run one training job from input checks to summary; returns the run directory.
 
@@ -41,24 +45,36 @@ def run_training(
         run_dir: Its directory; None: `<run.dir>/<run.name>`.
         resume: What `--resume` was given.
         allowed: What a resume may find changed.
+        is_quiet: Whether to print evaluations and the summary alone.
+        restart: What an attempt before this one lost; said in place of the plan.
 
     Raises:
         UserError: The input is wrong; nothing was started.
         RunError: The run failed; the text names the actor.
         Interrupted: The user stopped it after a checkpoint.
     """
-    run = _check(config, run_dir, resume, allowed, RunConsole(is_quiet=is_quiet))
+    door = Door(config, run_dir, resume, allowed, is_restart=restart is not None)
+    run = _check(door, RunConsole(is_quiet=is_quiet))
     sizes, stop = derive_sizes(config), StopRequest()
     console, directory = run.console, run.directory
-    console.show_plan(config, sizes, directory.path, run.start.checkpoint)
+    checkpoint = run.start.checkpoint
+    step = stored_progress(checkpoint).next_step if checkpoint else 0
+    report = console.milestone
+    if restart:
+        console.line(restart.line(step), "yellow")
+        report = _say_nothing
+    else:
+        console.notes(door.warnings)
+        console.show_plan(config, sizes, directory.path, checkpoint)
     console.notes([*run.start.notes, *directory.unreadable_rows()])
-    console.dropped(run.data.dropped)
+    console.dropped(() if restart else run.data.dropped)
     with directory.running() as status:
+        status.goes_on_from(step)
         started = time.monotonic()
         trackers = Trackers.start(config, directory.path, console.line)
         with ray_session(config.placement, sizes, config.run.name), stop.listening():
-            with team_of(config, directory.logs, console.milestone) as team, status.ending():
-                _start(run, team)
+            with team_of(config, directory.logs, report) as team, status.ending():
+                _start(run, team, report)
                 from coop_rl.commands.training import Session
 
                 session = Session.build(run, team, stop, trackers)
@@ -70,33 +86,29 @@ def run_training(
     return directory.path
 
 
-def _check(
-    config: RunConfig,
-    run_dir: Path | None,
-    resume: str,
-    allowed: Sequence[Allowed],
-    console: RunConsole,
-) -> CheckedRun:
+def _check(door: Door, console: RunConsole) -> CheckedRun:
     """Check all input, then make or reopen the run directory."""
-    door = Door(config, run_dir, resume, allowed)
     door.require_all()
-    directory = RunDirectory.open(config, run_dir)
+    directory = RunDirectory.open(door.config, door.run_dir)
     directory.note_inputs(door.inputs)
-    console.notes(door.warnings)
-    return CheckedRun(config, door.data, door.sets, directory, door.store, door.start, console)
+    return CheckedRun(door.config, door.data, door.sets, directory, door.store, door.start, console)
 
 
-def _start(run: CheckedRun, team: Team) -> None:
+def _start(run: CheckedRun, team: Team, report: Callable[[str], None]) -> None:
     """Bring the actors up, and note where each one runs."""
-    config, console = run.config, run.console
-    console.milestone("starting actors")
+    config = run.config
+    report("starting actors")
     run.directory.note_actors(
         team.start(
             config.placement.startup_timeout_s,
             config.sync.timeout_s,
             run.data.sources,
-            console.milestone,
+            report,
             # What the loop needs imports torch, which takes seconds.
             meanwhile=partial(import_module, "coop_rl.commands.training"),
         )
     )
+
+
+def _say_nothing(_: str) -> None:
+    """Let a restart be one line."""

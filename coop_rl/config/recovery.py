@@ -15,6 +15,10 @@ class RecoverySection(Section):
     """How often, within `window` steps, lost rollout actors are replaced while the run goes on."""
     reward_restarts: int = Field(10, ge=0)
     """How often, within `window` steps, lost reward actors are replaced while the run goes on."""
+    snapshot_every: int = Field(0, ge=0)
+    """Steps between snapshots: checkpoints that only the newest is kept of, beside
+    `checkpoint.keep`, so that a restart repeats few steps. One is left out where it would take more
+    than 5 % of the time since the last save; 0: none."""
     window: int = Field(50, ge=1)
     """Steps over which losses count."""
     backoff_s: float = Field(1.0, ge=0)

@@ -19,6 +19,7 @@ from ray._private import worker
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from coop_rl.errors import ActorLostError, RayLostError, RunError, first_line
+from coop_rl.observability.losses import TO_GO_ON
 
 SECONDARY_GRACE_S = 5.0
 """After one call failed, how long to look for a dead actor that may have caused it: Ray needs
@@ -82,8 +83,7 @@ def require_ray() -> None:
     """
     if lost := lost_ray_process():
         raise RayLostError(
-            f"Ray's own process {lost} died on this machine, and all actors with it; run the same "
-            "command to go on from the last checkpoint"
+            f"Ray's own process {lost} died on this machine, and all actors with it; {TO_GO_ON}"
         )
 
 

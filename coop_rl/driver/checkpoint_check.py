@@ -54,6 +54,8 @@ class Stored:
     """Number among the commits into its folder, from 1; what is newest has the highest."""
     line: tuple[tuple[str, str], ...] = ()
     """(name, digest) of the checkpoints it goes on from that were there, its parent first."""
+    is_snapshot: bool = False
+    """Whether it is kept only until the next one is there."""
 
 
 def damage(checkpoint: Path, roles: Collection[str] = ()) -> str | None:
@@ -90,8 +92,11 @@ def read_stored(checkpoint: Path) -> Stored:
     for ancestor in line:
         is_pair = isinstance(ancestor, list) and [type(part) for part in ancestor] == [str, str]
         _require(is_pair and STEP_FOLDER.fullmatch(ancestor[0]) is not None, PROGRESS)
+    is_snapshot = values.get("is_snapshot", False)
+    _require(isinstance(is_snapshot, bool), PROGRESS)
     progress = Progress(numbers[0], PolicyVersion(**version), method, rollouts)
-    return Stored(progress, numbers[-1], tuple((name, digest) for name, digest in line))
+    ancestors = tuple((name, digest) for name, digest in line)
+    return Stored(progress, numbers[-1], ancestors, is_snapshot)
 
 
 def read_inputs(checkpoint: Path) -> Inputs:

@@ -12,7 +12,8 @@
 A crash at any moment leaves the last renamed folder as it was; leftovers named tmp-* are ignored
 and removed by the next save. The newest checkpoint is the one committed last: who goes back to
 step 50 and trains on begins a new line, and what was abandoned stays until it is overwritten. Only
-ancestors of what was just committed are pruned. Called by `driver.checkpoints` while a run trains,
+ancestors of what was just committed are pruned. A snapshot is a checkpoint like the others, but
+for how long it is kept. Called by `driver.checkpoints` while a run trains,
 and by `commands.resume` and `commands.evaluate` to find a checkpoint.
 """
 
@@ -40,6 +41,7 @@ from coop_rl.errors import RunDirectoryError
 from coop_rl.files import put_in_place, write_text
 
 BEST = "best.json"
+KEPT_SNAPSHOTS = 1
 UNKNOWN = math.inf
 """Commit number of a folder that does not tell it: looked at first, so that its damage is told."""
 
@@ -58,7 +60,7 @@ class Found:
 
 
 class CheckpointStore:
-    """The checkpoints of one run; the newest `keep` of its line survive."""
+    """The checkpoints of one run; the newest `keep` of its line survive, and one snapshot."""
 
     def __init__(self, folder: Path, keep: int, roles: Collection[str] = ()) -> None:
         """Look after `folder`, whose checkpoints hold at least a folder for each of `roles`."""
@@ -89,8 +91,13 @@ class CheckpointStore:
         for leftover in self._folder.glob("tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def commit(self, temporary: Path, progress: Progress) -> Path:
+    def commit(self, temporary: Path, progress: Progress, *, is_snapshot: bool = False) -> Path:
         """Seal a written folder and give it its final name; returns that.
+
+        Args:
+            temporary: What `begin` returned.
+            progress: Where the run stands.
+            is_snapshot: Whether it goes as soon as a newer snapshot is there.
 
         Raises:
             OSError: It cannot be written; all that was committed stands.
@@ -98,6 +105,7 @@ class CheckpointStore:
         final = self._folder / f"step-{progress.next_step:06d}"
         number = 1 + max((n for n in map(_commit_number, self.all()) if n < UNKNOWN), default=0)
         stands = {"commit": number, "line": self._line_without(final)}
+        stands |= {"is_snapshot": True} if is_snapshot else {}
         (temporary / INPUTS).write_text(json.dumps(asdict(self._inputs), indent=1))
         (temporary / PROGRESS).write_text(json.dumps({**asdict(progress), **stands}, indent=2))
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
@@ -187,7 +195,9 @@ class CheckpointStore:
         if best == {}:
             return  # nobody knows which one must be kept
         line = [self._folder / name for name, sealed in self._line() if self._is_here(name, sealed)]
-        for old in line[self._keep :]:
+        snapshots = [path for path in line if _is_snapshot(path)]
+        lasting = [path for path in line if path not in snapshots]
+        for old in lasting[self._keep :] + snapshots[KEPT_SNAPSHOTS:]:
             if old != self.best():
                 shutil.rmtree(old, ignore_errors=True)
 
@@ -218,6 +228,13 @@ def stored_progress(checkpoint: Path) -> Progress:
 def digest(checkpoint: Path) -> str:
     """Return a checksum of a committed folder's content, which its manifest lists."""
     return sha256(checkpoint / MANIFEST)
+
+
+def _is_snapshot(checkpoint: Path) -> bool:
+    try:
+        return read_stored(checkpoint).is_snapshot
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _commit_number(checkpoint: Path) -> float:

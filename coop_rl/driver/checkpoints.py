@@ -4,6 +4,7 @@ learners, meta-controller --save--> one folder of driver.checkpoint_store, compl
 """
 
 import errno
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ from coop_rl.driver.stop import StopRequest
 from coop_rl.errors import ActorLostError, DivergedError, Interrupted, RunError
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion
+
+SNAPSHOT_SHARE = 0.05
+"""The largest share of a run's time that snapshots may take."""
 
 
 class TeamCheckpoints:
@@ -45,6 +49,7 @@ class TeamCheckpoints:
         self._warn = warn
         self._boundary = Progress(0, PolicyVersion(0, 0))
         self._best = config.checkpoint.best
+        self._saved_at, self._save_s = time.monotonic(), 0.0
         self.last: Path | None = resume_from
         """The checkpoint that was written last, by this run or the one it goes on from."""
 
@@ -77,6 +82,8 @@ class TeamCheckpoints:
         is_last = is_end or self._stop.is_set
         if is_last or (every > 0 and done % every == 0):
             self._save(is_last=is_last)
+        elif self._is_snapshot_due(done):
+            self._save(is_snapshot=True)
         if self._stop.is_set:
             self._interrupt()
 
@@ -123,24 +130,36 @@ class TeamCheckpoints:
         if self.last is None or stored_progress(self.last) != self._boundary:
             self._save(is_last=True)
 
-    def _save(self, *, is_last: bool = False) -> None:
+    def _is_snapshot_due(self, done: int) -> bool:
+        """Whether one is asked for after `done` steps, and cheap enough by what the last save took.
+
+        The first one is always taken, since nobody knows what it takes.
+        """
+        every = self._config.recovery.snapshot_every
+        allowed_s = SNAPSHOT_SHARE * (time.monotonic() - self._saved_at)
+        return every > 0 and done % every == 0 and self._save_s <= allowed_s
+
+    def _save(self, *, is_last: bool = False, is_snapshot: bool = False) -> None:
         """Save the boundary; a failure is told and leaves what was saved before.
 
         Raises:
             RunError: It failed and the run ends here (`is_last`), or cannot be mended.
         """
+        started = time.monotonic()
         with self._stages.stage("save"):
             try:
                 self._require_room()
-                self.last = self._write()
+                self.last = self._write(is_snapshot=is_snapshot)
             except (OSError, RunError) as error:
                 self._store.clear()
                 if is_last or isinstance(error, ActorLostError | DivergedError):
                     kind = type(error) if isinstance(error, RunError) else RunError
                     raise kind(self._failure(error)) from None
                 self._warn(f"{self._failure(error)}; the run goes on")
+        self._saved_at = time.monotonic()
+        self._save_s = self._saved_at - started
 
-    def _write(self) -> Path:
+    def _write(self, *, is_snapshot: bool) -> Path:
         temporary = self._store.begin(self._boundary.next_step)
         folder, meta = str(temporary), self._team.meta
         saving = [rank.call(LearnerActor.save, folder) for rank in self._team.learners]
@@ -155,7 +174,7 @@ class TeamCheckpoints:
                 with suppress(RunError):
                     gather([call], self._config.placement.call_timeout_s)
             raise
-        return self._store.commit(temporary, self._boundary)
+        return self._store.commit(temporary, self._boundary, is_snapshot=is_snapshot)
 
     def _require_room(self) -> None:
         """Refuse to begin a checkpoint that the disk has no room for, by the size of the last one.

@@ -13,6 +13,7 @@ from types import FrameType
 
 from coop_rl.distributed.calls import breaking_off
 from coop_rl.errors import Interrupted
+from coop_rl.files import point_nowhere
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -50,10 +51,7 @@ class StopRequest:
         self._num_signals += 1
         if number == signal.SIGHUP:
             # The terminal is gone: writing to it would fail, and end the run before it is saved.
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            for stream in self._terminals:
-                os.dup2(nowhere, stream)
-            os.close(nowhere)
+            point_nowhere(self._terminals)
 
     def begin_training(self) -> None:
         """From now on a request waits for a boundary, which is saved.

@@ -11,6 +11,7 @@ from coop_rl.metric_names import EVALUATION, STEP_SECONDS
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.forgetting import Forgetting
 from coop_rl.observability.ledger import Ledger
+from coop_rl.observability.losses import read_status, recovered
 from coop_rl.observability.metrics import Metrics, finite, learning_rates, step_metrics
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.sinks import JsonlSink, JsonObject, TensorBoardSink, read_jsonl
@@ -54,6 +55,7 @@ class RunObserver:
         self._samples = JsonlSink(directory.samples)
         self._events: TensorBoardSink | None = None
         self._has_begun = False
+        self._recovered: Metrics = {}
         self._last_row = time.monotonic()
 
     def record(self, record: StepRecord) -> None:
@@ -64,7 +66,7 @@ class RunObserver:
         self._last_row = now
         spent = self._ledger.add(record, timings[STEP_SECONDS])
         metrics = step_metrics(record, timings) | learning_rates(self._config, record) | spent
-        metrics |= self._forgetting.add(metrics)
+        metrics |= self._forgetting.add(metrics) | self._recovered
         self._write(record.step, metrics)
         groups = record.sampled.groups
         for group, rollout, reward in islice(
@@ -119,7 +121,17 @@ class RunObserver:
                 row["step"] < step or (row["step"] == step and is_evaluation and not is_evaluated)
             )
 
-        self._metrics.rewind(is_kept)
+        status = read_status(self._directory.path)
+        self._recovered = {**recovered(status)}
+        attempt = {"attempt": status.get("num_resumes", 0)}
+
+        def keep_aside(rows: list[JsonObject]) -> None:
+            repeated = JsonlSink(self._directory.repeated)
+            for row in rows:
+                repeated.write(row | attempt)
+            repeated.close()
+
+        self._metrics.rewind(is_kept, keep_aside)
         for row in read_jsonl(self._directory.metrics):
             self._forgetting.add(row)
             if self._trackers:

@@ -5,6 +5,7 @@ inputs.json      the same by field, and digests of all files the run computes fr
 run.json         status, versions, commit, seed, times
 actors.json      node, address, process id and GPUs of every actor
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
+metrics.repeated.jsonl           rows of steps that a resume trained again, with `attempt`
 stopped/         responses of a step that ended the run (`driver.guards`)
 difficulty.json  where demonstrations are split by it
 summary.json  summary.md  report.html    written at its end by `report.at_end`
@@ -20,16 +21,16 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from coop_rl.config import RunConfig
 from coop_rl.config.paths import settle_paths
-from coop_rl.errors import Interrupted, RunDirectoryError, RunError
+from coop_rl.errors import ActorLostError, Interrupted, RunDirectoryError, RunError
 from coop_rl.files import write_text
 from coop_rl.observability.logs import route_library_logs
+from coop_rl.observability.losses import Loss, now, read_status
 from coop_rl.observability.sinks import read_rows
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ MAY_CHANGE = (
     "sync.",
     "checkpoint.",
     "observability.",
+    "recovery.",
     "reward.num_workers",
     "rollout.num_actors",
     "rollout.kv_cache_gib",
@@ -76,7 +78,7 @@ class RunStatus:
 
     def finish(self, status: Status, error: str | None = None) -> None:
         """Write how the run ended, on a full disk over what is there."""
-        self._values |= {"status": status, "ended_at": _now(), "error": error}
+        self._values |= {"status": status, "ended_at": now(), "error": error}
         try:
             self._write()
         except OSError:
@@ -93,8 +95,16 @@ class RunStatus:
             self._end("interrupted", str(stop))
             raise
         except BaseException as error:
+            if self.is_running and isinstance(error, ActorLostError):
+                self._values["losses"].append(asdict(Loss.of(error, self._path.parent)))
             self._end("failed", f"{type(error).__name__}: {error}")
             raise
+
+    def goes_on_from(self, step: int) -> None:
+        """Write where the run goes on after what it lost last, if that is not written yet."""
+        if self._values["losses"] and self._values["losses"][-1]["resumed_from"] is None:
+            self._values["losses"][-1]["resumed_from"] = step
+            self._write()
 
     def _end(self, status: Status, error: str) -> None:
         if self.is_running:
@@ -118,6 +128,11 @@ class RunDirectory:
     def metrics(self) -> Path:
         """One object a step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def repeated(self) -> Path:
+        """Rows of metrics whose steps were trained again."""
+        return self.path / "metrics.repeated.jsonl"
 
     @property
     def samples(self) -> Path:
@@ -285,22 +300,19 @@ class RunDirectory:
             )
 
     def _first_values(self) -> dict[str, Any]:
-        path, now = self.path / "run.json", _now()
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            before = {}
+        before, time = read_status(self.path), now()
         return {
             "status": "running",
             "name": self.config.run.name,
             "method": self.config.method.kind,
             "seed": self.config.run.seed,
             "num_steps": self.config.run.num_steps,
-            "started_at": before.get("started_at", now),
-            "resumed_at": now if before else None,
+            "started_at": before.get("started_at", time),
+            "resumed_at": time if before else None,
             "num_resumes": before.get("num_resumes", -1) + 1,
             "ended_at": None,
             "error": None,
+            "losses": before.get("losses", []),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "python": platform.python_version(),
@@ -375,7 +387,3 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

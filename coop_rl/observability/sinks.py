@@ -40,14 +40,22 @@ class JsonlSink:
         data = line.encode("utf-8", errors="replace")
         _guard(self._path, lambda: self._append(data))
 
-    def rewind(self, is_kept: Callable[[JsonObject], bool]) -> None:
+    def rewind(
+        self,
+        is_kept: Callable[[JsonObject], bool],
+        keep_aside: Callable[[list[JsonObject]], None] = lambda _: None,
+    ) -> None:
         """Keep only some of the rows that can be read, replacing the file at once.
+
+        `keep_aside` gets the others first, where there are any.
 
         Raises:
             RunError: The file cannot be replaced; the old one stands.
         """
         rows, unreadable = read_rows(self._path)
         kept = [row for row in rows if is_kept(row)]
+        if dropped := [row for row in rows if not is_kept(row)]:
+            keep_aside(dropped)
         if len(kept) < len(rows) or unreadable:
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
             _guard(self._path, lambda: self._replace(lines))

@@ -48,7 +48,9 @@ def content_of(runs: Sequence[StoredRun], *, is_live: bool = False) -> Row:
         "charts": charts,
         "missing": missing,
         "tiles": list(_tiles(summary)) if summary else [],
-        "notes": [*summary["forgetting"], *summary["warnings"]] if summary else [],
+        "notes": [*summary["recovered"], *summary["forgetting"], *summary["warnings"]]
+        if summary
+        else [],
         "differences": [asdict(d) | {"is_lower_better": d.is_lower_better} for d in differences],
         "samples": samples,
         "num_left_out": num_left_out,

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -13,6 +14,7 @@ from coop_rl.evaluation.result import compare
 from coop_rl.files import write_text
 from coop_rl.metric_names import LEDGER, REWARD, VALIDATION_NLL
 from coop_rl.observability.forgetting import Forgetting, describe_forgetting
+from coop_rl.observability.losses import losses, recovered
 from coop_rl.report.stored_run import Row, StoredRun, numbers, spent
 
 LAST_STEPS = 10
@@ -49,6 +51,7 @@ def summarise(run: StoredRun) -> dict[str, Any]:
         },
         "spent": {k.removeprefix(LEDGER): v for k, v in last.items() if k.startswith(LEDGER)}
         | {"device_seconds": spent(last, "device_seconds") if last else 0.0},
+        "recovered": _recovered(run),
         "forgetting": _forgetting(run),
         "warnings": list(_warnings(run)),
         "next": next_commands(run),
@@ -126,6 +129,7 @@ def _sentences(summary: dict[str, Any]) -> Iterator[str]:
         f"spent {totals.get('tokens_generated', 0):,.0f} generated tokens, "
         f"{totals['device_seconds']:,.0f} device-seconds"
     )
+    yield from summary["recovered"]
     yield from summary["warnings"]
 
 
@@ -169,6 +173,19 @@ def _forgetting(run: StoredRun) -> list[str]:
     for row in sorted([*run.steps, *run.evaluations], key=lambda row: row["step"]):
         followed.add(row)
     return describe_forgetting(followed)
+
+
+def _recovered(run: StoredRun) -> list[str]:
+    """Say whom the run went on without, if anybody was lost."""
+    again = recovered(run.status)
+    if not again:
+        return []
+    who = Counter(name for loss in losses(run.status) for name in loss.who)
+    told = ", ".join(
+        f"{name} ({count} times)" if count > 1 else name for name, count in who.items()
+    )
+    steps = again["recovered/repeated_steps"]
+    return [f"went on after losing {told}; {steps:.0f} steps were trained again"]
 
 
 def _warnings(run: StoredRun) -> Iterator[str]:

@@ -55,6 +55,9 @@ def test_an_empty_directory_starts_anew_and_the_newest_goes_on(tmp_path: Path) -
         start(store, config, inputs(config), "never")
     with pytest.raises(RunDirectoryError, match=r"nothing to train: .* all 50 steps"):
         start(store, configure("run.num_steps=50"), inputs(config))
+    # Lost after its last step: what follows, such as an evaluation, is not done yet.
+    ended = configure("run.num_steps=50")
+    assert find_start(ended, store, "auto", inputs(ended), is_restart=True).checkpoint
 
 
 def test_damaged_ones_are_told_and_all_damaged_is_refused_by_name(tmp_path: Path) -> None:

@@ -23,6 +23,16 @@ def resumed(folder: Path, checkpoint: Path | None, keep: int = 2) -> CheckpointS
     return store
 
 
+def test_one_snapshot_is_kept_beside_the_checkpoints(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in range(1, 9):
+        save(store, step, is_snapshot=step % 3 != 0)
+    assert names(store) == [3, 6, 8]
+    assert store.latest() == tmp_path / "step-000008"
+    save(store, 9)
+    assert names(store) == [6, 8, 9]
+
+
 def test_newest_are_kept_and_read_back(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     assert store.latest() is None

@@ -32,11 +32,13 @@ def write_roles(folder: Path, step: int, weight: float | None = None) -> None:
         (folder / role / "state.json").write_text(json.dumps(state))
 
 
-def save(store: CheckpointStore, step: int, weight: float | None = None) -> Path:
+def save(
+    store: CheckpointStore, step: int, weight: float | None = None, *, is_snapshot: bool = False
+) -> Path:
     """Commit a checkpoint."""
     folder = store.begin(step)
     write_roles(folder, step, weight)
-    return store.commit(folder, progress(step))
+    return store.commit(folder, progress(step), is_snapshot=is_snapshot)
 
 
 def seal_again(checkpoint: Path) -> None:

@@ -14,7 +14,12 @@ def test_turns_change_nothing_and_a_lost_learner_is_named(tmp_path: Path, whole_
     run_dir = tmp_path / "run"
     every_two = ("evaluation.every=2", "checkpoint.every=2")
     job = train(
-        run_dir, "run.num_steps=200", "placement.colocated=true", "sync.timeout_s=20", *every_two
+        run_dir,
+        "run.num_steps=200",
+        "placement.colocated=true",
+        "sync.timeout_s=20",
+        "recovery.restarts=0",
+        *every_two,
     ).start()
     wait_for_step(run_dir, 3, process=job.process)
     job.process_of("LearnerActor").kill()

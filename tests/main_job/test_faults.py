@@ -1,7 +1,7 @@
 """Ctrl-C: nothing hangs, and no process of ours is left.
 
 During an evaluation: test_overlap; twice: test_ranks. Lost actors: an engine in test_overlap, a
-learner in test_colocated, the driver in test_resume.
+learner in test_colocated, the driver in test_resume; all that a run survives: tests/chaos.
 """
 
 import json

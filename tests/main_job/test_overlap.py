@@ -52,6 +52,7 @@ def test_a_run_with_a_lag_that_lost_its_engine_skips_and_repeats_no_prompt(tmp_p
         "checkpoint.every=3",
         "rollout.max_policy_lag=1",
         "sync.timeout_s=20",
+        "recovery.restarts=0",
         ALL_SAMPLES,
     )
     job = train(tmp_path / "run", *overrides).start()

@@ -17,6 +17,7 @@ SETS = (
     "placement.shadow={cpus: 0.5, labels: {role: learner}}",
     "sync.timeout_s=20",
     "checkpoint.every=1",
+    "recovery.restarts=0",
     "run.num_steps=8",
 )
 SHORT_CUT_S = 3.0

@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from coop_rl.config import load_config
 from coop_rl.metric_names import describe
 from coop_rl.observability.console import RunConsole
+from coop_rl.observability.losses import Loss
 from coop_rl.observability.observer import RunObserver
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.sinks import read_jsonl
@@ -119,6 +121,26 @@ def test_a_resumed_run_repeats_steps_in_place(
     assert [s for s, kind in found if kind == "eval"] == expected
     samples = read_jsonl(tmp_path / "samples.jsonl")
     assert [s["step"] for s in samples] == [s for s in range(6) for _ in range(2)]
+
+
+def test_rows_of_steps_trained_again_are_kept_aside_and_losses_counted(tmp_path: Path) -> None:
+    Session(tmp_path).run(range(5), evaluated=(0, 4))
+    assert not (tmp_path / "metrics.repeated.jsonl").exists()
+    loss = Loss("now", 5, ("driver",), "died", "it died", resumed_from=3)
+    status = {"num_resumes": 1, "losses": [asdict(loss)]}
+    (tmp_path / "run.json").write_text(json.dumps(status))
+    Session(tmp_path).run(range(3, 6), evaluated=())
+    aside = read_jsonl(tmp_path / "metrics.repeated.jsonl")
+    assert [(row["step"], row["attempt"], "grad/norm" in row) for row in aside] == [
+        (3, 1, True),
+        (4, 1, False),
+        (4, 1, True),
+    ]
+    counted = [
+        row.get("recovered/repeated_steps") for row in read_jsonl(tmp_path / "metrics.jsonl")
+    ]
+    assert counted == [None] * 4 + [2] * 3
+    assert read_jsonl(tmp_path / "metrics.jsonl")[-1]["recovered/restarts"] == 1
 
 
 @pytest.mark.parametrize(("resumed_at", "is_kept"), [(2, False), (3, True), (0, False)])

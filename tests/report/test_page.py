@@ -4,11 +4,13 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coop_rl.observability.losses import Loss
 from coop_rl.report.at_end import conclude
 from coop_rl.report.content import MAX_POINTS, content_of
 from coop_rl.report.page import LIBRARIES, SCRIPTS, page, write_report
@@ -129,6 +131,20 @@ def test_a_run_ends_with_its_summary_and_the_next_commands(tmp_path: Path) -> No
     assert text.rstrip().endswith("```")
     assert f"coop-rl evaluate {run}" in text
     assert f"--run-dir {run} --set run.num_steps=40" in text
+
+
+def test_losses_are_in_the_summary(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    status = json.loads((run / "run.json").read_text())
+    lost = [
+        asdict(Loss("now", 5, (name,), "died", "it died", resumed_from=3))
+        for name in ("driver", "learner-joint-0", "driver")
+    ]
+    (run / "run.json").write_text(json.dumps({**status, "losses": lost}))
+    told = "went on after losing driver (2 times), learner-joint-0; 6 steps were trained again"
+    assert told in content_of([read_run(run)])["notes"]
+    conclude(run)
+    assert told in (run / "summary.md").read_text()
 
 
 def test_no_run_fails_for_want_of_a_report(tmp_path: Path) -> None:
