@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from coop_rl.config import RunConfig
 from coop_rl.config.recovery import RecoverySection
@@ -126,7 +127,7 @@ class Supervisor:
             end_descendants()
             restart = self._next(loss)
 
-    def _drive(self, restart: Restart | None) -> None:
+    def _drive(self, restart: Restart | None) -> NoReturn:
         """Train in this process, which is the driver, and end it."""
         try:
             self._train(self._resume_now() if restart else self._resume, restart)
