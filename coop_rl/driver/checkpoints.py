@@ -4,10 +4,10 @@ learners, meta-controller --save--> one folder of driver.checkpoint_store, compl
 """
 
 import errno
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from coop_rl.algorithm.roles import Progress
@@ -49,7 +49,7 @@ class TeamCheckpoints:
         self._warn = warn
         self._boundary = Progress(0, PolicyVersion(0, 0))
         self._best = config.checkpoint.best
-        self._saved_at, self._save_s = time.monotonic(), 0.0
+        self._saved_at, self._save_s = monotonic(), 0.0
         self.last: Path | None = resume_from
         """The checkpoint that was written last, by this run or the one it goes on from."""
 
@@ -136,7 +136,7 @@ class TeamCheckpoints:
         The first one is always taken, since nobody knows what it takes.
         """
         every = self._config.recovery.snapshot_every
-        allowed_s = SNAPSHOT_SHARE * (time.monotonic() - self._saved_at)
+        allowed_s = SNAPSHOT_SHARE * (monotonic() - self._saved_at)
         return every > 0 and done % every == 0 and self._save_s <= allowed_s
 
     def _save(self, *, is_last: bool = False, is_snapshot: bool = False) -> None:
@@ -145,7 +145,7 @@ class TeamCheckpoints:
         Raises:
             RunError: It failed and the run ends here (`is_last`), or cannot be mended.
         """
-        started = time.monotonic()
+        started = monotonic()
         with self._stages.stage("save"):
             try:
                 self._require_room()
@@ -156,7 +156,7 @@ class TeamCheckpoints:
                     kind = type(error) if isinstance(error, RunError) else RunError
                     raise kind(self._failure(error)) from None
                 self._warn(f"{self._failure(error)}; the run goes on")
-        self._saved_at = time.monotonic()
+        self._saved_at = monotonic()
         self._save_s = self._saved_at - started
 
     def _write(self, *, is_snapshot: bool) -> Path:

@@ -133,7 +133,7 @@ def test_snapshots_are_taken_while_they_are_cheap(
         clock[0] += save_s[0]
         return begin(store, step)
 
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(checkpoints, "monotonic", lambda: clock[0])
     monkeypatch.setattr(CheckpointStore, "begin", timed)
     store = CheckpointStore(tmp_path, keep=9)
     config = load_config(
