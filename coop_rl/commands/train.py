@@ -59,7 +59,7 @@ def run_training(
     console, directory = run.console, run.directory
     checkpoint = run.start.checkpoint
     step = stored_progress(checkpoint).next_step if checkpoint else 0
-    report = console.milestone
+    report: Callable[[str], None] = console.milestone
     if restart:
         console.line(restart.line(step), "yellow")
         report = _say_nothing
