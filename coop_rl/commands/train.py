@@ -90,13 +90,12 @@ def _start(run: CheckedRun, team: Team) -> None:
     """Bring the actors up, and note where each one runs."""
     config, console = run.config, run.console
     console.milestone("starting actors")
-    run.directory.note_actors(
-        team.start(
-            config.placement.startup_timeout_s,
-            config.sync.timeout_s,
-            run.data.sources,
-            console.milestone,
-            # What the loop needs imports torch, which takes seconds.
-            meanwhile=partial(import_module, "coop_rl.commands.training"),
-        )
+    team.start(
+        config.placement.startup_timeout_s,
+        config.sync.timeout_s,
+        run.data.sources,
+        console.milestone,
+        # What the loop needs imports torch, which takes seconds.
+        meanwhile=partial(import_module, "coop_rl.commands.training"),
     )
+    run.directory.note_actors(team.places)

@@ -59,7 +59,7 @@ def timed_team(engine_gpus: float) -> Team:
     ray.get(ready, timeout=60)
     return Team(
         rollouts=tuple(members[:2]),
-        reward=members[2],
+        rewards=(members[2],),
         joint=(members[3],),
         engine_gpus=engine_gpus,
     )
@@ -69,8 +69,9 @@ def timed_team(engine_gpus: float) -> Team:
 def test_nobody_starts_on_a_device_where_an_engine_measures_what_is_free(
     local_ray: None, engine_gpus: float, turns: int
 ) -> None:
-    found = timed_team(engine_gpus).start(60, 60, (), lambda _: None)
-    times = {name: [float(t) for t in where.address.split()] for name, where in found.items()}
+    team = timed_team(engine_gpus)
+    team.start(60, 60, (), lambda _: None)
+    times = {n: [float(t) for t in where.address.split()] for n, where in team.places.items()}
     first, second, learner = (times[n] for n in ("rollout-0", "rollout-1", "learner-joint-0"))
     assert (second[0] >= first[1]) == (turns == 3)
     assert (learner[0] >= max(first[1], second[1])) == (turns >= 2)
