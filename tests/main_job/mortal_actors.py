@@ -15,9 +15,12 @@ from coop_rl.distributed import build
 from coop_rl.distributed.actors import RewardActor, RolloutActor
 from tests.main_job.harness import DEMO, SMALL
 
+Deaths = dict[str, list[tuple[str, int]]]
+"""Actor -> for each of its lives, the method in whose n-th call it ends, and n."""
 
-def mortal_rollouts(*deaths: tuple[str, int]) -> type:
-    """Return rollout actors, the first of which dies in the n-th call of a method, life by life."""
+
+def mortal_rollouts(deaths: Deaths) -> type:
+    """Return rollout actors that are killed so."""
 
     class MortalRollout(RolloutActor):
         def __init__(self, config: Any, backend: str, log: Path) -> None:
@@ -25,8 +28,8 @@ def mortal_rollouts(*deaths: tuple[str, int]) -> type:
             lives = log.with_suffix(".lives")
             life = len(lives.read_text().splitlines()) if lives.exists() else 0
             lives.write_text("life\n" * (life + 1))
-            is_mortal = log.stem == "rollout-0" and life < len(deaths)
-            self._method, self._left = deaths[life] if is_mortal else ("", 0)
+            ends = [*deaths.get(log.stem, []), *[("", 0)] * (life + 1)]
+            self._method, self._left = ends[life]
 
         def _count(self, method: str) -> None:
             import asyncio

@@ -2,14 +2,18 @@
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.main_job.conftest import WHOLE_STEPS
 from tests.main_job.harness import metrics
-from tests.main_job.mortal_actors import mortal_reward, mortal_rollouts, run_among_deaths
+from tests.main_job.mortal_actors import (
+    Deaths,
+    mortal_reward,
+    mortal_rollouts,
+    run_among_deaths,
+)
 
 NOT_COMPARED = ("time/", "recovered/", "ledger/", "sync/", "tokens/per")
 """What depends on the clock, or counts what was done twice."""
@@ -22,45 +26,50 @@ def rows_of(run_dir: Path) -> list[dict]:
     ]
 
 
+ALONE: Deaths = {"rollout-0": [("generate", 4 + 32 + 8 + 3), ("receive_weights", 2)]}
+"""In the second step; its replacement after the one that it comes back in. An engine alone gets 4
+prompts of the canary, 16 of the evaluation twice, and 8 a step."""
+BOTH: Deaths = {
+    "rollout-0": [("receive_weights", 3)],
+    "rollout-1": [("generate", 4 + 16 + 4 + 4 + 8 + 3)],
+}
+"""After the second step, and in the fourth one, which the other one by itself begins."""
+
+
 @pytest.mark.prove
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("num_actors", [1, 2])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("deaths", "num_losses"), [(ALONE, 2), (BOTH, 2)], ids=["alone", "both"])
 def test_a_run_whose_actors_are_killed_is_bit_for_bit_the_undisturbed_one(
-    num_actors: int,
+    deaths: Deaths,
+    num_losses: int,
     tmp_path: Path,
     whole_run: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """SIGKILL of a rollout actor that generates, of its replacement in a sync, of the reward actor.
-
-    Alone, an engine answers 16 prompts of the evaluation, 4 of the canary, and 8 a step.
-    """
-    deaths = (("generate", (4 + 16 + 8 + 3) // num_actors), ("receive_weights", 2))
-    began = time.monotonic()
+    """SIGKILL of rollout actors that generate and in a sync, and of the reward actor."""
     run_among_deaths(
         monkeypatch,
         tmp_path / "run",
-        mortal_rollouts(*deaths),
-        mortal_reward(16 + 4 * 8),
+        mortal_rollouts(deaths),
+        mortal_reward(32 + 5 * 8 + 4),
         f"run.num_steps={WHOLE_STEPS}",
-        f"rollout.num_actors={num_actors}",
+        f"rollout.num_actors={len(deaths)}",
         "placement.rollout.cpus=0.5",
-        "sync.timeout_s=30",
+        "sync.timeout_s=60",
         "checkpoint.every=4",
     )
-    seconds = time.monotonic() - began
     assert rows_of(tmp_path / "run") == rows_of(whole_run)
+    out = " ".join(capsys.readouterr().out.split())
+    for loss in ("died in generate", "died in receive weights"):
+        assert re.search(rf"lost rollout-\d, which is replaced: rollout-\d {loss}", out)
+    assert out.count("lost rollout-") == num_losses
+    assert "lost reward, which is replaced: reward died in score" in out
     counts = [
         sum(row.get(f"recovered/{role}", 0) for row in metrics(tmp_path / "run"))
         for role in ("rollouts", "reward_actors")
     ]
-    assert counts == [2 if num_actors == 1 else pytest.approx(1.5, abs=0.5), 1]
-    out = capsys.readouterr().out.replace("\n", " ")
-    assert re.search(r"lost rollout-0, which is replaced: rollout-0 died in generate", out)
-    assert re.search(r"lost rollout-0, which is replaced: rollout-0 died in receive weights", out)
-    assert re.search(r"lost reward, which is replaced: reward died in score", out)
+    # Of two, one may come back too late for the last step.
+    assert counts in ([num_losses, 1], [num_losses - (len(deaths) == 2), 1])
     places = json.loads((tmp_path / "run/actors.json").read_text())
     assert len({place["pid"] for place in places.values()}) == len(places)
-    with capsys.disabled():
-        print(f"{num_actors} rollout actors, three killed: {seconds:.0f} s")
