@@ -70,7 +70,8 @@ class RayWeightSyncClient:
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Receive what the sender broadcasts meanwhile."""
         receiving = [e.call(RolloutActor.receive_weights, update_info) for e in self._engines]
-        self._wait(receiving, grace_s=GRACE_S)
+        # Where one is stopped, the collective's limit is first: it ends the others' calls.
+        self._wait(receiving, self._timeout_s + 2 * GRACE_S, GRACE_S)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Close the update, stamp the version, resume generation."""

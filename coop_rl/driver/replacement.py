@@ -15,7 +15,7 @@ from coop_rl.distributed.actors import Whereabouts
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.team import Team
 from coop_rl.driver.membership import Budget
-from coop_rl.errors import RunError
+from coop_rl.errors import RayLostError, RunError
 from coop_rl.metric_names import RECOVERED
 from coop_rl.tracing.stages import Stages
 
@@ -91,10 +91,10 @@ class Replacements:
         """Put a new actor into the place of a lost one.
 
         Raises:
-            RunError: `error` itself, where this role is not replaced.
+            RunError: `error` itself, where this role is not replaced, or Ray itself is lost.
             BudgetSpentError: There were too many losses.
         """
-        if self._budget.limit == 0:
+        if self._budget.limit == 0 or isinstance(error, RayLostError):
             raise error
         self._budget.spend(self.step, str(error))
         self._lost_at.setdefault(lost.name, time.monotonic())

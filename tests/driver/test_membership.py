@@ -1,13 +1,17 @@
 """Nobody gets to ADMITTED but through a publish and the canary; losses are borne up to a budget."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coop_rl.distributed.member import Member
 from coop_rl.driver.membership import Budget, Membership, State
-from coop_rl.errors import BudgetSpentError
+from coop_rl.driver.replacement import Replacements
+from coop_rl.errors import BudgetSpentError, RayLostError
+from coop_rl.tracing.stages import Stages
 
 NAMES = ("rollout-0", "rollout-1", "rollout-2")
 EVENTS = ("lost", "retired", "starting", "up", "joined", "published", "missed", "checked")
@@ -75,3 +79,13 @@ def test_a_budget_bears_so_many_losses_in_a_window_and_then_tells_all_of_them() 
         "3 losses within 10 steps, and recovery.rollout_restarts lets 2 be replaced: "
         "step 3: rollout-0 died at 3; step 10: rollout-0 died at 10; step 12: rollout-1 died"
     )
+
+
+def test_where_ray_is_lost_nobody_asks_it_for_a_new_actor() -> None:
+    nobody: Any = None
+    told: list[str] = []
+    budget = Budget("recovery.rollout_restarts", 9, window=10)
+    replacements = Replacements(nobody, "rollouts", budget, Stages(), told.append, lambda: None)
+    with pytest.raises(RayLostError):
+        replacements.begin(Member("rollout-0", nobody), RayLostError("raylet died"))
+    assert told == []
