@@ -180,7 +180,8 @@ def gather_all(
                 outcomes[ref] = error
                 if grace_s is not None:
                     deadline = min(deadline, time.monotonic() + grace_s)
-    outcomes |= {ref: _overdue(timeout_s, [call]) for ref, call in pending.items()}
+    for ref, call in pending.items():
+        outcomes[ref] = _overdue(timeout_s, [call])
     return [outcomes[call.ref] for call in calls]
 
 

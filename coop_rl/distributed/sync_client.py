@@ -99,9 +99,9 @@ class RayWeightSyncClient:
             for call, outcome in zip(calls, outcomes, strict=True)
             if isinstance(outcome, RunError)
         }
-        lost = {name: e for name, e in failed.items() if isinstance(e, ActorLostError)}
+        lost = {n: e for n, e in failed.items() if isinstance(e, ActorLostError)}
         if lost and self._workers_per_engine > 1:
-            lost |= failed
+            self.lost |= {name: str(error) for name, error in failed.items()}
         self.lost |= {name: str(error) for name, error in lost.items()}
         if failed:
             first = next(iter((lost or failed).values()))

@@ -12,7 +12,7 @@ lockstep, since gathering is a collective. A failed transfer closes the group on
 `connect` makes a new one. Nothing here imports vLLM, which takes longer than a learner's own start.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass
@@ -38,7 +38,7 @@ class WeightSyncClient(Protocol):
 
     version: str
     """What `finish_weight_update` stamps."""
-    lost: Mapping[str, str]
+    lost: dict[str, str]
     """Why engines are lost, by name; each was, or took part in, a call that failed."""
 
     def require_present(self) -> None:

@@ -143,7 +143,7 @@ def test_a_failed_transfer_tells_of_each_engine_whether_it_is_lost(
     actor: Any = ray.remote(num_cpus=0)(Receiver)
     names = ("fails", "dies", "stops", "receives")
     members: list[Member[Any]] = [Member(name, actor.remote()) for name in names]
-    pids = ray.get([member.handle.pid.remote() for member in members], timeout=60)
+    pids: list[int] = ray.get([member.handle.pid.remote() for member in members], timeout=60)
     client = RayWeightSyncClient(members, workers, 30.0, lambda: None)
     calls: list[Call[None]] = [
         Call(m.name, "receive weights", m.handle.receive_weights.remote(m.name)) for m in members

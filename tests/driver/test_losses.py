@@ -125,6 +125,11 @@ class Scene:
     log: list[str] = field(default_factory=list)
     served: dict[str, ScoredGroup] = field(default_factory=dict)
     returned: list[str] = field(default_factory=list)
+    stages: Stages = field(default_factory=Stages)
+    team: Team = field(init=False)
+    fleet: SyncedFleet = field(init=False)
+    scoring: Scoring = field(init=False)
+    generation: TeamGeneration = field(init=False)
 
     def __post_init__(self) -> None:
         make: dict[str, Callable[[], Any]] = {
@@ -139,12 +144,11 @@ class Scene:
             joint=(learner,),
             remake=lambda name: Member(name, make[name]()),
         )
-        connect = learner.handle.connect_rollouts.remote(list(self.team.rollouts))
+        connect: Any = learner.handle.connect_rollouts.remote(list(self.team.rollouts))
         gather([Call("learner-joint-0", "connect", connect)], 60)
         members = self.team.rollouts
         places = gather([Call(m.name, "start", m.handle.start.remote()) for m in members], 60)
         self.team.places = dict(zip(names, places, strict=True))
-        self.stages = Stages()
         config = self.config()
         told = (self.stages, self.log.append, lambda: self.log.append("noted"))
         self.fleet = SyncedFleet(
@@ -165,7 +169,7 @@ class Scene:
         self, version: PolicyVersion, _engines: Sequence[Engine], new: Sequence[Engine]
     ) -> None:
         for engine in new:
-            calls = ray.get(engine.handle.calls.remote())
+            calls: list[str] = ray.get(engine.handle.calls.remote())
             self.log.append(f"canary of {engine.name} after {', '.join(calls)}")
 
     def submit(self, name: str, text: str = "", answer: str = "") -> None:
@@ -316,7 +320,7 @@ def test_a_group_that_is_lost_with_the_node_that_held_it_is_sampled_again(
     scene.submit("a")
     scene.wait_for(1)
     assert scene.returned == ["a"]
-    calls = ray.get(scene.team.rollouts[0].handle.calls.remote())
+    calls: list[str] = ray.get(scene.team.rollouts[0].handle.calls.remote())
     assert calls == ["start", "generate a", "generate a"]
     assert scene.log == []
 

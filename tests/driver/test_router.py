@@ -90,7 +90,7 @@ def test_what_lost_engines_had_waits_in_its_old_place_and_runs_once_in_the_end(
     for work in works:
         router.add(work)
     held: dict[int, list[Work[int]]] = {engine: [] for engine in range(num_engines)}
-    next_engine, ended, begun = num_engines, [], []
+    next_engine, ended, begun = num_engines, list[int](), list[int]()
     while len(ended) < len(works):
         newly = list(router.start())
         assert [work.item for _, work in newly] == sorted(work.item for _, work in newly)
