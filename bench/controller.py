@@ -40,8 +40,10 @@ from coop_rl.algorithm.methods import build_method
 from coop_rl.config import RunConfig, load_config
 from coop_rl.data.collection import Mixture
 from coop_rl.distributed.member import Member
+from coop_rl.driver.fleet import Fleet
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.rollouts import TeamRollouts
+from coop_rl.driver.scoring import Scoring
 from coop_rl.driver.stop import StopRequest
 from coop_rl.rollout.worker import RolloutWorker
 from coop_rl.tracing.stages import Stages
@@ -95,7 +97,8 @@ class SimulatedGeneration(TeamGeneration):
             score=SimpleNamespace(remote=self._begin_scoring),
         )
         engines: list[Member[Any]] = [Member(f"rollout-{i}", actor) for i in range(num_engines)]
-        super().__init__(config, engines, Member("reward", actor), StopRequest())
+        scoring = Scoring([Member("reward", actor)])
+        super().__init__(config, Fleet(engines), scoring, StopRequest())
         self.outside_s = 0.0
         """CPU seconds of the simulation itself."""
 
@@ -125,7 +128,7 @@ class SimulatedGeneration(TeamGeneration):
         group = ScoredGroup(prompt, (rollout,) * NUM_SAMPLES, rewards)
         self.outside_s += time.process_time() - began
         self._on_sampled(ref)
-        self._on_scored(next(reversed(self._scoring)), group)
+        self._scoring.scored(self._scoring.refs()[-1], group)
 
     def end_all(self) -> None:
         """Drain, as before a publish."""
@@ -221,7 +224,7 @@ def run_with_ray(num_prompts: int, num_steps: int) -> dict[str, Any]:
         ]
         reward: Member[Any] = Member("reward", verdicts.remote())
         config = configure(num_prompts, num_steps)
-        generation = TeamGeneration(config, members, reward, StopRequest())
+        generation = TeamGeneration(config, Fleet(members), Scoring([reward]), StopRequest())
         rollouts = prepare(config, generation)
         version, num_groups = PolicyVersion(0, 0), 0
         with generation.serving():

@@ -50,12 +50,16 @@ class LoopClient:
 
     def __init__(self, engine: VllmEngine, loop: asyncio.AbstractEventLoop) -> None:
         self.version = ""
+        self.lost: dict[str, str] = {}
         self._engine = engine
         self._loop = loop
 
     def _run(self, coroutine: Any) -> None:
         future: Future[None] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         future.result(LIMIT_S)
+
+    def require_present(self) -> None:
+        """Do nothing: the engine is this process's."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Join the transfer group."""

@@ -62,6 +62,14 @@ class ActorLostError(RunError):
         self.actors, self.cause = tuple(actors), cause
 
 
+class BudgetSpentError(RunError):
+    """More actors of a role were lost than section `recovery` lets a run replace; names them."""
+
+
+class ResultLostError(RunError):
+    """What an actor returned was lost with its node before anybody took it; it can be made anew."""
+
+
 class RayLostError(ActorLostError):
     """A process of Ray's own died; whatever is asked of Ray now may end this process."""
 

@@ -15,6 +15,8 @@ LEDGER = "ledger/"
 """How the names of a run's running totals begin, but for those of device-seconds."""
 DEVICE_SECONDS = "time/device_s/"
 """How the names of device-seconds begin; the role follows."""
+RECOVERED = "recovered/"
+"""How the names of counts of replaced actors begin; the role follows."""
 REWARD = "reward/mean"
 STEP_SECONDS = "time/step_s"
 
@@ -144,6 +146,10 @@ METRICS: dict[str, Metric] = {
         "nats", "mean |log pi_engine - log pi_learner| of the worst engine; when checked"
     ),
     "sync/canary_max": Metric("nats", "largest such difference of a token"),
+    "recovered/rollouts": Metric(
+        "actors", "lost rollout actors that were replaced since the row before; only where any was"
+    ),
+    "recovered/reward_actors": Metric("actors", "lost reward actors that were, likewise"),
     "ledger/tokens_generated": Metric(
         "tokens", "sampled for training so far, shadow and scaffold included"
     ),

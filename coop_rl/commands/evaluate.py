@@ -20,7 +20,10 @@ from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
 from coop_rl.driver.checkpoint_store import digest
+from coop_rl.driver.fleet import Fleet
 from coop_rl.driver.generation import TeamGeneration
+from coop_rl.driver.replacement import Replacements
+from coop_rl.driver.scoring import Scoring
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.errors import ConfigError, Interrupted, RunDirectoryError
 from coop_rl.evaluation.measure import measure
@@ -32,6 +35,7 @@ from coop_rl.observability.evaluation_console import EvaluationConsole
 from coop_rl.observability.logs import route_library_logs
 from coop_rl.observability.run_directory import git_commit, package_versions
 from coop_rl.rewards.user import check_functions
+from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion
 
 SERVED = PolicyVersion(0, 0)
@@ -238,7 +242,13 @@ def _evaluate(target: Target, folder: Path, console: EvaluationConsole) -> list[
             console.milestone(f"starting {target.name}")
             limit_s = config.placement.startup_timeout_s
             team.start(limit_s, config.sync.timeout_s, (), console.milestone)
-            generation = TeamGeneration(config, team.rollouts, team.reward, stop, console.advance)
+            rewards = Replacements.of_rewards(
+                config, team, Stages(), console.milestone, lambda: None
+            )
+            scoring = Scoring(team.rewards, rewards)
+            generation = TeamGeneration(
+                config, Fleet(team.rollouts), scoring, stop, console.advance
+            )
             for chosen in target.sets:
                 console.begin(chosen.name, 2 * len(chosen.prompts))
                 responses = folder / f"{chosen.name}.responses.jsonl"

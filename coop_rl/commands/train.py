@@ -98,16 +98,15 @@ def _start(run: CheckedRun, team: Team, report: Callable[[str], None]) -> None:
     """Bring the actors up, and note where each one runs."""
     config = run.config
     report("starting actors")
-    run.directory.note_actors(
-        team.start(
-            config.placement.startup_timeout_s,
-            config.sync.timeout_s,
-            run.data.sources,
-            report,
-            # What the loop needs imports torch, which takes seconds.
-            meanwhile=partial(import_module, "coop_rl.commands.training"),
-        )
+    team.start(
+        config.placement.startup_timeout_s,
+        config.sync.timeout_s,
+        run.data.sources,
+        report,
+        # What the loop needs imports torch, which takes seconds.
+        meanwhile=partial(import_module, "coop_rl.commands.training"),
     )
+    run.directory.note_actors(team.places)
 
 
 def _say_nothing(_: str) -> None:

@@ -13,12 +13,12 @@ from coop_rl.config import RunConfig
 from coop_rl.data.model_folder import read_model_facts
 from coop_rl.distributed.ray_metrics import RayMetricsSink
 from coop_rl.distributed.team import Team
-from coop_rl.driver.background_evaluation import BackgroundEvaluator, send_for_evaluation
+from coop_rl.driver.background_evaluation import BackgroundEvaluator
 from coop_rl.driver.bins import split_demonstrations
-from coop_rl.driver.canary import Canary
 from coop_rl.driver.checkpoints import TeamCheckpoints
 from coop_rl.driver.demonstrations import Demonstrations
 from coop_rl.driver.evaluation import Evaluator
+from coop_rl.driver.fleets import Fleets
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.guards import GuardedObserver, GuardedRollouts
 from coop_rl.driver.learners import TeamLearners, TeamMetaController, TeamWeights
@@ -40,6 +40,7 @@ class Session:
     method: AnyMethod
     roles: Roles
     generation: TeamGeneration
+    shadow_generation: TeamGeneration
     observer: RunObserver
     checkpoints: TeamCheckpoints
     evaluation: Evaluator
@@ -51,10 +52,18 @@ class Session:
         """Put the roles on top of a started team."""
         config, data, console = run.config, run.data, run.console
         method, stages = build_method(config), Stages()
-        joint = TeamGeneration(config, team.rollouts, team.reward, stop, stages=stages)
-        shadow = TeamGeneration(config, team.shadow_rollouts, team.reward, stop)
-        shadow_rollouts = TeamShadowRollouts(config, team, shadow, stages)
-        warn = partial(console.line, style="yellow")
+        warn, held_out = partial(console.line, style="yellow"), run.sets[0].prompts
+        fleets = Fleets.build(
+            config,
+            team,
+            held_out,
+            stages,
+            milestone=console.milestone,
+            warn=warn,
+            note=lambda: run.directory.note_actors(team.places),
+        )
+        joint, shadow, beside = fleets.generations(config, stop, stages)
+        shadow_rollouts = TeamShadowRollouts(config, fleets.shadow, shadow, stages)
         checkpoints = TeamCheckpoints(
             config, team, run.store, run.start.checkpoint, stop, stages, warn
         )
@@ -62,14 +71,11 @@ class Session:
         live = {"show": RayMetricsSink(config.run.name).write} if on_cluster else {}
         observer = RunObserver(config, run.directory, console, stages, trackers=trackers, **live)
         evaluation = Evaluator(config, run.sets, joint.run, stages, run.directory.evaluations)
-        held_out = run.sets[0].prompts
-        served = team.evaluation_rollouts
-        checked = Canary(config, team, served, held_out, Stages(), console.milestone)
         background = BackgroundEvaluator(
             config,
             evaluation,
-            TeamGeneration(config, served, team.reward, stop),
-            partial(send_for_evaluation, config, team, checked),
+            beside,
+            fleets.evaluation.publish,
             observer.record_background,
             console.milestone,
             stages,
@@ -77,13 +83,12 @@ class Session:
         validation = TeamValidation(
             config, team, data.validation, held_out, joint.run, shadow_rollouts, stages
         )
-        canary = Canary(config, team, team.rollouts, held_out, stages, console.milestone)
         rollouts = TeamRollouts(config, joint, data.prompts, method.estimator, stages, data.decode)
         profiling = ProfilingObserver(config, observer, team, run.directory, console)
         roles = Roles(
             rollouts=GuardedRollouts(rollouts, run.directory.path),
             shadow_rollouts=shadow_rollouts,
-            scaffold_rollouts=TeamScaffoldRollouts(config, team, joint, stages),
+            scaffold_rollouts=TeamScaffoldRollouts(config, team, fleets.policy, joint, stages),
             demonstrations=Demonstrations(
                 config,
                 split_demonstrations(
@@ -92,12 +97,14 @@ class Session:
             ),
             learners=TeamLearners(config, team, stages),
             meta_controller=TeamMetaController(config, team, stages),
-            weights=TeamWeights(config, team, joint, canary, stages),
+            weights=TeamWeights(joint, fleets.policy),
             checkpoints=checkpoints,
-            evaluation=Measurements((background if served else evaluation, validation)),
+            evaluation=Measurements(
+                (background if team.evaluation_rollouts else evaluation, validation)
+            ),
             observer=GuardedObserver(profiling, run.directory.path, warn),
         )
-        return cls(method, roles, joint, observer, checkpoints, evaluation, background)
+        return cls(method, roles, joint, shadow, observer, checkpoints, evaluation, background)
 
     def train(self, run: CheckedRun, stop: StopRequest) -> None:
         """Run the loop, then wait for an evaluation beside it, unless the user insists.
@@ -117,7 +124,11 @@ class Session:
     def _run_loop(self, config: RunConfig, stop: StopRequest) -> None:
         """Run the loop; a stop that broke off a generation is saved."""
         try:
-            with self.generation.serving(), self.background.serving():
+            with (
+                self.generation.serving(),
+                self.shadow_generation.serving(),
+                self.background.serving(),
+            ):
                 shape = PackShape.from_config(config, read_model_facts(config.model).hidden_size)
                 stop.begin_training()
                 train(config.run.num_steps, self.method, shape, self.roles)

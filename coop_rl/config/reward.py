@@ -85,8 +85,10 @@ class RewardSection(Section):
     flip_probability: float = Field(0.0, ge=0.0, le=1.0)
     """Noise, for studies of robustness: the verifier's value r of a training response becomes 1 - r
     with this probability; accuracy and evaluation see the truth."""
+    num_actors: int = Field(1, ge=1)
+    """Reward actors, each with a pool of its own; a group goes to the one that has the fewest."""
     num_workers: int = Field(1, ge=1)
-    """Processes that judge responses."""
+    """Processes of each reward actor that judge responses."""
     time_limit_s: float = Field(5.0, gt=0)
     """Seconds that judging one response may take; then the process is killed."""
     memory_limit_mib: int = Field(1024, ge=64)

@@ -140,7 +140,7 @@ class PlacementSection(Section):
     their weights in host memory and have no key-value cache (on CPUs they only rest). Give each
     role a fraction of a GPU; needs rollout.max_policy_lag 0."""
     reward: RoleResources = RoleResources()
-    """What the reward actor reserves; at 0 it runs beside joint's first rank. Its worker processes
+    """What each reward actor reserves; at 0 it runs beside joint's first rank. Its worker processes
     come on top."""
     driver: RoleResources = RoleResources()
     """What the driver of a submitted job reserves, as the entrypoint that `coop-rl submit` gives

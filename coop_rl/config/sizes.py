@@ -190,10 +190,13 @@ def derive_sizes(config: RunConfig) -> DerivedSizes:
 def role_counts(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
     """Return how many actors each role has, and what one of them asks for.
 
-    A config that is no `RunConfig` has rollout actors and a reward actor only.
+    A config that is no `RunConfig` has rollout and reward actors only.
     """
     place = config.placement
-    serving = {"rollout": (config.rollout.num_actors, place.rollout), "reward": (1, place.reward)}
+    serving = {
+        "rollout": (config.rollout.num_actors, place.rollout),
+        "reward": (config.reward.num_actors, place.reward),
+    }
     if not isinstance(config, RunConfig):
         return serving
     ranks, with_shadow = config.learner.num_ranks, has_shadow(config)
@@ -211,7 +214,7 @@ def role_counts(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
 
 
 def serving_devices(config: ServingConfig) -> Devices:
-    """Return what rollout actors and the reward actor ask for."""
+    """Return what rollout and reward actors ask for."""
     return Devices(**_by_role(role_counts(config)))
 
 

@@ -12,6 +12,8 @@ terminal stays readable and an import error is in the log too.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,12 +41,15 @@ from coop_rl.types import (
     ScoredGroup,
     StepResult,
 )
+from coop_rl.weights.lifeline import gone
 from coop_rl.weights.receipt import Receipt
 
 if TYPE_CHECKING:
     from coop_rl.weights.process_group import PeerGroup
 
 LOOPBACK = "127.0.0.1"
+GONE_LIMIT_S = 30.0
+"""Longest wait for the process of a lost actor to be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,53 +136,63 @@ class RolloutActor(Shell):
         super().__init__(log)
         self._config, self._backend = config, backend
 
-    async def start(self) -> Whereabouts:
-        """Load the engine."""
+    async def start(self, lost: Whereabouts | None = None) -> Whereabouts:
+        """Load the engine, once nothing is left of a `lost` one in whose place this one is."""
+        if lost is not None and lost.node_id == whereabouts().node_id:
+            await gone(lost.pid, GONE_LIMIT_S)
         self._engine = EngineProcess(self._config, self._backend)
         await self._engine.start()
         return whereabouts()
 
     async def generate(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
         """Sample one group."""
-        try:
-            with span("generate", overlaps=True):
-                return await self._engine.call(RolloutWorker.generate_group, prompt, sampling)
-        except ActorLostError:
-            # A dead engine core never comes back: end the process, so that Ray reports the loss
-            # (re-raising would keep a live actor with a dead engine).
-            os._exit(1)
+        with self._or_end(), span("generate", overlaps=True):
+            return await self._engine.call(RolloutWorker.generate_group, prompt, sampling)
 
     async def join_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Join the transfer group, in which learner rank 0 sends weights."""
-        await self._engine.call(VllmEngine.init_weight_transfer, init_info)
+        with self._or_end():
+            await self._engine.call(VllmEngine.init_weight_transfer, init_info)
 
     async def start_weight_update(self) -> None:
         """Pause generation and open an update of the weights."""
-        with span("pause for weights"):
+        with self._or_end(), span("pause for weights"):
             await self._engine.call(VllmEngine.start_weight_update)
 
     async def receive_weights(self, update_info: dict[str, Any]) -> None:
         """Receive what learner rank 0 sends."""
-        with span("receive weights"):
+        with self._or_end(), span("receive weights"):
             await self._engine.call(VllmEngine.update_weights, update_info)
 
     async def finish_weight_update(self, version: str) -> None:
         """Close the update, stamp the version on what is sampled from now on, and resume."""
-        with span("finish weights"):
+        with self._or_end(), span("finish weights"):
             await self._engine.call(VllmEngine.finish_weight_update, version)
 
     async def sleep(self) -> None:
         """Leave the device to the learners."""
-        with span("sleep"):
+        with self._or_end(), span("sleep"):
             await self._engine.call(VllmEngine.sleep)
 
     async def receipt(self) -> Receipt:
         """Return the checksums of the weights that arrived last."""
-        return await self._engine.call(VllmEngine.receipt)
+        with self._or_end():
+            return await self._engine.call(VllmEngine.receipt)
 
     async def shutdown(self) -> None:
         """End the engine's processes."""
         await self._engine.shutdown()
+
+    @contextmanager
+    def _or_end(self) -> Iterator[None]:
+        """End this process where the engine is dead, which never comes back.
+
+        So Ray reports the loss; an error would leave a live actor with a dead engine.
+        """
+        try:
+            yield
+        except ActorLostError:
+            os._exit(1)
 
 
 class MetaControllerActor(PeerShell):

@@ -5,6 +5,7 @@ config --placement.reserved--> room on nodes --team_of--> Team, whose `start` li
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ A = TypeVar("A")
 MANY_CALLS = 4096
 """Groups one rollout actor may hold at once; its engine queues them itself."""
 SINGLE = ("reward", "meta-controller")
-"""Roles of one actor, whose name has no number."""
+"""Roles whose actor has no number in its name where it is the only one."""
 INDEX = object()
 """Stands, among the arguments of a role's actors, for each one's index."""
 SHUTDOWN_GRACE_S = 10.0
@@ -37,7 +38,7 @@ SHUTDOWN_GRACE_S = 10.0
 def team_of(config: ServingConfig, log_dir: Path, report: Callable[[str], None]) -> Iterator[Team]:
     """Create the actors of a run; on leaving, end engines and pools before the actors go.
 
-    A config that is no `RunConfig` gets rollout actors and a reward actor only. `report` gets a
+    A config that is no `RunConfig` gets rollout and reward actors only. `report` gets a
     line now and then while the cluster has no room for them.
 
     Raises:
@@ -53,7 +54,7 @@ def team_of(config: ServingConfig, log_dir: Path, report: Callable[[str], None])
 
 
 def _end(team: Team) -> None:
-    ending = [m.handle.shutdown.remote() for m in (*team.engines, team.reward)]
+    ending = [m.handle.shutdown.remote() for m in (*team.engines, *team.rewards)]
     # Dead or hanging already: the session kills what is left by process id.
     with suppress(RayError, GetTimeoutError):
         ray.get(ending, timeout=SHUTDOWN_GRACE_S)
@@ -63,6 +64,7 @@ def _end(team: Team) -> None:
 
 def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
     backend, counts = weight_backend(config), role_counts(config)
+    recipes: dict[str, Callable[[], Member[Any]]] = {}
 
     def actors(
         role: str, shell: type[A], arguments: Sequence[Any], **more: Any
@@ -70,28 +72,31 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
         """Create the actors of a role; each gets its index, where `arguments` has INDEX."""
         count, need = counts.get(role, (0, RoleResources()))
         remote: Any = ray.remote(shell)
-        found: list[Member[A]] = []
-        for index in range(count):
-            name = role.replace(" ", "-") + (f"-{index}" if role not in SINGLE else "")
+
+        def make(name: str, index: int) -> Member[A]:
             where = placement.options(role, index)
             chosen = remote.options(
                 name=name, num_cpus=need.cpus, num_gpus=need.gpus, **where, **more
             )
             given = [index if argument is INDEX else argument for argument in arguments]
-            found.append(Member(name, chosen.remote(config, *given, log_dir / f"{name}.log")))
-        return tuple(found)
+            return Member(name, chosen.remote(config, *given, log_dir / f"{name}.log"))
+
+        is_single = role in SINGLE and count == 1
+        names = [role.replace(" ", "-") + f"-{i}" * (not is_single) for i in range(count)]
+        recipes.update({name: partial(make, name, i) for i, name in enumerate(names)})
+        return tuple(make(name, index) for index, name in enumerate(names))
 
     # One thread a worker and one for shutting down: a slow group holds up no other.
     threads = {"max_concurrency": config.reward.num_workers + 1}
-    (reward,) = actors("reward", RewardActor, (), **threads)
     engines = {"max_concurrency": MANY_CALLS}
     return Team(
         rollouts=actors("rollout", RolloutActor, (backend,), **engines),
-        reward=reward,
+        rewards=actors("reward", RewardActor, (), **threads),
         shadow_rollouts=actors("rollout shadow", RolloutActor, (backend,), **engines),
         evaluation_rollouts=actors("rollout evaluation", RolloutActor, (backend,), **engines),
         joint=actors("learner joint", LearnerActor, ("joint", INDEX, backend)),
         shadow=actors("learner shadow", LearnerActor, ("shadow", INDEX, backend)),
         meta=next(iter(actors("meta-controller", MetaControllerActor, ())), None),
         engine_gpus=config.placement.rollout.gpus,
+        remake=lambda name: recipes[name](),
     )

@@ -16,9 +16,15 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import ray
 from ray._private import worker
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
-from coop_rl.errors import ActorLostError, RayLostError, RunError, first_line
+from coop_rl.errors import ActorLostError, RayLostError, ResultLostError, RunError, first_line
 from coop_rl.observability.losses import TO_GO_ON
 
 SECONDARY_GRACE_S = 5.0
@@ -153,6 +159,32 @@ def wait_for(calls: Sequence[Call[object]], timeout_s: float) -> None:
             open_result(call, list(pending.values()))
 
 
+def gather_all(
+    calls: Sequence[Call[R]], timeout_s: float, grace_s: float | None = None
+) -> list[R | RunError]:
+    """Wait for all calls and return what became of each, in order.
+
+    Args:
+        calls: All under way.
+        timeout_s: Longest wait for all of them.
+        grace_s: How long the others are waited for once one has failed; None: to `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    pending, outcomes = {call.ref: call for call in calls}, dict[AnyRef, R | RunError]()
+    while pending and (left_s := deadline - time.monotonic()) > 0:
+        for ref in wait_a_moment(list(pending), left_s):
+            call = pending.pop(ref)
+            try:
+                outcomes[ref] = open_result(call, [])
+            except RunError as error:
+                outcomes[ref] = error
+                if grace_s is not None:
+                    deadline = min(deadline, time.monotonic() + grace_s)
+    for ref, call in pending.items():
+        outcomes[ref] = _overdue(timeout_s, [call])
+    return [outcomes[call.ref] for call in calls]
+
+
 def wait_until(
     is_done: Callable[[], bool],
     timeout_s: float,
@@ -185,6 +217,7 @@ def open_result(call: Call[R], others: Sequence[Call[object]]) -> R:
 
     Raises:
         ActorLostError: Its actor, or one of the `others` that caused the failure, died.
+        ResultLostError: It was returned, and is lost with the node that held it.
         RunError: It raised; an error of ours passes through unchanged.
     """
     try:
@@ -232,6 +265,9 @@ def _explain(call: Call[object], error: RayError, others: Sequence[Call[object]]
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, RayActorError | OutOfMemoryError):
         return _lost(call, cause)
+    if isinstance(cause, ObjectLostError):
+        text = f"{call.actor} ended {call.phase}, and the result is lost with its node"
+        return ResultLostError(f"{text}: {first_line(cause)}")
     deadline = time.monotonic() + SECONDARY_GRACE_S
     pending = {other.ref: other for other in others}
     while pending and time.monotonic() < deadline:

@@ -51,6 +51,8 @@ class LearnerActor(PeerShell):
 
         self._backend = backend
         self._rank = LearnerRank(config, branch, rank)
+        self._publisher: WeightPublisher | None = None
+        self._evaluation_publisher: WeightPublisher | None = None
 
     def open_world(self) -> tuple[str, int]:
         """Hold the store of this branch's torch world, on rank 0; return its host and port."""
@@ -67,11 +69,18 @@ class LearnerActor(PeerShell):
         return adapter.shapes if adapter else None
 
     def connect_rollouts(self, engines: list[Member[RolloutActor]]) -> None:
-        """Build the publisher of this rank's weights; rank 0 drives the rollout actors."""
+        """Build the publisher of this rank's weights; rank 0 drives the rollout actors.
+
+        It takes the place of one to others, whose group is left.
+        """
+        if self._publisher:
+            self._publisher.close()
         self._publisher = self._publisher_to(engines)
 
     def connect_evaluation(self, engines: list[Member[RolloutActor]]) -> None:
         """Build the publisher to the rollout actors that evaluate beside training."""
+        if self._evaluation_publisher:
+            self._evaluation_publisher.close()
         self._evaluation_publisher = self._publisher_to(engines)
 
     def _publisher_to(self, engines: list[Member[RolloutActor]]) -> "WeightPublisher":
@@ -112,18 +121,21 @@ class LearnerActor(PeerShell):
 
     def receipt(self) -> Receipt:
         """Return the checksums of what `publish` sends; all ranks are called alike."""
+        assert self._publisher is not None
         return self._publisher.receipt()
 
     def publish(self, version: PolicyVersion) -> "SyncReport":
         """Send merged weights to the rollout actors."""
         with self._turn("publish"):
             self._learner.check_version(version)
+            assert self._publisher is not None
             return self._publisher.publish(version)
 
     def publish_evaluation(self, version: PolicyVersion) -> "SyncReport":
         """Send merged weights to the rollout actors that evaluate beside training."""
         with self._turn("publish"):
             self._learner.check_version(version)
+            assert self._evaluation_publisher is not None
             return self._evaluation_publisher.publish(version)
 
     def publish_scaffold(self, version: PolicyVersion) -> "SyncReport":

@@ -10,8 +10,12 @@ shadow rank 0 --- weight transfer --- its own engine workers    (only where the 
 joint ranks among themselves, shadow ranks among themselves     (DeepSpeed's torch worlds)
 """
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import ray
 
 from coop_rl.distributed.actors import (
     MetaControllerActor,
@@ -26,15 +30,19 @@ from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member, argument
 from coop_rl.learner.groups import RESYNC_GROUP, W_GROUP
 
+NAME_LIMIT_S = 5.0
+"""How long a killed actor's name may stay taken; Ray 2.60 frees it after 0.02 s."""
+A = TypeVar("A")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Team:
-    """All actors of a run; an evaluation has rollout actors and a reward actor only."""
+    """All present actors of a run; an evaluation has rollout and reward actors only."""
 
     rollouts: tuple[Member[RolloutActor], ...]
     """Serve the policy that is trained or evaluated."""
-    reward: Member[RewardActor]
-    """Judges what is sampled."""
+    rewards: tuple[Member[RewardActor], ...]
+    """Judge what is sampled."""
     shadow_rollouts: tuple[Member[RolloutActor], ...] = ()
     """Serve the shadow; empty where nothing is sampled from it."""
     evaluation_rollouts: tuple[Member[RolloutActor], ...] = ()
@@ -47,6 +55,10 @@ class Team:
     """The keeper of w; None where the method has no guidance."""
     engine_gpus: float = 0.0
     """Devices that one engine reserves; a fraction means that others run on the same device."""
+    remake: Callable[[str], Member[Any]] | None = None
+    """Creates the actor of a name anew, in the same bundle and with the same log."""
+    places: dict[str, Whereabouts] = field(default_factory=dict)
+    """Where each actor runs, by name, once it has started."""
 
     @property
     def learners(self) -> tuple[Member[LearnerActor], ...]:
@@ -57,7 +69,7 @@ class Team:
     def all(self) -> tuple[Member[Shell], ...]:
         """Every actor."""
         meta = (self.meta,) if self.meta else ()
-        return (*self.engines, *self.learners, *meta, self.reward)
+        return (*self.engines, *self.learners, *meta, *self.rewards)
 
     @property
     def engines(self) -> tuple[Member[RolloutActor], ...]:
@@ -71,8 +83,8 @@ class Team:
         sources: Sequence[str],
         report: Callable[[str], None],
         meanwhile: Callable[[], object] = lambda: None,
-    ) -> dict[str, Whereabouts]:
-        """Bring every process up, then link them; return where each one runs, by name.
+    ) -> None:
+        """Bring every process up, then link them; `places` then holds where each one runs.
 
         Args:
             startup_timeout_s: Limit of each start.
@@ -92,21 +104,43 @@ class Team:
             shapes = argument(self.joint[0].call(LearnerActor.adapter_shapes).ref)
             starting.append(self.meta.call(MetaControllerActor.start, list(sources), shapes))
         started = gather(starting, startup_timeout_s)
-        found = {call.actor: where for call, where in zip(starting, started, strict=True)}
-        num_nodes = len({where.node_id for where in found.values()})
+        self.places = {call.actor: where for call, where in zip(starting, started, strict=True)}
+        num_nodes = len({where.node_id for where in started})
         report(f"{len(self.all)} actors are up" + (f" on {num_nodes} nodes" * (num_nodes > 1)))
         self._link_all(startup_timeout_s, sync_timeout_s)
         if self.learners:
             report("weight sync and guidance groups are connected")
-        return found
+
+    def replace(self, lost: Member[A]) -> Member[A]:
+        """Put a new actor of the same name into a lost one's place; its caller starts it.
+
+        Whatever is left of the lost one is killed first: its name is taken as long as anybody holds
+        a handle of an actor that Ray does not know to be dead.
+        """
+        assert self.remake is not None, "this team cannot replace anybody"
+        ray.kill(lost.handle, no_restart=True)
+        deadline = time.monotonic() + NAME_LIMIT_S
+        while True:
+            try:
+                new: Member[A] = self.remake(lost.name)
+                break
+            except ValueError:  # the name is still taken
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        self.rollouts = _with(self.rollouts, new)
+        self.shadow_rollouts = _with(self.shadow_rollouts, new)
+        self.evaluation_rollouts = _with(self.evaluation_rollouts, new)
+        self.rewards = _with(self.rewards, new)
+        return new
 
     def _start_engines(self, timeout_s: float) -> list[Call[Whereabouts]]:
-        """Start the reward actor and the engines, and wait where others will share their devices.
+        """Start reward actors and engines, and wait where others will share their devices.
 
         vLLM measures what is free while it starts: what others take meanwhile it counts as its own,
         and where they give something back it fails.
         """
-        starting = [self.reward.call(RewardActor.start)]
+        starting = [reward.call(RewardActor.start) for reward in self.rewards]
         for engine in self.engines:
             starting.append(engine.call(RolloutActor.start))
             if 0 < self.engine_gpus <= 0.5:  # two engines fit on one device
@@ -144,3 +178,8 @@ class Team:
         ]
         gather(joining, sync_timeout_s)
         gather(connecting, startup_timeout_s)
+
+
+def _with(members: tuple[Member[A], ...], new: Member[Any]) -> tuple[Member[A], ...]:
+    """Return the members with `new` in the place of the one of its name, if that is among them."""
+    return tuple(new if member.name == new.name else member for member in members)

@@ -15,10 +15,6 @@ from functools import partial
 from typing import Protocol
 
 from coop_rl.config import RunConfig
-from coop_rl.distributed.calls import gather
-from coop_rl.distributed.learner_actor import LearnerActor
-from coop_rl.distributed.team import Team
-from coop_rl.driver.canary import Canary
 from coop_rl.driver.evaluation import Evaluator
 from coop_rl.driver.generation import AskedGeneration
 from coop_rl.evaluation.measure import Asking, Request
@@ -145,12 +141,3 @@ class BackgroundEvaluator:
             self._on_result(now.step, now.version, done.value)
         else:
             self._ask(request)
-
-
-def send_for_evaluation(
-    config: RunConfig, team: Team, canary: Canary, version: PolicyVersion
-) -> None:
-    """Send the joint learner's weights to the evaluation's rollout actors, and check them."""
-    calls = [rank.call(LearnerActor.publish_evaluation, version) for rank in team.joint]
-    gather(calls, 4 * config.sync.timeout_s)  # a sync is several calls, each limited by it
-    canary.check(version)

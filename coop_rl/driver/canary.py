@@ -5,7 +5,7 @@
 
 Checksums prove that bytes arrived; only this proves that the engine's kernels use them: it goes the
 way of every rollout, through prefix cache, packed weights, temperature and version stamps. Called
-by `driver.learners.TeamWeights` after a publish.
+by `driver.fleet` after a publish, always for engines that took a lost one's place.
 """
 
 import math
@@ -17,12 +17,12 @@ from coop_rl.distributed.actors import RolloutActor
 from coop_rl.distributed.calls import gather
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member
-from coop_rl.distributed.team import Team
 from coop_rl.errors import WeightSyncError
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion, Prompt, RolloutGroup, SamplingSettings
 from coop_rl.weights.receipt import describe_difference
 
+Engine = Member[RolloutActor]
 NUM_PROMPTS, NUM_SAMPLES, MAX_TOKENS = 4, 2, 16
 SEED = 20_250_906
 """Any fixed number, so that every check samples with the same random numbers."""
@@ -69,19 +69,17 @@ class Canary:
     def __init__(
         self,
         config: RunConfig,
-        team: Team,
-        engines: Sequence[Member[RolloutActor]],
+        ranks: Sequence[Member[LearnerActor]],
         prompts: Sequence[Prompt],
         stages: Stages,
         report: Callable[[str], None],
     ) -> None:
-        """Compare `engines` of the team with its joint learner.
+        """Compare engines with the learner group `ranks`, whose weights they were sent.
 
         They sample on the first `NUM_PROMPTS` prompts; `report` gets a line after the first check.
         """
         self._every = config.sync.canary_every
-        self._team = team
-        self._engines = engines
+        self._ranks = ranks
         self._prompts = tuple(prompts[:NUM_PROMPTS])
         self._stages = stages
         self._report = report
@@ -98,18 +96,21 @@ class Canary:
         given = config.sync.canary_tolerance
         self._tolerance = default if given is None else given
 
-    def check_when_due(self, version: PolicyVersion) -> None:
-        """Check all rollout actors when it is time to.
+    def check_when_due(
+        self, version: PolicyVersion, engines: Sequence[Engine], new: Sequence[Engine]
+    ) -> None:
+        """Check all engines when it is time to, and those that are new at any time.
 
         Raises:
             WeightSyncError: One of them computes with other weights; names it and a tensor.
             VersionError: One of them stamps another version.
+            ActorLostError: One of them is lost.
         """
-        is_due = self._every > 0 and version.theta % self._every == 0
-        if self._has_run and not is_due:
+        is_due = not self._has_run or (self._every > 0 and version.theta % self._every == 0)
+        if not (checked := engines if is_due else new):
             return
         with self._stages.stage("canary"):
-            agreements = self.check(version)
+            agreements = [self._check(engine, version) for engine in checked]
         worst = max(agreements, key=lambda agreement: agreement.mean)
         self._stages.count("sync/canary_mean", worst.mean)
         self._stages.count("sync/canary_max", max(a.largest for a in agreements))
@@ -120,11 +121,21 @@ class Canary:
                 f"differ by {worst.mean:.1e} nats on average"
             )
 
-    def check(self, version: PolicyVersion) -> list[Agreement]:
-        """Check all rollout actors; raises as `check_when_due` does."""
-        return [self._check(engine, version) for engine in self._engines]
+    def check_all(
+        self, version: PolicyVersion, engines: Sequence[Engine], _new: Sequence[Engine]
+    ) -> None:
+        """Check all engines; raises as `check_when_due` does."""
+        for engine in engines:
+            self._check(engine, version)
 
-    def _check(self, engine: Member[RolloutActor], version: PolicyVersion) -> Agreement:
+    def check_new(
+        self, version: PolicyVersion, _engines: Sequence[Engine], new: Sequence[Engine]
+    ) -> None:
+        """Check engines that are new; raises as `check_when_due` does."""
+        for engine in new:
+            self._check(engine, version)
+
+    def _check(self, engine: Engine, version: PolicyVersion) -> Agreement:
         calls = [
             engine.call(RolloutActor.generate, prompt, self._sampling) for prompt in self._prompts
         ]
@@ -132,18 +143,16 @@ class Canary:
         for group in groups:
             group.require_version(version, engine.name)
         rows = [(g.prompt.token_ids, r.token_ids) for g in groups for r in g.rollouts]
-        scoring = [rank.call(LearnerActor.score, rows) for rank in self._team.joint]
+        scoring = [rank.call(LearnerActor.score, rows) for rank in self._ranks]
         agreement = compare(groups, gather(scoring, self._timeout_s)[0])
         # Negated, so that NaN fails too.
         if not agreement.mean <= self._tolerance:
             raise WeightSyncError(self._explain(engine, version, agreement))
         return agreement
 
-    def _explain(
-        self, engine: Member[RolloutActor], version: PolicyVersion, agreement: Agreement
-    ) -> str:
+    def _explain(self, engine: Engine, version: PolicyVersion, agreement: Agreement) -> str:
         (theirs,) = gather([engine.call(RolloutActor.receipt)], self._timeout_s)
-        sent = [rank.call(LearnerActor.receipt) for rank in self._team.joint]
+        sent = [rank.call(LearnerActor.receipt) for rank in self._ranks]
         ours = gather(sent, self._timeout_s)[0]
         if not theirs:
             where = "its backend keeps no receipts, so any tensor may be the cause"

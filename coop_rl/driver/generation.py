@@ -2,9 +2,11 @@
 
     submit --> router --> rollout actor --> reward actor --> on_done
                  ^ waits while weights change, unless updates are in flight
+                 ^ what a lost rollout actor had, with the same seeds
 
-A sampled group goes from the rollout actor to the reward actor directly. `distributed.calls` serves
-this in every wait, so generation goes on while learners train. Called by `driver.rollouts`, by
+A sampled group goes from the rollout actor to the reward actor directly (`driver.scoring`). Which
+rollout actors there are, `driver.fleet` knows. `distributed.calls` serves this in every wait, so
+generation goes on while learners train. Called by `driver.rollouts`, by
 `driver.learners.TeamWeights` and, through `run`, by evaluations.
 """
 
@@ -15,12 +17,13 @@ from functools import partial
 from typing import Protocol
 
 from coop_rl.config.schema import ServingConfig
-from coop_rl.distributed.actors import RewardActor, RolloutActor
-from coop_rl.distributed.calls import AnyRef, Call, in_background, open_result, wait_until
-from coop_rl.distributed.member import Member, argument
+from coop_rl.distributed.actors import RolloutActor
+from coop_rl.distributed.calls import AnyRef, Call, in_background, wait_until
+from coop_rl.driver.fleet import Fleet
 from coop_rl.driver.router import Router, Work
+from coop_rl.driver.scoring import Scoring
 from coop_rl.driver.stop import StopRequest
-from coop_rl.errors import RunError
+from coop_rl.errors import ActorLostError, ResultLostError, RunError
 from coop_rl.rollout.capacity import sequences_at_once
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion, Prompt, RolloutGroup, SamplingSettings, ScoredGroup
@@ -29,6 +32,8 @@ OnStart = Callable[[PolicyVersion], None]
 """Gets the version an engine serves when it takes a group on."""
 OnDone = Callable[[ScoredGroup, str], None]
 """Gets the scored group and the name of its sampler; may submit more, must not wait."""
+OnReturn = Callable[[], None]
+"""Called when a group that was started is lost with its engine; it will be started once more."""
 
 
 class Generation(Protocol):
@@ -39,7 +44,12 @@ class Generation(Protocol):
         ...
 
     def submit(
-        self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
+        self,
+        prompt: Prompt,
+        sampling: SamplingSettings,
+        on_start: OnStart,
+        on_done: OnDone,
+        on_return: OnReturn,
     ) -> None:
         """Sample and score a group, as soon as there is room."""
         ...
@@ -75,6 +85,7 @@ class _Group:
     sampling: SamplingSettings
     on_start: OnStart
     on_done: OnDone
+    on_return: OnReturn
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,41 +97,34 @@ class _Generating:
     work: Work[_Group]
 
 
-@dataclass(frozen=True, slots=True)
-class _Scoring:
-    """A group that the reward actor judges."""
-
-    call: Call[ScoredGroup]
-    sampled: Call[RolloutGroup]
-    group: _Group
-
-
 class TeamGeneration:
     """Groups under way on rollout actors, with limits, stoppable between steps."""
 
     def __init__(
         self,
         config: ServingConfig,
-        engines: Sequence[Member[RolloutActor]],
-        reward: Member[RewardActor],
+        fleet: Fleet,
+        scoring: Scoring,
         stop: StopRequest,
         on_group: Callable[[], None] | None = None,
         stages: Stages | None = None,
     ) -> None:
-        """Sample on `engines`, judge with `reward`; `on_group` is called after each sampled one."""
-        self._engines = engines
-        self._reward = reward
+        """Sample on `fleet`, judge by `scoring`; `on_group` is called after each sampled one."""
+        self._fleet = fleet
+        self._scoring = scoring
         self._stop = stop
         self._timeout_s = config.placement.call_timeout_s
         self._on_group = on_group
         self._stages = stages or Stages()
         self._may_change_in_flight = config.rollout.in_flight_updates
-        self._router: Router[_Group] = Router(max(1, len(engines)), sequences_at_once(config))
+        self._router: Router[_Group] = Router(fleet.serving, sequences_at_once(config))
+        fleet.subscribe(self._drop, self._router.add_engine)
         self._generating: dict[AnyRef, _Generating] = {}
-        self._scoring: dict[AnyRef, _Scoring] = {}
         self._num_events = 0
         self._is_paused = False
         self._owed: tuple[PolicyVersion, Callable[[], None]] | None = None
+        self._send: Callable[[], None] | None = None
+        """Sends what was sent last once more."""
         self._version = PolicyVersion(0, 0)
 
     @contextmanager
@@ -163,11 +167,16 @@ class TeamGeneration:
             self.submit(prompt, sampling, lambda _version: None, partial(accept, index))
 
     def submit(
-        self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
+        self,
+        prompt: Prompt,
+        sampling: SamplingSettings,
+        on_start: OnStart,
+        on_done: OnDone,
+        on_return: OnReturn = lambda: None,
     ) -> None:
         """Sample and score a group, as soon as an engine has room."""
         num_tokens = len(prompt.context_ids) + sampling.num_samples * sampling.max_tokens
-        group = _Group(prompt, sampling, on_start, on_done)
+        group = _Group(prompt, sampling, on_start, on_done, on_return)
         self._router.add(Work(group, sampling.num_samples, num_tokens))
         self._start()
 
@@ -182,9 +191,23 @@ class TeamGeneration:
             self.wait_through(is_done)
 
     def wait_through(self, is_done: Callable[[], bool]) -> None:
-        """Wait although a stop was asked for; a second request breaks it off."""
+        """Wait although a stop was asked for; a second request breaks it off.
+
+        Who waits here stands at a step's boundary, where the learners still hold the weights that
+        are served; so where all engines were lost, a new one gets them at once.
+        """
         with in_background(self):
-            wait_until(is_done, self._timeout_s, self._under_way, lambda: self._num_events)
+            while not is_done():
+                wait_until(
+                    lambda: is_done() or self._fleet.awaits_weights(),
+                    self._timeout_s,
+                    self._under_way,
+                    lambda: self._num_events,
+                )
+                if not is_done():
+                    assert self._send is not None, "engines wait for weights that nobody sent"
+                    self._send()
+                    self._start()
 
     def change_weights(
         self, version: PolicyVersion, send: Callable[[], None], *, is_read: bool
@@ -214,45 +237,65 @@ class TeamGeneration:
             with self._stages.stage("wait_generation"):
                 self.wait_through(lambda: not self._generating)
         send()
+        self._send = send
         self._version, self._is_paused = version, False
         self._start()
 
     def refs(self) -> Sequence[AnyRef]:
         """Return the calls under way, for `distributed.calls`."""
-        return [*self._generating, *self._scoring]
+        return [*self._generating, *self._scoring.refs(), *self._fleet.refs()]
 
     def take(self, ref: AnyRef) -> None:
-        """Take in a sampled or scored group, for `distributed.calls`."""
+        """Take in a sampled or scored group, or a new engine, for `distributed.calls`."""
         if ref in self._generating:
-            # What was sampled goes to the reward actor and is not fetched here; if sampling failed,
-            # so does the scoring.
             self._on_sampled(ref)
-            return
-        scoring = self._scoring[ref]
-        try:
-            group = open_result(scoring.call, [])
-        except RunError:
-            open_result(scoring.sampled, [])  # names the rollout actor where that is the cause
-            raise
-        self._on_scored(ref, group)
+        elif ref in self._fleet.refs():
+            self._num_events += 1
+            self._fleet.take(ref)
+        else:
+            self._scoring.take(ref)
 
     def _on_sampled(self, ref: AnyRef) -> None:
-        """Let the reward actor judge a sampled group, and its engine take on others."""
+        """Let a reward actor judge a sampled group, and its engine take on others."""
         self._num_events += 1
         ended = self._generating.pop(ref)
         self._router.finish(ended.engine, ended.work)
         # Not earlier: an actor that runs calls in order would wait for the slowest group.
-        scoring = self._reward.call(RewardActor.score, argument(ended.call.ref))
-        self._scoring[scoring.ref] = _Scoring(scoring, ended.call, ended.work.item)
+        self._scoring.judge(
+            ended.call, partial(self._on_scored, ended), partial(self._on_failed, ended)
+        )
         self._start()
         if self._on_group:
             self._on_group()
 
-    def _on_scored(self, ref: AnyRef, scored: ScoredGroup) -> None:
+    def _on_scored(self, ended: _Generating, scored: ScoredGroup) -> None:
         """Hand a group to who submitted it."""
         self._num_events += 1
-        ended = self._scoring.pop(ref)
-        ended.group.on_done(scored, ended.sampled.actor)
+        ended.work.item.on_done(scored, ended.call.actor)
+
+    def _on_failed(self, ended: _Generating, error: RunError) -> None:
+        """Sample a group again that was lost with its engine, or with the node that held it.
+
+        Raises:
+            RunError: It failed for another reason, or the engine is not replaced.
+        """
+        self._num_events += 1
+        if not isinstance(error, ActorLostError | ResultLostError):
+            raise error
+        self._take_back([ended.work])
+        self._router.add(ended.work)
+        if isinstance(error, ActorLostError):
+            self._fleet.lose(ended.engine, error)
+        self._start()
+
+    def _drop(self, engine: int) -> None:
+        """Forget a lost engine's calls, so that a late answer counts for nobody."""
+        self._generating = {r: e for r, e in self._generating.items() if e.engine != engine}
+        self._take_back(self._router.remove(engine))
+
+    def _take_back(self, works: Sequence[Work[_Group]]) -> None:
+        for work in works:
+            work.item.on_return()
 
     def _start(self) -> None:
         """Give waiting groups to engines that have room."""
@@ -260,12 +303,11 @@ class TeamGeneration:
             return
         for engine, work in self._router.start():
             group = work.item
-            call = self._engines[engine].call(RolloutActor.generate, group.prompt, group.sampling)
+            member = self._fleet.serving[engine]
+            call = member.call(RolloutActor.generate, group.prompt, group.sampling)
             self._generating[call.ref] = _Generating(call, engine, work)
             group.on_start(self._version)
 
     def _under_way(self) -> list[Call[object]]:
-        return [
-            *(entry.call for entry in self._generating.values()),
-            *(entry.call for entry in self._scoring.values()),
-        ]
+        generating = (entry.call for entry in self._generating.values())
+        return [*generating, *self._scoring.calls(), *self._fleet.calls()]

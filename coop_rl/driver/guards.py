@@ -58,7 +58,7 @@ class GuardedRollouts:
         raise UnscoredError(
             f"{num_lost} of the {status.total()} responses of step {step} could not be scored "
             f"({status['crashed']} crashed the verifier, {status['timeout']} hit "
-            f"reward.time_limit_s), and nothing was learned from them; see logs/reward.log and "
+            f"reward.time_limit_s), and nothing was learned from them; see logs/reward*.log and "
             f"{save_batch(self._folder, step, groups)}"
         )
 

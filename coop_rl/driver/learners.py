@@ -19,7 +19,7 @@ from coop_rl.distributed.calls import Call, gather, open_result, wait_for
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import argument, put
 from coop_rl.distributed.team import Team
-from coop_rl.driver.canary import Canary
+from coop_rl.driver.fleet import SyncedFleet
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.errors import WeightSyncError
 from coop_rl.tracing.stages import Stages
@@ -145,32 +145,13 @@ class TeamMetaController:
 class TeamWeights:
     """Sends the merged weights theta + s*B*A of the joint learner to the rollout actors."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        team: Team,
-        generation: TeamGeneration,
-        canary: Canary,
-        stages: Stages,
-    ) -> None:
-        """Send to the actors of `generation`, which knows when nothing is sampled."""
+    def __init__(self, generation: TeamGeneration, fleet: SyncedFleet) -> None:
+        """Send to `fleet`; `generation` knows when nothing is sampled."""
         self._generation = generation
-        self._canary = canary
-        # A sync is several calls, each limited by sync.timeout_s.
-        self._timeout_s = 4 * config.sync.timeout_s
-        self._team = team
-        self._stages = stages
+        self._fleet = fleet
 
     def publish(self, version: PolicyVersion, *, is_read: bool) -> PolicyVersion:
         """Let every rollout actor serve `version`, now or once somebody samples; return it."""
-        self._generation.change_weights(version, partial(self._send, version), is_read=is_read)
+        send = partial(self._fleet.publish, version)
+        self._generation.change_weights(version, send, is_read=is_read)
         return version
-
-    def _send(self, version: PolicyVersion) -> None:
-        """Send `version` to every rollout actor, and let the canary check it."""
-        with self._stages.stage("publish"):
-            calls = [rank.call(LearnerActor.publish, version) for rank in self._team.joint]
-            reports = gather(calls, self._timeout_s)
-        self._stages.count("sync/bytes", reports[0].num_bytes)
-        self._stages.count("sync/seconds", reports[0].seconds)
-        self._canary.check_when_due(version)

@@ -18,6 +18,7 @@ from coop_rl.distributed.calls import gather
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import argument, put
 from coop_rl.distributed.team import Team
+from coop_rl.driver.fleet import SyncedFleet
 from coop_rl.driver.generation import Generation, TeamGeneration
 from coop_rl.driver.window import Slot, Window
 from coop_rl.rewards.noise import flip_rewards
@@ -130,6 +131,7 @@ class TeamRollouts:
             step_sampling(self._config, slot.step),
             partial(self._note_start, slot),
             partial(self._accept, slot),
+            partial(self._take_back, slot),
         )
 
     def _prompt(self, slot: Slot) -> Prompt:
@@ -141,6 +143,11 @@ class TeamRollouts:
     def _note_start(self, slot: Slot, version: PolicyVersion) -> None:
         self._versions[slot] = version
         self._window.started(slot, version.theta)
+
+    def _take_back(self, slot: Slot) -> None:
+        """Note that the engine that had a slot is lost; another one will start it anew."""
+        del self._versions[slot]
+        self._window.returned(slot)
 
     def _accept(self, slot: Slot, group: ScoredGroup, sampler: str) -> None:
         """Keep a scored group, and put a refill in its place where it says nothing."""
@@ -174,10 +181,10 @@ class TeamShadowRollouts:
     """Rollouts of the shadow pi(theta-hat, w), sent to its rollout actors before every batch."""
 
     def __init__(
-        self, config: RunConfig, team: Team, generation: TeamGeneration, stages: Stages
+        self, config: RunConfig, fleet: SyncedFleet, generation: TeamGeneration, stages: Stages
     ) -> None:
         self._config = config
-        self._team = team
+        self._fleet = fleet
         self._generation = generation
         self._stages = stages
 
@@ -192,8 +199,8 @@ class TeamShadowRollouts:
     ) -> Sequence[ScoredGroup]:
         """Return one scored group per prompt, sampled from the shadow after `step` steps."""
         version = PolicyVersion(step, step)
-        calls = [rank.call(LearnerActor.publish, version) for rank in self._team.shadow]
-        gather(calls, 4 * self._config.sync.timeout_s)
+        send = partial(self._fleet.publish, version)
+        self._generation.change_weights(version, send, is_read=True)
         return self._generation.run(prompts, sampling, version)
 
 
@@ -201,12 +208,18 @@ class TeamScaffoldRollouts:
     """Second tries of pi(theta, w), which rollout actors serve until theta is published next."""
 
     def __init__(
-        self, config: RunConfig, team: Team, generation: TeamGeneration, stages: Stages
+        self,
+        config: RunConfig,
+        team: Team,
+        fleet: SyncedFleet,
+        generation: TeamGeneration,
+        stages: Stages,
     ) -> None:
-        """Sample with `generation`, that of the policy."""
+        """Sample with `generation` on `fleet`, those of the policy."""
         self._config = config
         self._is_fitted_first = scaffold_fit_steps(config) > 0
         self._team = team
+        self._fleet = fleet
         self._generation = generation
         self._stages = stages
 
@@ -227,10 +240,6 @@ class TeamScaffoldRollouts:
                 batch = argument(put(shown))
                 fitting = [rank.call(LearnerActor.fit_scaffold, batch) for rank in self._team.joint]
                 gather(fitting, self._config.placement.call_timeout_s)
-            send = partial(self._send, version)
+            send = partial(self._fleet.publish_scaffold, version)
             self._generation.change_weights(version, send, is_read=True)
             return self._generation.run([group.prompt for group in failed], sampling, version)
-
-    def _send(self, version: PolicyVersion) -> None:
-        calls = [rank.call(LearnerActor.publish_scaffold, version) for rank in self._team.joint]
-        gather(calls, 4 * self._config.sync.timeout_s)

@@ -1,15 +1,14 @@
 """Which engine a group goes to: the one that owes the fewest tokens, decided as late as possible.
 
 Groups wait here, first come first served, until an engine has room; so a long response holds up its
-own engine only, and a queue is never behind the wrong one. Called by `driver.generation`. Plain
-Python: no Ray, no clock.
+own engine only, and a queue is never behind the wrong one. What a lost engine had goes back to its
+place in the queue. Called by `driver.generation`. Plain Python: no Ray, no clock.
 """
 
 import heapq
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -26,9 +25,11 @@ class _Load:
     tokens: int = 0
     stamp: int = 0
     """Counts the changes; entries of the heap with another stamp are out of date."""
+    works: set["Work[Any]"] = field(default_factory=set)
+    """The groups themselves."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Work(Generic[T]):
     """A group and what it costs at most."""
 
@@ -38,6 +39,8 @@ class Work(Generic[T]):
     """Number of responses."""
     tokens: int
     """Prompt tokens, counted once, and the most response tokens of all samples together."""
+    place: int | None = None
+    """Its place in the queue, which it keeps; the router gives it."""
 
 
 class Router(Generic[T]):
@@ -46,32 +49,52 @@ class Router(Generic[T]):
     A group is never split: its samples share the prompt's key-value cache.
     """
 
-    def __init__(self, num_engines: int, max_sequences: int) -> None:
-        """Route over engines 0, 1, ...
+    def __init__(self, engines: Iterable[int], max_sequences: int) -> None:
+        """Route over engines.
 
         Args:
-            num_engines: At least 1.
+            engines: Their ids; of those that owe the same, the lowest gets a group.
             max_sequences: What an engine runs at once. It holds half as many more; the last group
                 it takes may exceed this.
         """
         self._limit = max_sequences + max(1, int(SPARE_SHARE * max_sequences))
-        self._loads = [_Load() for _ in range(num_engines)]
-        self._waiting: deque[Work[T]] = deque()
-        self._free = [(0, engine, 0) for engine in range(num_engines)]
+        self._loads: dict[int, _Load] = {}
+        self._num_added = 0
+        self._waiting: list[tuple[int, Work[T]]] = []
+        """Heap of (place, group)."""
+        self._free: list[tuple[int, int, int]] = []
         """Heap of (outstanding tokens, engine, stamp) of engines with room."""
+        for engine in engines:
+            self.add_engine(engine)
+
+    def add_engine(self, engine: int) -> None:
+        """Route to one more engine; ids of engines that were removed are not used again."""
+        self._loads[engine] = _Load()
+        self._note(engine)
+
+    def remove(self, engine: int) -> list[Work[T]]:
+        """Forget an engine; return its groups, which wait in their old places, in that order."""
+        works = sorted(self._loads.pop(engine).works, key=lambda work: work.place or 0)
+        for work in works:
+            self.add(work)
+        return works
 
     def add(self, work: Work[T]) -> None:
-        """Let a group wait for an engine."""
-        self._waiting.append(work)
+        """Let a group wait for an engine: behind all others, or in the place it had before."""
+        if work.place is None:
+            work.place = self._num_added
+            self._num_added += 1
+        heapq.heappush(self._waiting, (work.place, work))
 
     def start(self) -> Iterator[tuple[int, Work[T]]]:
         """Yield (engine, group) for groups that can begin now, until none can."""
         while self._waiting and self._free:
             _, engine, stamp = heapq.heappop(self._free)
-            load = self._loads[engine]
-            if stamp != load.stamp:
+            load = self._loads.get(engine)
+            if load is None or stamp != load.stamp:
                 continue
-            work = self._waiting.popleft()
+            _, work = heapq.heappop(self._waiting)
+            load.works.add(work)
             load.sequences += work.sequences
             load.tokens += work.tokens
             self._note(engine)
@@ -80,6 +103,7 @@ class Router(Generic[T]):
     def finish(self, engine: int, work: Work[T]) -> None:
         """Take a generated group off its engine."""
         load = self._loads[engine]
+        load.works.remove(work)
         load.sequences -= work.sequences
         load.tokens -= work.tokens
         self._note(engine)

@@ -1,6 +1,7 @@
 """Which prompts are sampled ahead and which groups make a step's batch: the window of lag L.
 
     order of prompts --begin--> waiting --started(v)--> running --finished--> batch of step k
+                                   ^--------returned-------+   |
                                                says nothing: a refill in its place
 
 With P prompts a step, at most (L + 1) P groups are under way or wait to be trained. A group whose
@@ -95,6 +96,11 @@ class Window:
         self._waiting.remove(slot)
         self._running[slot] = version
         self._num_running[version] += 1
+
+    def returned(self, slot: Slot) -> None:
+        """Note that what had a slot is lost; it waits to be started once more."""
+        self._num_running[self._running.pop(slot)] -= 1
+        self._waiting.add(slot)
 
     def finished(self, slot: Slot, *, is_informative: bool) -> Slot | None:
         """Note that a slot is scored; return the slot to sample in its place, if any."""

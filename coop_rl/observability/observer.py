@@ -7,7 +7,7 @@ from typing import Any
 
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.config import RunConfig
-from coop_rl.metric_names import EVALUATION, STEP_SECONDS
+from coop_rl.metric_names import EVALUATION, RECOVERED, STEP_SECONDS
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.forgetting import Forgetting
 from coop_rl.observability.ledger import Ledger
@@ -144,8 +144,9 @@ class RunObserver:
         self._console.begin(step, self._config.run.num_steps)
         # What was timed so far is start-up (and an evaluation, which its own row reports).
         evaluation = self._stages.take(EVALUATION_TIME)
+        recovered = self._stages.take(RECOVERED)
         self._stages.take()
-        for name, value in evaluation.items():
+        for name, value in (evaluation | recovered).items():
             self._stages.count(name, value)
         self._last_row = time.monotonic() - sum(evaluation.values())
 

@@ -23,7 +23,7 @@ from coop_rl.rollout.arguments import (
 from coop_rl.types import PolicyVersion, Rollout, SamplingSettings
 from coop_rl.weights.lifeline import announce_parent
 from coop_rl.weights.plugin import BACKEND_NAME, ENTRY_POINT_NAME, is_installed
-from coop_rl.weights.receipt import RECEIPT_METHOD, Receipt
+from coop_rl.weights.receipt import ABANDON_METHOD, RECEIPT_METHOD, Receipt
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
@@ -173,6 +173,10 @@ class VllmEngine:
 
         with _dead_engine_is_lost_actor(), _failure_is_sync_error("joining"):
             request = WeightTransferInitRequest(dict(init_info))
+            if self._backend != BACKEND_NAME:
+                # Untried: vLLM's NCCL engine joins a new group without leaving the old one.
+                await self._started().collective_rpc(ABANDON_METHOD)
+                await self._started().collective_rpc("shutdown_weight_transfer_engine")
             await self._started().init_weight_transfer_engine(request)
 
     async def start_weight_update(self) -> None:
@@ -180,6 +184,7 @@ class VllmEngine:
         await self._wake(["weights"])
         await self.pause()
         with _dead_engine_is_lost_actor(), _failure_is_sync_error("starting"):
+            await self._started().collective_rpc(ABANDON_METHOD)
             await self._started().start_weight_update()
 
     async def update_weights(self, update_info: Mapping[str, Any]) -> None:

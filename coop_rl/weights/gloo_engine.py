@@ -86,6 +86,10 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._reload.finish()
         self.receipt = self._arrived
 
+    def abandon(self) -> None:
+        """Give up an open update; layers that are not whole get their old weights back."""
+        self._reload.abandon()
+
     def shutdown(self) -> None:
         """Leave the group."""
         if self._group is not None:

@@ -38,6 +38,12 @@ class WeightSyncClient(Protocol):
 
     version: str
     """What `finish_weight_update` stamps."""
+    lost: dict[str, str]
+    """Why engines are lost, by name; each was, or took part in, a call that failed."""
+
+    def require_present(self) -> None:
+        """Ask everybody for an answer."""
+        ...
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Let every worker join the transfer group."""
@@ -151,7 +157,13 @@ class GlooSender:
             dtype_names=[str(meta.dtype).removeprefix("torch.") for meta in metadata],
             shapes=[list(meta.shape) for meta in metadata],
         )
-        self._client.start_weight_update()
+        try:
+            self._client.start_weight_update()
+        except BaseException:
+            # The other ranks of the learner gather along, and would wait for us.
+            for _ in self._source:
+                pass
+            raise
         executor = ThreadPoolExecutor(max_workers=1)
         try:
             receiving = executor.submit(self._client.update_weights, asdict(update_info))

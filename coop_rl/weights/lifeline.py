@@ -8,6 +8,7 @@ and the workers, which run our vLLM plugin, each watch their parent. Processes o
 not start find no announcement and are left alone.
 """
 
+import asyncio
 import os
 import threading
 import time
@@ -31,6 +32,18 @@ def follow_parent() -> None:
         return  # a helper that somebody in between started and looks after
     announce_parent()
     threading.Thread(target=_end_with, args=(parent,), daemon=True, name="lifeline").start()
+
+
+async def gone(pid: int, limit_s: float) -> None:
+    """Wait until a process of this machine, and those that follow it, are gone, or `limit_s`.
+
+    A stopped process goes 5 s after Ray killed it; until then its memory and devices are not free.
+    """
+    deadline = time.monotonic() + limit_s
+    while _is_alive(pid) and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_S / 10)
+    # Of an engine, its process follows the actor, and its core that process.
+    await asyncio.sleep(2 * POLL_S)
 
 
 def _end_with(parent: int) -> None:

@@ -38,6 +38,9 @@ class SyncReport:
     """Bytes of the weights, sent once to every engine worker."""
     seconds: float
     """From the pause to the resumption of all rollout actors, the gathering included."""
+    lost: tuple[tuple[str, str], ...] = ()
+    """(engine, why) of receivers that were lost meanwhile; the others then are paused, or serve the
+    new weights, and all of them have to be sent to once more."""
 
 
 class WeightPublisher:
@@ -90,6 +93,9 @@ class WeightPublisher:
     def publish(self, version: PolicyVersion) -> SyncReport:
         """Send the weights; when this returns, every rollout actor samples with `version`.
 
+        Where receivers were lost it says so: who did not die can be sent to again, by a publisher
+        that knows the others only.
+
         Raises:
             WeightSyncError: It failed; the rollout actors stay paused until a publish succeeds.
         """
@@ -97,17 +103,30 @@ class WeightPublisher:
         self._client.version = str(version)
         try:
             if self._sender is None:
-                self.connect()
+                self._connect_or_gather()
             assert self._sender is not None
             self._sender.send_weights()
         except WeightSyncError as error:
             self.close()
+            if lost := tuple(self._client.lost.items()):
+                return SyncReport(0, time.perf_counter() - began, lost)
             raise WeightSyncError(f"publishing {version}: {error}") from error
         except BaseException:
             self.close()
             raise
         num_bytes = sum(spec.num_bytes for spec in self._source.metadata())
         return SyncReport(num_bytes, time.perf_counter() - began)
+
+    def _connect_or_gather(self) -> None:
+        try:
+            if self._rank == 0:
+                self._client.require_present()
+            self.connect()
+        except BaseException:
+            # The other ranks of the learner gather along, and would wait for us.
+            for _ in self._source:
+                pass
+            raise
 
     def receipt(self) -> Receipt:
         """Return the checksums of what `publish` would send now; every rank gathers."""

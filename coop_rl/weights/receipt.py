@@ -8,7 +8,7 @@ one of their replica of w after every push.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # slow to import, and who only hands receipts on holds no ten
 
 Receipt = dict[str, int]
 RECEIPT_METHOD = "coop_rl_receipt"
+ABANDON_METHOD = "coop_rl_abandon"
 EXTENSION = "coop_rl.weights.receipt.ReceiptExtension"
 
 
@@ -42,11 +43,29 @@ def describe_difference(theirs: Mapping[str, int], ours: Mapping[str, int]) -> s
 
 
 class ReceiptExtension:
-    """Mixed into vLLM's worker class (`worker_extension_cls`); vLLM calls the method by name."""
+    """Mixed into vLLM's worker class (`worker_extension_cls`); vLLM calls the methods by name."""
 
-    weight_transfer_engine: object
+    weight_transfer_engine: Any
+    vllm_config: Any
+    _weight_update_active: bool
 
     def coop_rl_receipt(self) -> Receipt:
         """Return the receipt of the last sync; empty where the backend keeps none (nccl)."""
         receipt: Receipt = vars(self.weight_transfer_engine).get("receipt", {})
         return receipt
+
+    def coop_rl_abandon(self) -> None:
+        """Forget an update that was begun and not finished.
+
+        vLLM 0.32 itself does so only where receiving raised: a worker that had received all when
+        another engine, or the sender, was lost would refuse every later update as "already active".
+        """
+        if not self._weight_update_active:
+            return
+        from vllm.config import set_current_vllm_config
+
+        with set_current_vllm_config(self.vllm_config):
+            if abandon := vars(type(self.weight_transfer_engine)).get("abandon"):
+                abandon(self.weight_transfer_engine)
+            self.weight_transfer_engine.reset_weight_update_target()
+        self._weight_update_active = False

@@ -166,6 +166,8 @@ def test_sizes_and_shadow_follow_the_method(minimal: Path) -> None:
     assert rl.num_demonstrations == 0
     assert rl.cpus["learner shadow"] == 0
     assert not has_shadow(load_config(minimal, ["meta.w_objective=mixture"]))
+    judges = load_config(minimal, ["reward.num_actors=3", "placement.reward.cpus=2"])
+    assert derive_sizes(judges).cpus["reward"] == 6
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)

@@ -16,12 +16,13 @@ import ray
 from ray.exceptions import (
     ActorDiedError,
     LocalRayletDiedError,
+    ObjectLostError,
     OutOfMemoryError,
     RayError,
     RaySystemError,
 )
 
-from coop_rl.distributed.calls import Call, _explain, breaking_off, gather
+from coop_rl.distributed.calls import Call, _explain, breaking_off, gather, gather_all
 from coop_rl.errors import ActorLostError, RunError, VersionError
 
 
@@ -96,6 +97,24 @@ def test_a_killed_actor_is_named(workers) -> None:
         gather([call], 30)
 
 
+def test_every_call_has_an_outcome_and_who_is_late_after_a_failure_hangs(workers) -> None:
+    pid = ray.get(workers[1].pid.remote())
+    calls: list[Call[Any]] = [
+        Call("rollout-0", "receive", workers[0].pid.remote()),
+        Call("rollout-1", "receive", workers[1].sleep.remote(60)),
+        Call("rollout-2", "receive", workers[0].sleep.remote(60)),
+    ]
+    os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    fine, died, hung = gather_all(calls, 40, grace_s=1)
+    assert time.monotonic() - began < 20
+    assert isinstance(fine, int)
+    assert isinstance(died, ActorLostError)
+    assert (died.actors, died.cause) == (("rollout-1",), "died")
+    assert isinstance(hung, ActorLostError)
+    assert (hung.actors, hung.cause) == (("rollout-2",), "hung")
+
+
 def test_the_dead_actor_is_named_not_the_peer_that_complains(workers) -> None:
     """A broken collective shows first on the survivor; the error must name the one that died."""
     pid = ray.get(workers[1].pid.remote())
@@ -128,6 +147,7 @@ def test_errors_of_ours_keep_their_type_and_gain_the_actor(workers) -> None:
         (ActorDiedError(), "died in step: The actor died unexpectedly"),
         (RaySystemError("lost"), "failed in step: System error: lost"),
         (LocalRayletDiedError(), "failed in step: The task's local raylet died"),
+        (ObjectLostError("0" * 40, None, ""), "ended step, and the result is lost with its node"),
     ],
 )
 def test_whatever_ray_raises_is_one_line(error: RayError, told: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ import torch
 
 from coop_rl.config import load_config
 from coop_rl.distributed.actors import RewardActor, Whereabouts
+from coop_rl.distributed.calls import Call
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.sync_client import RayWeightSyncClient
 from coop_rl.distributed.team import Team
+from coop_rl.errors import WeightSyncError
 
 DEMO = Path("configs/local/demo.yaml")
 
@@ -59,7 +62,7 @@ def timed_team(engine_gpus: float) -> Team:
     ray.get(ready, timeout=60)
     return Team(
         rollouts=tuple(members[:2]),
-        reward=members[2],
+        rewards=(members[2],),
         joint=(members[3],),
         engine_gpus=engine_gpus,
     )
@@ -69,8 +72,9 @@ def timed_team(engine_gpus: float) -> Team:
 def test_nobody_starts_on_a_device_where_an_engine_measures_what_is_free(
     local_ray: None, engine_gpus: float, turns: int
 ) -> None:
-    found = timed_team(engine_gpus).start(60, 60, (), lambda _: None)
-    times = {name: [float(t) for t in where.address.split()] for name, where in found.items()}
+    team = timed_team(engine_gpus)
+    team.start(60, 60, (), lambda _: None)
+    times = {n: [float(t) for t in where.address.split()] for n, where in team.places.items()}
     first, second, learner = (times[n] for n in ("rollout-0", "rollout-1", "learner-joint-0"))
     assert (second[0] >= first[1]) == (turns == 3)
     assert (learner[0] >= max(first[1], second[1])) == (turns >= 2)
@@ -112,3 +116,40 @@ def test_a_learner_leaves_its_device_to_engines_after_each_turn(
     events.clear()
     RayWeightSyncClient([], 1, 1.0, actor._leave_memory).finish_weight_update("1/1")
     assert events == ["empty"] * colocated
+
+
+@pytest.mark.parametrize(
+    ("workers", "told"), [(1, {"dies", "stops"}), (2, {"dies", "stops", "fails"})]
+)
+def test_a_failed_transfer_tells_of_each_engine_whether_it_is_lost(
+    local_ray: None, workers: int, told: set[str]
+) -> None:
+    """Of several workers, one may give a late answer to the next call: such an engine is lost."""
+
+    class Receiver:
+        """Does in a sync what its name says."""
+
+        def receive_weights(self, name: str) -> None:
+            if name == "dies":
+                os._exit(1)
+            if name == "stops":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if name == "fails":
+                raise WeightSyncError("a member was lost")
+
+        def pid(self) -> int:
+            return os.getpid()
+
+    actor: Any = ray.remote(num_cpus=0)(Receiver)
+    names = ("fails", "dies", "stops", "receives")
+    members: list[Member[Any]] = [Member(name, actor.remote()) for name in names]
+    pids: list[int] = ray.get([member.handle.pid.remote() for member in members], timeout=60)
+    client = RayWeightSyncClient(members, workers, 30.0, lambda: None)
+    calls: list[Call[None]] = [
+        Call(m.name, "receive weights", m.handle.receive_weights.remote(m.name)) for m in members
+    ]
+    with pytest.raises(WeightSyncError, match="dies died in receive weights"):
+        client._wait(calls, 30.0, grace_s=5.0)
+    assert client.lost.keys() == told
+    assert client.lost["stops"].startswith("no answer within")
+    os.kill(pids[2], signal.SIGKILL)

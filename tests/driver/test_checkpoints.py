@@ -94,7 +94,7 @@ def roles_of(
 ) -> TeamCheckpoints:
     """The role over a team of nobody, whose steps end with what a test planted."""
     nobody: Any = None
-    team = Team(rollouts=(), reward=Member("reward", nobody))
+    team = Team(rollouts=(), rewards=(Member("reward", nobody),))
     warn = told.append if told is not None else lambda _: None
     config = config or load_config(DEMO, ["checkpoint.every=1", "run.num_steps=9"])
     return TeamCheckpoints(config, team, store, found, stop, Stages(), warn)

@@ -12,7 +12,9 @@ import ray
 from coop_rl.config import RunConfig, load_config
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.member import Member
+from coop_rl.driver.fleet import Fleet
 from coop_rl.driver.generation import TeamGeneration
+from coop_rl.driver.scoring import Scoring
 from coop_rl.driver.stop import StopRequest
 from coop_rl.errors import ActorLostError, RunError, VersionError
 from coop_rl.rollout.worker import RolloutWorker
@@ -82,7 +84,7 @@ def configure(*overrides: str) -> RunConfig:
 
 def generation(engines: list[Any], reward: Member, *overrides: str) -> TeamGeneration:
     members: list[Member[Any]] = [Member(f"rollout-{i}", e) for i, e in enumerate(engines)]
-    return TeamGeneration(configure(*overrides), members, reward, StopRequest())
+    return TeamGeneration(configure(*overrides), Fleet(members), Scoring([reward]), StopRequest())
 
 
 def submit(role: TeamGeneration, name: str, seconds: float, served: Served) -> None:

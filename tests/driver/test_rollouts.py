@@ -12,7 +12,7 @@ from coop_rl.algorithm.methods import build_method
 from coop_rl.config import load_config
 from coop_rl.data.collection import Mixture
 from coop_rl.data.order import SeededOrder
-from coop_rl.driver.generation import OnDone, OnStart
+from coop_rl.driver.generation import OnDone, OnReturn, OnStart
 from coop_rl.driver.rollouts import TeamRollouts
 from coop_rl.errors import VersionError
 from coop_rl.tracing.stages import Stages
@@ -49,7 +49,12 @@ class Answers:
         """Nothing is put off."""
 
     def submit(
-        self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
+        self,
+        prompt: Prompt,
+        sampling: SamplingSettings,
+        on_start: OnStart,
+        on_done: OnDone,
+        on_return: OnReturn,
     ) -> None:
         self.asked.append(prompt.id)
         on_start(self.serves)

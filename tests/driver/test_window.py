@@ -27,6 +27,8 @@ class Scene:
     max_refills: int = 0
     dull_share: float = 0.0
     drains: bool = True
+    loss_share: float = 0.0
+    """How often an engine is lost, and replaced, instead of a group ending."""
     largest: int = 0
     batches: list[list[Slot]] = field(default_factory=list)
     dropped: list[list[Slot]] = field(default_factory=list)
@@ -41,10 +43,11 @@ class Scene:
         return Window(self.per_step, self.max_lag, self.max_refills, self.num_steps, self.row_of)
 
     def reset(self) -> None:
-        self.router: Router[Slot] = Router(self.num_engines, max_sequences=3)
+        self.router: Router[Slot] = Router(range(self.num_engines), max_sequences=3)
         self.running: dict[Slot, tuple[int, Work[Slot]]] = {}
         self.started: dict[Slot, int] = {}
         self.version = 0
+        self.num_lost = 0
 
     def row_of(self, slot: Slot) -> int:
         return slot.position % NUM_ROWS if not slot.is_refill else (slot.position * 7) % NUM_ROWS
@@ -64,7 +67,21 @@ class Scene:
             self.window.started(work.item, self.version)
         self.largest = max(self.largest, self.window.size)
 
+    def lose_one(self) -> None:
+        """Lose an engine; another one comes in its place, with another id."""
+        lost = self.random.choice(sorted(self.router._loads))
+        for work in self.router.remove(lost):
+            del self.running[work.item]
+            self.window.returned(work.item)
+        self.router.add_engine(self.num_engines + self.num_lost)
+        self.num_lost += 1
+
     def end_one(self, *, starts: bool = True) -> None:
+        if self.random.random() < self.loss_share:
+            self.lose_one()
+            if starts:
+                self.start()
+            return
         slot = self.random.choice(sorted(self.running))
         self.router.finish(*self.running.pop(slot))
         refill = self.window.finished(slot, is_informative=not self.is_dull(slot))
@@ -103,6 +120,7 @@ scenes = st.builds(
     seed=st.integers(0, 2**32),
     num_engines=st.integers(1, 5),
     drains=st.booleans(),
+    loss_share=st.sampled_from((0.0, 0.1, 0.4)),
 )
 dynamic = st.builds(
     Scene,
@@ -114,6 +132,7 @@ dynamic = st.builds(
     max_refills=st.integers(1, 3),
     dull_share=st.sampled_from((0.2, 0.6, 1.0)),
     drains=st.booleans(),
+    loss_share=st.sampled_from((0.0, 0.1, 0.4)),
 )
 
 
@@ -156,11 +175,13 @@ def test_dynamic_sampling_keeps_sizes_ages_and_never_wastes_a_group_that_says_so
     st.lists(st.integers(0, 2**32), min_size=2, max_size=4),
 )
 @settings(deadline=None)
-def test_without_a_lag_the_order_of_ends_is_no_matter(
+def test_without_a_lag_neither_the_order_of_ends_nor_losses_matter(
     per_step: int, dull_share: float, seeds: list[int]
 ) -> None:
     played = [
-        Scene(per_step, 0, 4, seed, num_engines=1 + i, max_refills=2, dull_share=dull_share).play()
+        Scene(
+            per_step, 0, 4, seed, 1 + i, max_refills=2, dull_share=dull_share, loss_share=0.3 * i
+        ).play()
         for i, seed in enumerate(seeds)
     ]
     assert all(scene.batches == played[0].batches for scene in played)

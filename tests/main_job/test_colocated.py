@@ -1,4 +1,5 @@
-"""Engines that rest while learners train change nothing; then a learner of that run is lost."""
+"""Engines that rest while learners train change nothing, nor does a lost reward actor; then a
+learner of that run is lost."""
 
 from pathlib import Path
 
@@ -10,7 +11,9 @@ FIELDS = ("reward/mean", "loss/rl", "loss/sft", "loss/shadow_rl", "grad/norm")
 
 
 @pytest.mark.timeout(600)
-def test_turns_change_nothing_and_a_lost_learner_is_named(tmp_path: Path, whole_run: Path) -> None:
+def test_turns_and_a_lost_judge_change_nothing_and_a_lost_learner_is_named(
+    tmp_path: Path, whole_run: Path
+) -> None:
     run_dir = tmp_path / "run"
     every_two = ("evaluation.every=2", "checkpoint.every=2")
     job = train(
@@ -21,6 +24,8 @@ def test_turns_change_nothing_and_a_lost_learner_is_named(tmp_path: Path, whole_
         "recovery.restarts=0",
         *every_two,
     ).start()
+    wait_for_step(run_dir, 0, process=job.process)
+    job.process_of("RewardActor").kill()
     wait_for_step(run_dir, 3, process=job.process)
     job.process_of("LearnerActor").kill()
     done = job.finish(90)
@@ -40,3 +45,4 @@ def test_turns_change_nothing_and_a_lost_learner_is_named(tmp_path: Path, whole_
     evaluated = [row["step"] for row in metrics(run_dir) if "eval/sums/pass@1" in row]
     assert evaluated[:2] == [0, 2]
     assert (run_dir / "checkpoints/step-000002").exists()
+    assert sum(row.get("recovered/reward_actors", 0) for row in metrics(run_dir)) == 1

@@ -46,7 +46,10 @@ def theta(version: str) -> int:
 @pytest.mark.prove  # the rules of windows and slots are in tests/driver and tests/whole_loop
 @pytest.mark.timeout(900)
 def test_a_run_with_a_lag_that_lost_its_engine_skips_and_repeats_no_prompt(tmp_path: Path) -> None:
-    """Bridge, lag 1, weights changed between groups; the engine dies with groups under way."""
+    """Bridge, lag 1, weights changed between groups; the engine dies with groups under way.
+
+    Once another takes its place and the run goes on; the second loss is one too many.
+    """
     num_steps = 7
     overrides = (
         f"run.num_steps={num_steps}",
@@ -54,14 +57,21 @@ def test_a_run_with_a_lag_that_lost_its_engine_skips_and_repeats_no_prompt(tmp_p
         "rollout.max_policy_lag=1",
         "sync.timeout_s=20",
         "recovery.restarts=0",
+        "recovery.rollout_restarts=1",
         ALL_SAMPLES,
     )
     job = train(tmp_path / "run", *overrides).start()
+    wait_for_step(tmp_path / "run", 1, process=job.process)
+    job.process_of("EngineCore").kill()
     wait_for_step(tmp_path / "run", 3, process=job.process)
     job.process_of("EngineCore").kill()
     done = job.finish(90)
     assert done.returncode == 1
-    assert "rollout-0" in done.stderr
+    told = " ".join(done.stderr.split())
+    assert "2 losses within 50 steps, and recovery.rollout_restarts lets 1 be replaced" in told
+    assert told.count("rollout-0 died in") == 2
+    assert "rollout-0 is back after" in done.stdout
+    assert sum(row.get("recovered/rollouts", 0) for row in step_rows(tmp_path / "run")) == 1
     assert "Traceback" not in done.stderr
     assert job.left_over() == []
     (kept,) = (tmp_path / "run/checkpoints").glob("step-*")
@@ -72,18 +82,21 @@ def test_a_run_with_a_lag_that_lost_its_engine_skips_and_repeats_no_prompt(tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     rows = step_rows(tmp_path / "run")
     assert [row["step"] for row in rows] == list(range(num_steps))
-    # The first step of either start has nothing from before; all others are one behind.
-    assert [row["policy/lag"] for row in rows] == [0, 1, 1, 0, 1, 1, 1]
-    assert [row["policy/lag_mean"] for row in rows] == [0, 1, 1, 0, 1, 1, 1]
+    # The first step of either start has nothing from before; all others are one behind, but for
+    # groups that the lost engine had, which may have been started anew a step later.
+    assert [row["policy/lag"] for row in rows[:2] + rows[3:]] == [0, 1, 0, 1, 1, 1]
+    assert [row["policy/lag_mean"] for row in rows[:2] + rows[3:]] == [0, 1, 0, 1, 1, 1]
+    assert 0 <= rows[2]["policy/lag_mean"] <= rows[2]["policy/lag"] <= 1
     assert all(row["policy/mixed"] == 0 for row in rows)
     assert all(0 < row["gain/ess"] <= 1 for row in rows)
     assert all(row["tokens/trained_rl"] > 0 for row in rows)
     # Behaviour log-probs are those of the weights that sampled, not of the learner's.
     assert all(abs(row["policy/mismatch_kl"]) < 1e-4 for row in rows if row["policy/lag"] == 0)
-    assert all(abs(row["policy/mismatch_kl"]) > 1e-5 for row in rows[1:3])
+    assert all(abs(row["policy/mismatch_kl"]) > 1e-5 for row in rows if row["policy/lag_mean"] > 0)
     assert trained_prompts(tmp_path / "run") == first_prompts(num_steps)
     for row in samples(tmp_path / "run"):
-        assert theta(row["version"]) == row["step"] - rows[row["step"]]["policy/lag"]
+        if row["step"] != 2:
+            assert theta(row["version"]) == row["step"] - rows[row["step"]]["policy/lag"]
 
 
 @pytest.mark.timeout(600)

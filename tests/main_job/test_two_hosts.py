@@ -19,6 +19,8 @@ SETS = (
     "checkpoint.every=1",
     "recovery.restarts=0",
     "run.num_steps=8",
+    # Else it would wait for a node like the lost one, and go on there.
+    "recovery.rollout_restarts=0",
 )
 SHORT_CUT_S = 3.0
 

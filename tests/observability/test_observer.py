@@ -173,6 +173,14 @@ def test_what_training_waits_for_evaluations_is_in_the_steps_row(tmp_path: Path)
     assert read_jsonl(tmp_path / "metrics.jsonl")[-1]["time/evaluate_s"] == 0.5
 
 
+def test_actors_replaced_before_the_first_step_count_in_its_row(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    session.stages.count("recovered/rollouts", 1)
+    session.run(range(2), evaluated=(0,))
+    found = [row.get("recovered/rollouts") for row in read_jsonl(tmp_path / "metrics.jsonl")]
+    assert found == [None, 1, None]
+
+
 def test_step_time_leaves_evaluations_out(tmp_path: Path) -> None:
     session = Session(tmp_path)
     session.observer.record_evaluation(0, {})

@@ -97,6 +97,10 @@ class LocalSyncClient:
         self._engine = engine
         self._loop = loop
         self.version = ""
+        self.lost: dict[str, str] = {}
+
+    def require_present(self):
+        """It is this process."""
 
     def init_weight_transfer_engine(self, init_info):
         self._call(self._engine.init_weight_transfer(init_info))

@@ -227,6 +227,30 @@ def test_failed_sync_pauses_the_engine_until_one_succeeds(
 
 @pytest.mark.timeout(240)
 @one_case
+@pytest.mark.parametrize("call", ["update_weights", "finish_weight_update"])
+def test_an_update_that_nobody_finishes_does_not_bar_the_next(
+    rig: Rig, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another engine was lost: this one had begun the update, or received all of it."""
+    rig.learner.change()
+
+    def fail(*_: object) -> None:
+        raise WeightSyncError("rollout-1 died")
+
+    monkeypatch.setattr(rig.publisher._client, call, fail)
+    with pytest.raises(WeightSyncError, match="rollout-1 died"):
+        rig.publisher.publish(version(11))
+    monkeypatch.undo()
+    rig.learner.change()
+    rig.publisher.publish(version(12))
+    groups = rig.run(sample(rig))
+    assert versions(groups) == {version(12)}
+    assert largest_difference(rig.learner, groups) <= TOLERANCE
+    assert describe_difference(rig.run(rig.engine.receipt()), rig.receipt()) is None
+
+
+@pytest.mark.timeout(240)
+@one_case
 def test_dead_engine_is_a_lost_actor(rig: Rig) -> None:
     rig.run(sample(rig))
     children = psutil.Process().children(recursive=True)

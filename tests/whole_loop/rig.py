@@ -23,7 +23,7 @@ from coop_rl.config.sizes import scaffold_fit_steps, scaffold_samples
 from coop_rl.data.collection import Mixture
 from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress
 from coop_rl.driver.demonstrations import Demonstrations
-from coop_rl.driver.generation import OnDone, OnStart
+from coop_rl.driver.generation import OnDone, OnReturn, OnStart
 from coop_rl.driver.learners import SHADOW_OBJECTIVE
 from coop_rl.driver.rollouts import SCAFFOLD_SEED, SHADOW_SEED, TeamRollouts, step_sampling
 from coop_rl.metric_names import VALIDATION_NLL
@@ -92,7 +92,12 @@ class LocalGeneration:
         """Nothing is ever put off here."""
 
     def submit(
-        self, prompt: Prompt, sampling: SamplingSettings, on_start: OnStart, on_done: OnDone
+        self,
+        prompt: Prompt,
+        sampling: SamplingSettings,
+        on_start: OnStart,
+        on_done: OnDone,
+        on_return: OnReturn,
     ) -> None:
         on_start(self._branches.joint.version)
         self._submitted.append((prompt, sampling, on_done))
