@@ -8,6 +8,7 @@ Until then nothing here imports torch; what the loop needs is imported while the
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,7 @@ from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import ray_session
 from coop_rl.distributed.team import Team
+from coop_rl.distributed.watch import watching
 from coop_rl.driver.stop import StopRequest
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory
@@ -57,7 +59,11 @@ def run_training(
         started = time.monotonic()
         trackers = Trackers.start(config, directory.path, console.line)
         with ray_session(config.placement, sizes, config.run.name), stop.listening():
-            with team_of(config, directory.logs, console.milestone) as team, status.ending():
+            with (
+                team_of(config, directory.logs, console.milestone) as team,
+                status.ending(),
+                _watching(run, team),
+            ):
                 _start(run, team)
                 from coop_rl.commands.training import Session
 
@@ -84,6 +90,13 @@ def _check(
     directory.note_inputs(door.inputs)
     console.notes(door.warnings)
     return CheckedRun(config, door.data, door.sets, directory, door.store, door.start, console)
+
+
+def _watching(run: CheckedRun, team: Team) -> AbstractContextManager[None]:
+    """Look for hangs in every wait inside."""
+    warn = partial(run.console.line, style="yellow")
+    note = run.directory.note_waiting
+    return watching(run.config.recovery, team, warn, run.directory.logs, note)
 
 
 def _start(run: CheckedRun, team: Team) -> None:

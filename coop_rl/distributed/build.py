@@ -16,6 +16,7 @@ from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import role_counts, weight_backend
 from coop_rl.distributed.actors import MetaControllerActor, RewardActor, RolloutActor
 from coop_rl.distributed.calls import lost_ray_process
+from coop_rl.distributed.heartbeat import BEAT_GROUP
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.placement import Placement, reserved
@@ -69,7 +70,9 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
     ) -> tuple[Member[A], ...]:
         """Create the actors of a role; each gets its index, where `arguments` has INDEX."""
         count, need = counts.get(role, (0, RoleResources()))
-        remote: Any = ray.remote(shell)
+        # The group moves the methods off the main thread, onto one other.
+        untyped: Any = ray.remote
+        remote = untyped(concurrency_groups={BEAT_GROUP: 1})(shell)
         found: list[Member[A]] = []
         for index in range(count):
             name = role.replace(" ", "-") + (f"-{index}" if role not in SINGLE else "")

@@ -19,6 +19,7 @@ from coop_rl.distributed.actors import (
     address_for_peers,
     whereabouts,
 )
+from coop_rl.distributed.heartbeat import phases
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.sync_client import RayWeightSyncClient
 from coop_rl.tracing.trace import span
@@ -118,12 +119,14 @@ class LearnerActor(PeerShell):
         """Send merged weights to the rollout actors."""
         with self._turn("publish"):
             self._learner.check_version(version)
+            phases.version = str(version)
             return self._publisher.publish(version)
 
     def publish_evaluation(self, version: PolicyVersion) -> "SyncReport":
         """Send merged weights to the rollout actors that evaluate beside training."""
         with self._turn("publish"):
             self._learner.check_version(version)
+            phases.version = str(version)
             return self._evaluation_publisher.publish(version)
 
     def publish_scaffold(self, version: PolicyVersion) -> "SyncReport":
