@@ -5,7 +5,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 SECRET_NAME = re.compile(
@@ -42,8 +42,10 @@ def path_of_secret(values: Mapping[str, Any]) -> str | None:
     def search(value: Any, path: str) -> str | None:
         if isinstance(value, str):
             return path if SECRET_VALUE.search(value) else None
-        entries = value.items() if isinstance(value, Mapping) else ()
-        if isinstance(value, list | tuple):
+        entries: Iterable[tuple[Any, Any]] = ()
+        if isinstance(value, Mapping):
+            entries = value.items()
+        elif isinstance(value, list | tuple):
             entries = enumerate(value)
         found = (search(inner, f"{path}.{name}") for name, inner in entries)
         return next((name for name in found if name), None)

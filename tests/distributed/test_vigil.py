@@ -128,20 +128,18 @@ def test_a_silent_actor_that_computes_gets_as_much_time_again() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        (("running", 10.0), ("running", 30.0), True),
-        (("running", 10.0), ("stopped", 30.0), False),
-        (("sleeping", 10.0), ("sleeping", 10.3), False),  # Ray's own threads
-        (("sleeping", 10.0), ("disk-sleep", 10.0), True),
-        (None, ("running", 30.0), False),
-        (("running", 10.0), None, False),
+        (Look("running", 10, 20), Look("running", 30, 45), True),
+        (Look("running", 10, 20), Look("stopped", 30, 45), False),
+        (Look("sleeping", 10, 20), Look("sleeping", 10.3, 45), False),  # Ray's own threads
+        (Look("sleeping", 10, 20), Look("disk-sleep", 10, 45), True),
+        (None, Look("running", 30, 45), False),
+        (Look("running", 10, 20), None, False),
     ],
 )
-def test_busy_is_who_computes_or_waits_for_a_disk(first, second, expected: bool) -> None:
-    before, now = (
-        Look(*values, at) if values else None
-        for values, at in zip((first, second), (20.0, 45.0), strict=True)
-    )
-    assert is_busy(before, now) == expected
+def test_busy_is_who_computes_or_waits_for_a_disk(
+    first: Look | None, second: Look | None, expected: bool
+) -> None:
+    assert is_busy(first, second) == expected
 
 
 def test_an_actor_that_was_replaced_is_known_anew() -> None:

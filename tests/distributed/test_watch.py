@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,11 +54,16 @@ def team(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
         def start(self) -> tuple[int, int]:
             self.child = subprocess.Popen(["sleep", "300"])
+            self.door = threading.Barrier(2)
             return os.getpid(), self.child.pid
 
         def sleep(self, seconds: float) -> str:
             time.sleep(seconds)
             return "done"
+
+        def meet(self) -> str:
+            self.door.wait(30)
+            return "met"
 
         def hold_the_lock(self, seconds: float) -> str:
             """Compute in C, where no other thread can run Python."""
@@ -68,7 +74,10 @@ def team(local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
     untyped: Any = ray.remote
     remote = untyped(num_cpus=0, concurrency_groups={BEAT_GROUP: 1})(Worker)
-    members = [Member(name, remote.remote(tmp_path / f"{name}.log")) for name in ("a", "b")]
+    members: list[Member[Any]] = [
+        Member(name, remote.options(max_concurrency=n).remote(tmp_path / f"{name}.log"))
+        for name, n in (("a", 1), ("b", 2))
+    ]
     return Pair(members, [])
 
 
@@ -110,6 +119,12 @@ def test_what_computes_without_answering_is_left_alone(team: Pair) -> None:
         assert gather([call(team.all[0], "hold_the_lock", 10.0)], 50) == ["done"]
         assert gather([call(team.all[1], "sleep", 0.1)], 50) == ["done"]
     assert any("computes" in line for line in said), said
+
+
+def test_calls_at_once_are_as_many_as_the_actor_was_created_for(team: Pair) -> None:
+    """The beat's group takes none of their threads, and gives none."""
+    gather([call(member, "start") for member in team.all], 60)
+    assert gather([call(team.all[1], "meet") for _ in range(2)], 50) == ["met"] * 2
 
 
 def test_a_process_that_does_not_handle_the_signal_is_not_sent_it() -> None:
