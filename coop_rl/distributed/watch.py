@@ -105,12 +105,11 @@ class Watch:
         Raises:
             ActorLostError: One that cannot be replaced alone was killed; names all that were.
         """
-        hung: list[Verdict] = []
-        for verdict in list(self._vigil.judge(self._now)):
-            if verdict.kind == "late":
-                self._tell(verdict)
-            elif verdict.is_certain or not self._is_busy(verdict.actor):
-                hung.append(verdict)
+        verdicts = list(self._vigil.judge(self._now))
+        if late := [verdict for verdict in verdicts if verdict.kind == "late"]:
+            self._tell(late)
+        suspects = [verdict for verdict in verdicts if verdict.kind == "hung"]
+        hung = [v for v in suspects if v.is_certain or not self._is_busy(v.actor)]
         if not hung:
             return
         told = {v.actor: f"{v.text}; killed; all stacks are in logs/*.log" for v in hung}
@@ -144,13 +143,14 @@ class Watch:
         note_hung(actor, None)
         self._pending = {ref: name for ref, name in self._pending.items() if name != actor}
 
-    def _tell(self, verdict: Verdict) -> None:
+    def _tell(self, late: Sequence[Verdict]) -> None:
         """Say it, and show all stacks: who waits in a collective shows what it waits for."""
-        self._say(verdict.text)
+        for verdict in late:
+            self._say(verdict.text)
         everybody = self._by_node(self._vigil.beats())
         looks = processes.on_nodes(processes.show_stacks, everybody, self._logs)
-        if verdict.actor in looks:
-            self._first_looks[verdict.actor] = Look(*looks[verdict.actor], at=self._now)
+        for actor in looks.keys() & {verdict.actor for verdict in late}:
+            self._first_looks[actor] = Look(*looks[actor], at=self._now)
 
     def _is_busy(self, actor: str) -> bool:
         """Look again at a silent actor; one that computes gets as much time once more."""
