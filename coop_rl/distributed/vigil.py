@@ -157,12 +157,12 @@ class Vigil:
         return is_new
 
 
-def is_busy(first: Look | None, second: Look | None) -> bool:
+def is_busy(first: Look | None, second: Look) -> bool:
     """Whether a silent process computes or waits for a disk, and so may answer yet.
 
     C code that keeps Python's lock, such as the pickling of something large, lets no beat through.
     """
-    if first is None or second is None or second.state == STOPPED:
+    if first is None or second.state == STOPPED:
         return False
     used_s, passed_s = second.cpu_s - first.cpu_s, second.at - first.at
     return second.state == ON_DISK or used_s >= BUSY_SHARE * max(1.0, passed_s)

@@ -156,8 +156,9 @@ class Watch:
         """Look again at a silent actor; one that computes gets as much time once more."""
         found = processes.on_nodes(processes.look, self._by_node([actor])).get(actor)
         second = Look(*found, at=self._now) if found else None
-        if not is_busy(self._first_looks.get(actor), second):
+        if second is None or not is_busy(self._first_looks.get(actor), second):
             return False
+        self._first_looks[actor] = second
         self._say(f"{actor} does not answer but computes, or waits for a disk: left alone")
         self._vigil.spare(actor, self._now)
         return True
