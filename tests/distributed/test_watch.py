@@ -106,9 +106,8 @@ def test_what_is_stopped_is_named_and_killed_and_all_show_their_stacks(
     psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=5)
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert " in sleep" in (tmp_path / "b.log").read_text()
-    last = noted[-1]
-    assert last["driver_waits_for"][0]["phase"] == "sleep"
-    assert set(last["actors"]) == {"a", "b"}
+    whole = [note for note in noted if set(note["actors"]) == {"a", "b"}]
+    assert "sleep" in {call["phase"] for note in whole for call in note["driver_waits_for"]}
 
 
 def test_what_computes_without_answering_is_left_alone(team: Pair) -> None:
