@@ -15,7 +15,7 @@ SMOLLM2 := models/smollm2-135m-instruct
 QUICK := algorithm units
 GROUPS := jobs whole engines loop $(QUICK)
 
-.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check contracts gpu prove chaos study study-sources study-mix format bench docs clean
+.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check contracts gpu prove chaos study study-sources study-mix format audit bench docs clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
@@ -33,6 +33,7 @@ help:
 	@echo "make study    does the shadow matter: five meta.w_objective x five seeds (about 100 minutes)"
 	@echo "make study-sources  does guidance pay where half of the demonstrations are harmful (60 minutes)"
 	@echo "make study-mix  is a learned lambda as good as a fixed one on good demonstrations (25 minutes)"
+	@echo "make audit    ask the advisory databases about the pinned packages; pip-audit comes for the moment"
 	@echo "make bench    every measure against its floor; writes bench/results.json (ARGS='packing controller': only those)"
 	@echo "make docs     renew docs/config.md, docs/metrics.md and docs/data-flow.md from the code"
 	@echo "make format   format the code"
@@ -112,6 +113,9 @@ study-mix: setup
 format: setup
 	ruff format coop_rl tests bench docs
 	ruff check --fix coop_rl tests bench docs
+
+audit:
+	@.ci/audit
 
 bench: setup
 	@python bench/run_all.py $(ARGS)

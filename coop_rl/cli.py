@@ -20,7 +20,8 @@ from coop_rl.commands.options import Allow, AllowCode, DataFile, spread_option
 from coop_rl.config import RunConfig, load_config
 from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
-from coop_rl.errors import Interrupted, RunError, UserError, printable
+from coop_rl.errors import ConfigError, Interrupted, RunError, UserError, printable
+from coop_rl.redaction import redacted
 from coop_rl.version import __version__
 
 app = typer.Typer(
@@ -181,17 +182,31 @@ def plan(
 
 @app.command()
 def doctor(
-    config: ConfigPath,
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML (or JSON) run config.", metavar="[CONFIG]")
+    ] = None,
     overrides: Overrides = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="A run under way instead: who waits for whom, and since when."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of findings.")] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Without the trials: two ranks, and an engine.")
     ] = False,
 ) -> None:
     """Say what of this machine, and of the config's cluster, would make the run fail."""
-    run_config = load_config(config, overrides or [])
     from rich.console import Console
 
+    if (config is None) == (run is None):
+        raise ConfigError("doctor looks at a config, or at a run; give CONFIG, or --run DIR")
+    if run is not None:
+        from coop_rl.commands.live import examine_run
+
+        examine_run(run, Console(highlight=False), as_json=as_json)
+        return
+    assert config is not None
+    run_config = load_config(config, overrides or [])
     from coop_rl.commands.doctor import examine  # heavy: torch, ray
 
     examine(run_config, Console(highlight=False), as_json=as_json, is_quick=quick)
@@ -377,7 +392,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def _tell(problem: str) -> None:
     """Print an error; control characters that came with somebody's data are written out."""
-    typer.echo(f"coop-rl: {printable(problem)}", err=True)
+    typer.echo(f"coop-rl: {printable(redacted(problem))}", err=True)
 
 
 def main() -> None:

@@ -26,9 +26,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "errors": set(),
     "files": set(),
+    "redaction": set(),
     "metric_names": set(),
     "tracing": set(),
-    "config": {"errors", "metric_names"},
+    "config": {"errors", "metric_names", "redaction"},
     "types": {"errors"},
     "algorithm": {"config", "metric_names", "tracing", "types"},
     "models": {"errors", "types"},
@@ -41,8 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "evaluation": {"config", "data", "errors", "files", "metric_names", "rollout", "types"},
     "observability": {
-        "algorithm", "config", "data", "errors", "evaluation", "files", "metric_names", "rollout",
-        "tracing", "types",
+        "algorithm", "config", "data", "errors", "evaluation", "files", "metric_names", "redaction",
+        "rollout", "tracing", "types",
     },
     "planning": {"config", "data", "errors", "learner", "rollout", "weights"},
     "distributed": {
@@ -67,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "api": {"commands", "config", "errors", "evaluation", "metric_names", "observability"},
     "cli_runs": {"commands"},
-    "cli": {"cli_runs", "commands", "config", "data", "errors", "version"},
+    "cli": {"cli_runs", "commands", "config", "data", "errors", "redaction", "version"},
     "__main__": {"cli"},
 }  # fmt: skip
 """What each folder (or file of the top folder) may import of ours, type-only imports included: from
@@ -204,6 +205,27 @@ def test_dangerous_or_noisy_calls_are_absent() -> None:
         for path in SOURCES
         for node in ast.walk(TREES[path])
         if isinstance(node, ast.Call) and is_dangerous_or_noisy(node)
+    )
+
+
+def is_loader(call: ast.Call) -> bool:
+    """Whether a call finds the class of what it loads by what the folder says."""
+    owner = ast.unparse(call.func).removesuffix(".from_pretrained").removesuffix(".from_config")
+    return owner.startswith("Auto") and owner.isidentifier()
+
+
+def test_code_that_comes_with_a_model_never_runs() -> None:
+    loaders = [
+        (path, node)
+        for path in SOURCES
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Call) and is_loader(node)
+    ]
+    assert len(loaders) > 8
+    none_of(
+        f"{place(path)}:{node.lineno} leaves trust_remote_code out"
+        for path, node in loaders
+        if "trust_remote_code" not in {keyword.arg for keyword in node.keywords}
     )
 
 

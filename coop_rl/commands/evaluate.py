@@ -19,6 +19,7 @@ from coop_rl.config import ServingConfig, load_config, load_serving_config
 from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
+from coop_rl.distributed.watch import watching
 from coop_rl.driver.checkpoint_store import digest
 from coop_rl.driver.fleet import Fleet
 from coop_rl.driver.generation import TeamGeneration
@@ -238,6 +239,7 @@ def _evaluate(target: Target, folder: Path, console: EvaluationConsole) -> list[
             ray_session(config.placement, devices, f"evaluate-{target.name}"),
             stop.listening(),
             team_of(config, logs, console.milestone) as team,
+            watching(config.recovery, team, console.milestone, logs),
         ):
             console.milestone(f"starting {target.name}")
             limit_s = config.placement.startup_timeout_s

@@ -9,6 +9,7 @@ Until then nothing here imports torch; what the loop needs is imported while the
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import ray_session
 from coop_rl.distributed.team import Team
 from coop_rl.driver.checkpoint_store import stored_progress
+from coop_rl.distributed.watch import watching
 from coop_rl.driver.stop import StopRequest
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.run_directory import RunDirectory
@@ -73,7 +75,11 @@ def run_training(
         started = time.monotonic()
         trackers = Trackers.start(config, directory.path, console.line)
         with ray_session(config.placement, sizes, config.run.name), stop.listening():
-            with team_of(config, directory.logs, report) as team, status.ending():
+            with (
+                team_of(config, directory.logs, report) as team,
+                status.ending(),
+                _watching(run, team),
+            ):
                 _start(run, team, report)
                 from coop_rl.commands.training import Session
 
@@ -92,6 +98,13 @@ def _check(door: Door, console: RunConsole) -> CheckedRun:
     directory = RunDirectory.open(door.config, door.run_dir)
     directory.note_inputs(door.inputs)
     return CheckedRun(door.config, door.data, door.sets, directory, door.store, door.start, console)
+
+
+def _watching(run: CheckedRun, team: Team) -> AbstractContextManager[None]:
+    """Look for hangs in every wait inside."""
+    warn = partial(run.console.line, style="yellow")
+    note = run.directory.note_waiting
+    return watching(run.config.recovery, team, warn, run.directory.logs, note)
 
 
 def _start(run: CheckedRun, team: Team, report: Callable[[str], None]) -> None:

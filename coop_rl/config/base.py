@@ -1,11 +1,6 @@
 """The strictness all sections share: unknown keys and infinite numbers are errors, values stay."""
 
-import re
-
 from pydantic import BaseModel, ConfigDict
-
-SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
-"""Names of environment variables and options that hold secrets."""
 
 
 class Section(BaseModel):

@@ -17,6 +17,7 @@ from coop_rl.config.read import read_sections
 from coop_rl.config.schema import RunConfig, ServingConfig
 from coop_rl.config.section_path import SectionPath
 from coop_rl.errors import ConfigError
+from coop_rl.redaction import path_of_secret
 
 DEFAULT_METHOD = "bridge"
 """What a `method` section without `kind` means."""
@@ -88,6 +89,11 @@ def _validate(
 ) -> Config:
     """Build a config; its first problem becomes a `ConfigError` that blames a file or an option."""
     settle_paths(values, Path.cwd())
+    if secret := path_of_secret(values):
+        raise ConfigError(
+            f"{origin}: {secret} holds what looks like a secret, which config.json and checkpoints "
+            "would keep; log in before, or set it in the environment"
+        )
     given = {name: section for name, section in values.items() if section is not None}
     try:
         return model.model_validate(given)

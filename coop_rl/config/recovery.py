@@ -1,12 +1,14 @@
 """Section `recovery`: what a run does about processes that die or hang."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from coop_rl.config.base import Section
 
 
 class RecoverySection(Section):
-    """How many losses a run survives, by who is lost; then it stops and names them all."""
+    """How many losses a run survives, by who is lost, before it stops; and when a hang is one."""
 
     restarts: int = Field(3, ge=0)
     """How often, within `window` steps, the run goes on from its newest checkpoint after a learner,
@@ -23,3 +25,20 @@ class RecoverySection(Section):
     """Steps over which losses count."""
     backoff_s: float = Field(1.0, ge=0)
     """Seconds before the first restart within `window` steps; doubled with each further one."""
+    silent_after_s: float = Field(20.0, gt=0)
+    """Seconds without an answer from an actor, or with a stopped process of it, after which a line
+    tells of it and the stacks of all actors go to their logs. Actors answer also while they are
+    busy, and are asked every 5 s."""
+    hung_after_s: float = Field(45.0, ge=0)
+    """Seconds without an answer after which an actor that neither computes nor waits for a disk is
+    killed and counts as lost; one with a stopped process is after `silent_after_s`. 0: no actor is
+    asked or killed, and a hang is seen after `placement.call_timeout_s`."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if 0 < self.hung_after_s <= self.silent_after_s:
+            raise ValueError(
+                f"hung_after_s must be above silent_after_s {self.silent_after_s:g}, or 0, got "
+                f"{self.hung_after_s:g}"
+            )
+        return self

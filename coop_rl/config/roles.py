@@ -5,8 +5,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from coop_rl.config.base import SECRET, Section
+from coop_rl.config.base import Section
 from coop_rl.config.optimizer import OptimizerSection
+from coop_rl.redaction import SECRET_NAME
 
 
 class RolloutSection(Section):
@@ -167,7 +168,7 @@ class PlacementSection(Section):
         for name in names:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise ValueError(f"must hold names of environment variables, got {name!r}")
-            if SECRET.search(name):
+            if SECRET_NAME.search(name):
                 raise ValueError(
                     f"{name} looks like a secret, which Ray's job API and dashboard would show; "
                     "give it to the nodes instead, by a Kubernetes Secret or a file"

@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from coop_rl.config.base import SECRET, Section
+from coop_rl.config.base import Section
+from coop_rl.redaction import SECRET_NAME
 
 TrackerKind = Literal[
     "wandb", "mlflow", "trackio", "swanlab", "comet_ml", "aim", "clearml", "dvclive"
@@ -75,7 +76,7 @@ class ObservabilitySection(Section):
                     f"add {kind} to observability.trackers, or take them out"
                 )
             for name in options:
-                if SECRET.search(name):
+                if SECRET_NAME.search(name):
                     raise ValueError(
                         f"tracker_options.{kind}.{name} looks like a secret, which config.json "
                         "would show; set it in the environment, or log in before"

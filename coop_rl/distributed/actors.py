@@ -11,6 +11,7 @@ its own log file and hides devices that it did not reserve, then imports what is
 terminal stays readable and an import error is in the log too.
 """
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,13 @@ import ray
 from coop_rl.config import RunConfig
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import named_verifiers
+from coop_rl.distributed.heartbeat import (
+    Beat,
+    children_of,
+    noted,
+    phases,
+    show_stacks_on_signal,
+)
 from coop_rl.errors import ActorLostError
 from coop_rl.observability.logs import redirect_output
 from coop_rl.rollout.engine_process import EngineProcess
@@ -88,13 +96,25 @@ def reserved_gpus() -> list[str]:
 
 
 class Shell:
-    """The base of every actor: its log, its devices, and recording of its spans."""
+    """The base of every actor: its log, its devices, its beat, and recording of its spans."""
+
+    def __init_subclass__(cls) -> None:
+        """Let beats tell which public method is under way."""
+        for name, method in list(vars(cls).items()):
+            if inspect.isfunction(method) and not name.startswith("_"):
+                setattr(cls, name, noted(method))
 
     def __init__(self, log: Path) -> None:
         redirect_output(log)
+        show_stacks_on_signal()
         if not reserved_gpus():
             # Ray shows an actor that reserves GPUs those alone, any other one all of the node's.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+    def beat(self) -> Beat:
+        """Say how this actor is, on a thread of its own (`heartbeat.BEAT_GROUP`)."""
+        node_id = ray.get_runtime_context().get_node_id()
+        return phases.beat(node_id, children_of(os.getpid()))
 
     def start_recording(self) -> None:
         """Record spans from now on."""
@@ -168,6 +188,7 @@ class RolloutActor(Shell):
         """Close the update, stamp the version on what is sampled from now on, and resume."""
         with self._or_end(), span("finish weights"):
             await self._engine.call(VllmEngine.finish_weight_update, version)
+        phases.version = version
 
     async def sleep(self) -> None:
         """Leave the device to the learners."""

@@ -17,6 +17,7 @@ from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import role_counts, weight_backend
 from coop_rl.distributed.actors import MetaControllerActor, RewardActor, RolloutActor
 from coop_rl.distributed.calls import lost_ray_process
+from coop_rl.distributed.heartbeat import BEAT_GROUP
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.placement import Placement, reserved
@@ -71,7 +72,9 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
     ) -> tuple[Member[A], ...]:
         """Create the actors of a role; each gets its index, where `arguments` has INDEX."""
         count, need = counts.get(role, (0, RoleResources()))
-        remote: Any = ray.remote(shell)
+        # The group moves the methods off the main thread, onto one other.
+        untyped: Any = ray.remote
+        remote = untyped(concurrency_groups={BEAT_GROUP: 1})(shell)
 
         def make(name: str, index: int) -> Member[A]:
             where = placement.options(role, index)

@@ -67,6 +67,8 @@ class Background(Protocol):
 
 
 _background: list[Background] = []
+_hung: dict[str, str] = {}
+_waits: list[tuple[float, Callable[[], Iterable["Call[object]"]]]] = []
 
 
 def lost_ray_process() -> str | None:
@@ -116,6 +118,24 @@ def in_background(work: Background) -> Iterator[None]:
         _background.remove(work)
 
 
+@contextmanager
+def _waiting_for(calls: Callable[[], Iterable["Call[object]"]]) -> Iterator[None]:
+    """Note what the wait inside is for."""
+    _waits.append((time.monotonic(), calls))
+    try:
+        yield
+    finally:
+        _waits.pop()
+
+
+def under_way() -> tuple[float, list["Call[object]"]]:
+    """Return how long this process has waited, and for which calls; innermost wait counts."""
+    if not _waits:
+        return 0.0, []
+    since, calls = _waits[-1]
+    return time.monotonic() - since, list(calls())
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R_co]):
     """A remote call under way, and the type of its result."""
@@ -148,15 +168,16 @@ def wait_for(calls: Sequence[Call[object]], timeout_s: float) -> None:
     """
     deadline = time.monotonic() + timeout_s
     pending = {call.ref: call for call in calls}
-    while pending:
-        ready = wait_a_moment(list(pending), deadline - time.monotonic())
-        if not ready and time.monotonic() < deadline:
-            continue
-        if not ready:
-            raise _overdue(timeout_s, pending.values())
-        for ref in ready:
-            call = pending.pop(ref)
-            open_result(call, list(pending.values()))
+    with _waiting_for(pending.values):
+        while pending:
+            ready = wait_a_moment(list(pending), deadline - time.monotonic())
+            if not ready and time.monotonic() < deadline:
+                continue
+            if not ready:
+                raise _overdue(timeout_s, pending.values())
+            for ref in ready:
+                call = pending.pop(ref)
+                open_result(call, list(pending.values()))
 
 
 def gather_all(
@@ -188,7 +209,7 @@ def gather_all(
 def wait_until(
     is_done: Callable[[], bool],
     timeout_s: float,
-    under_way: Callable[[], Iterable[Call[object]]],
+    calls: Callable[[], Iterable[Call[object]]],
     progress: Callable[[], int],
 ) -> None:
     """Serve the background until `is_done`.
@@ -196,7 +217,7 @@ def wait_until(
     Args:
         is_done: Asked after every result that the background took in.
         timeout_s: Longest wait for `progress` to change.
-        under_way: Returns the background's calls, which the error names.
+        calls: Returns the background's calls, which the error names.
         progress: Returns a count of results, by which a slow background is told from a stuck one.
 
     Raises:
@@ -204,12 +225,13 @@ def wait_until(
         Exception: Whatever the background or a check of `breaking_off` raises.
     """
     deadline, seen = time.monotonic() + timeout_s, progress()
-    while not is_done():
-        wait_a_moment([], deadline - time.monotonic())
-        if progress() != seen:
-            deadline, seen = time.monotonic() + timeout_s, progress()
-        elif time.monotonic() >= deadline:
-            raise _overdue(timeout_s, under_way())
+    with _waiting_for(calls):
+        while not is_done():
+            wait_a_moment([], deadline - time.monotonic())
+            if progress() != seen:
+                deadline, seen = time.monotonic() + timeout_s, progress()
+            elif time.monotonic() >= deadline:
+                raise _overdue(timeout_s, calls())
 
 
 def open_result(call: Call[R], others: Sequence[Call[object]]) -> R:
@@ -289,7 +311,17 @@ def _explain(call: Call[object], error: RayError, others: Sequence[Call[object]]
     return RunError(f"{call.actor} failed in {call.phase}: {what}; see logs/{call.actor}.log")
 
 
+def note_hung(actor: str, text: str | None) -> None:
+    """Let the death of an actor be told as a hang, by `text`; None: no longer, another is there."""
+    if text is None:
+        _hung.pop(actor, None)
+    else:
+        _hung[actor] = text
+
+
 def _lost(call: Call[object], error: RayError) -> ActorLostError:
+    if call.actor in _hung:
+        return ActorLostError(_hung[call.actor], [call.actor], "hung")
     is_memory = isinstance(error, OutOfMemoryError) or "RAY_memory_usage_threshold" in str(error)
     reason = MEMORY_ADVICE if is_memory else first_line(error)
     text = f"{call.actor} died in {call.phase}: {reason}; see logs/{call.actor}.log"

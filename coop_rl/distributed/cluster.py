@@ -12,15 +12,16 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
 import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
 from coop_rl.config.roles import PlacementSection
@@ -33,6 +34,9 @@ CONNECT_TIMEOUT_S = 10.0
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the driver of a submitted job."""
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+TOKEN_MODE = "RAY_AUTH_MODE"
+CLUSTERS_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+"""Read by Ray's processes as they are imported: whether other machines can join."""
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 TEMPORARY_FOLDERS = ("RAY_TMPDIR", "TMPDIR")
 """Environment variables that name the folder of a local Ray's files, the first one set counts."""
@@ -129,9 +133,11 @@ def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> I
     # Ray refuses a second actor of a name in it, and two runs on a cluster may have the same name.
     namespace = f"coop-rl-{run_name}-{uuid.uuid4().hex[:8]}"
     before = {child.pid for child in psutil.Process().children(recursive=True)}
+    local = ExitStack()
     try:
         if placement.address is None:
             preflight_local(sizes)
+            local.enter_context(_on_loopback())
             with _own_signals():
                 _start(namespace)
         else:
@@ -144,6 +150,7 @@ def ray_session(placement: PlacementSection, sizes: Devices, run_name: str) -> I
         if lost_ray_process() is None:
             ray.shutdown()
         _end(ours)
+        local.close()
 
 
 @contextmanager
@@ -184,7 +191,7 @@ def _start(namespace: str) -> None:
     Raises:
         RunError: It did not come up within Ray's own limit of 30 s.
     """
-    _make_token_if_homeless()
+    _make_token()
     try:
         ray.init(
             address="local",  # else RAY_ADDRESS counts
@@ -207,14 +214,34 @@ def _not_started(reason: str) -> RunError:
     return RunError(f"Ray did not start on this machine: {reason.rstrip('.')}{advice}")
 
 
-def _make_token_if_homeless() -> None:
-    """Give a local Ray a token of its own where none can be kept in the home directory."""
-    if any(name in os.environ for name in TOKEN_VARIABLES):
-        return
-    try:
-        (Path.home() / ".ray").mkdir(exist_ok=True)
-    except (OSError, RuntimeError):  # there is none
+def _make_token() -> None:
+    """Let a local Ray ask for a token: the one that is named, or a new one for this process.
+
+    Ray's own choice depends on what the environment and the home directory hold, and it would write
+    one for all runs into the latter.
+    """
+    os.environ.pop(TOKEN_MODE, None)  # then Ray asks for one
+    if not any(name in os.environ for name in TOKEN_VARIABLES):
         os.environ[TOKEN_VARIABLES[0]] = secrets.token_hex(32)
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray, started inside, listen on loopback alone, as it does on systems without clusters.
+
+    Ray 2.60 has no other setting for that: `_node_ip_address="127.0.0.1"` is replaced by the
+    address that other machines see.
+    """
+    before = os.environ.get(CLUSTERS_VARIABLE), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[CLUSTERS_VARIABLE], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        os.environ.pop(CLUSTERS_VARIABLE)
+        if before[0] is not None:
+            os.environ[CLUSTERS_VARIABLE] = before[0]
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
 
 
 def _join(address: str, namespace: str, names: Sequence[str]) -> None:

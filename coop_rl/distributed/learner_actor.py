@@ -19,6 +19,7 @@ from coop_rl.distributed.actors import (
     address_for_peers,
     whereabouts,
 )
+from coop_rl.distributed.heartbeat import phases
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.sync_client import RayWeightSyncClient
 from coop_rl.tracing.trace import span
@@ -129,6 +130,7 @@ class LearnerActor(PeerShell):
         with self._turn("publish"):
             self._learner.check_version(version)
             assert self._publisher is not None
+            phases.version = str(version)
             return self._publisher.publish(version)
 
     def publish_evaluation(self, version: PolicyVersion) -> "SyncReport":
@@ -136,6 +138,7 @@ class LearnerActor(PeerShell):
         with self._turn("publish"):
             self._learner.check_version(version)
             assert self._evaluation_publisher is not None
+            phases.version = str(version)
             return self._evaluation_publisher.publish(version)
 
     def publish_scaffold(self, version: PolicyVersion) -> "SyncReport":

@@ -72,6 +72,11 @@ class Team:
         return (*self.engines, *self.learners, *meta, *self.rewards)
 
     @property
+    def expendable(self) -> tuple[Member[Shell], ...]:
+        """Actors that can be replaced alone: they hold nothing that others lack."""
+        return (*self.engines, self.reward)
+
+    @property
     def engines(self) -> tuple[Member[RolloutActor], ...]:
         """All rollout actors."""
         return self.rollouts + self.shadow_rollouts + self.evaluation_rollouts

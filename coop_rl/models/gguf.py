@@ -53,9 +53,11 @@ def convert(gguf: Path, folder: Path) -> None:
         ModelError: The file is damaged, or of an architecture transformers does not read.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+        )
         source = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
         )
     except (OSError, ValueError, LookupError, ImportError, struct.error) as error:
         reason = first_line(error)

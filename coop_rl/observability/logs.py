@@ -11,9 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from coop_rl.redaction import redacted
+
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LIBRARIES = ("ray", "transformers", "torch", "deepspeed", "DeepSpeed", "vllm", "py.warnings")
 """Loggers that print to the terminal by handlers of their own."""
+
+
+class WithoutSecrets(logging.Formatter):
+    """Formats records, tracebacks included, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's lines."""
+        return redacted(super().format(record))
 
 
 def redirect_output(path: Path) -> None:
@@ -31,7 +41,9 @@ def redirect_output(path: Path) -> None:
     # Streams put in place by Ray or pytest may lead elsewhere; these lead to the descriptors.
     sys.stdout = _stream(1)
     sys.stderr = _stream(2)
-    logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(WithoutSecrets(FORMAT))
     logging.captureWarnings(True)
 
 
@@ -46,7 +58,7 @@ def route_library_logs(path: Path) -> Iterator[None]:
     """Send all logging and warnings of this process to a file while inside."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(WithoutSecrets(FORMAT))
     root = logging.getLogger()
     loggers = [root, *(logging.getLogger(name) for name in LIBRARIES)]
     before = [(logger, list(logger.handlers), logger.propagate) for logger in loggers]

@@ -4,6 +4,7 @@ config.json      resolved config, itself valid input
 inputs.json      the same by field, and digests of all files the run computes from
 run.json         status, versions, commit, seed, times
 actors.json      node, address, process id and GPUs of every actor
+waiting.json     who waits for whom, renewed every few seconds while the run is on
 metrics.jsonl  samples.jsonl  events/  evaluations/  logs/  checkpoints/
 metrics.repeated.jsonl           rows of steps that a resume trained again, with `attempt`
 stopped/         responses of a step that ended the run (`driver.guards`)
@@ -28,10 +29,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from coop_rl.config import RunConfig
 from coop_rl.config.paths import settle_paths
 from coop_rl.errors import ActorLostError, Interrupted, RunDirectoryError, RunError
-from coop_rl.files import write_text
+from coop_rl.files import aside, remove, write_text
 from coop_rl.observability.logs import route_library_logs
 from coop_rl.observability.losses import Loss, now, read_status
 from coop_rl.observability.sinks import read_rows
+from coop_rl.redaction import redacted
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -78,6 +80,7 @@ class RunStatus:
 
     def finish(self, status: Status, error: str | None = None) -> None:
         """Write how the run ended, on a full disk over what is there."""
+        error = redacted(error) if error else None
         self._values |= {"status": status, "ended_at": now(), "error": error}
         try:
             self._write()
@@ -173,6 +176,16 @@ class RunDirectory:
         """Write where each actor runs; those of a resumed run take the place of the former."""
         values = {name: asdict(place) for name, place in places.items()}
         write_text(self.path / "actors.json", json.dumps(values, indent=2) + "\n")
+
+    def note_waiting(self, waits: Mapping[str, Any]) -> None:
+        """Write who waits for whom; not being able to is no reason to end a run."""
+        path = self.path / "waiting.json"
+        side = aside(path)
+        try:  # not forced onto the disk: it is of interest for seconds
+            side.write_text(json.dumps(waits) + "\n", encoding="utf-8")
+            side.rename(path)
+        except OSError:
+            remove(side)
 
     def note_inputs(self, inputs: "DataclassInstance") -> None:
         """Write what the run computes from, as its checkpoints hold it too.

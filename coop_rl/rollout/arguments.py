@@ -51,6 +51,7 @@ def engine_arguments(config: ServingConfig, device: EngineDevice | None) -> dict
     is_eager = device is None if section.enforce_eager is None else section.enforce_eager
     arguments: dict[str, Any] = {
         "model": model.path,
+        "trust_remote_code": False,
         "dtype": section.dtype,
         "max_model_len": model.max_length,
         "max_num_seqs": num_sequences,
@@ -85,7 +86,7 @@ def _on_gpu(config: ServingConfig, device: EngineDevice) -> dict[str, Any]:
 def _on_cpu(config: ServingConfig) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    facts = AutoConfig.from_pretrained(config.model.path)
+    facts = AutoConfig.from_pretrained(config.model.path, trust_remote_code=False)
     arguments: dict[str, Any] = {
         "kv_cache_memory_bytes": kv_cache_bytes(config, facts, free_memory()),
         # A prompt prefilled in parts makes vLLM 0.32 take back a random number, which generators

@@ -13,8 +13,10 @@ exception). Answers come as they are ready.
 """
 
 import asyncio
+import faulthandler
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -157,5 +159,7 @@ async def main(descriptor: int) -> None:
 
 if __name__ == "__main__":
     follow_parent()
+    # Its core is forked from it, and so does the same.
+    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     os.register_at_fork(after_in_child=follow_parent)
     asyncio.run(main(int(sys.argv[1])))

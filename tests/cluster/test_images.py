@@ -36,7 +36,14 @@ def test_hadolint_notices_an_unpinned_base(tmp_path: Path) -> None:
 
 
 def test_shellcheck_finds_nothing() -> None:
-    done = lint("shellcheck", "cluster/slurm/train.sbatch", ".ci/run", ".ci/setup", ".ci/python")
+    done = lint(
+        "shellcheck",
+        "cluster/slurm/train.sbatch",
+        ".ci/run",
+        ".ci/setup",
+        ".ci/python",
+        ".ci/audit",
+    )
     assert done.returncode == 0, done.stdout
 
 

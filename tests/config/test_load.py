@@ -47,6 +47,8 @@ def test_there_are_shipped_configs() -> None:
         ),
         ("rollout.samples_per_prompt=1", "rollout.samples_per_prompt must be >= 2"),
         ("run.name=../up", "run.name: String should match pattern"),
+        ("evaluation.name=../up", "evaluation.name: String should match pattern"),
+        ("recovery.hung_after_s=20", "hung_after_s must be above silent_after_s 20, or 0, got 20"),
         ("learner.lr=.inf", "learner.lr: Input should be a finite number, got inf"),
         ("rollout.temperature=.nan", "rollout.temperature: Input should be a finite number"),
         ("learner.betas=[0.9, .inf]", "Input should be a finite number"),

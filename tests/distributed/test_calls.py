@@ -162,14 +162,17 @@ def test_a_local_rays_lost_process_is_seen_at_once_and_the_status_is_true(tmp_pa
     command = [sys.executable, "-c", LOST_RAYLET, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
+    addresses, token = done.stdout.splitlines()[:2]
+    assert json.loads(addresses) == ["127.0.0.1"]  # Ray's and the worker's, metrics included
+    assert token == "64 token"
     assert "RayLostError Ray's own process raylet (exit code -9) died on this" in done.stdout
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "failed"
 
 
 LOST_RAYLET = """
-import os, signal, sys, threading, time
+import json, os, signal, sys, threading, time
 from pathlib import Path
-import ray
+import psutil, ray
 from coop_rl.config import load_config
 from coop_rl.config.sizes import Devices
 from coop_rl.distributed.calls import Call, gather
@@ -190,6 +193,11 @@ try:
     ):
         worker = ray.remote(num_cpus=0)(Worker).remote()
         ray.get(worker.sleep.remote(0))
+        time.sleep(5)  # the agent of the node is the last to listen
+        ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        sockets = [c for p in ours for c in p.net_connections("inet") if c.status == "LISTEN"]
+        print(json.dumps(sorted({c.laddr.ip.removeprefix("::ffff:") for c in sockets})))
+        print(len(os.environ["RAY_AUTH_TOKEN"]), os.environ["RAY_AUTH_MODE"], flush=True)
         raylet = ray._private.worker._global_node.all_processes["raylet"][0].process
         threading.Timer(0.5, os.kill, (raylet.pid, signal.SIGKILL)).start()
         gather([Call("learner", "step", worker.sleep.remote(100))], 10)

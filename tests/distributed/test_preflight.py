@@ -6,7 +6,6 @@ import sys
 import threading
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
-from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -51,16 +50,20 @@ def test_a_temporary_folder_too_long_for_sockets_is_refused(
     cluster.preflight_local(nothing)
 
 
-@pytest.mark.parametrize("is_writable", [True, False])
-def test_a_local_ray_gets_a_token_where_home_takes_none(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_writable: bool
+@pytest.mark.parametrize("mode", [None, "token", "disabled"])
+def test_a_local_ray_asks_for_a_token_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, mode: str | None
 ) -> None:
-    for name in cluster.TOKEN_VARIABLES:
-        monkeypatch.setenv(name, "")  # so that it is as before in the end
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path) if is_writable else "/proc/nobody")
-    cluster._make_token_if_homeless()
-    assert ("RAY_AUTH_TOKEN" in os.environ) is not is_writable
+    for name in (*cluster.TOKEN_VARIABLES, cluster.TOKEN_MODE):
+        monkeypatch.setenv(name, mode or "")  # so that it is as before in the end
+        if name != cluster.TOKEN_MODE or mode is None:
+            monkeypatch.delenv(name)
+    cluster._make_token()
+    assert cluster.TOKEN_MODE not in os.environ
+    token = os.environ["RAY_AUTH_TOKEN"]
+    assert len(token) == 64
+    cluster._make_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == token
 
 
 @pytest.mark.parametrize(
