@@ -60,17 +60,23 @@ RunDir = Annotated[
 ]
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print evaluations and the summary alone.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, only that.")]
 
 
 @app.command()
-def demo(overrides: Overrides = None, run_dir: RunDir = None, quiet: Quiet = False) -> None:
+def demo(
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
     """Run the main job on what comes with the package: 2 CPU cores, minutes, no downloads."""
     from coop_rl.commands.demo import demo_file
 
     run_config = load_config(demo_file(), overrides or [])
     from coop_rl.commands.train import run_training  # heavy: ray
 
-    run_training(run_config, run_dir, "auto", is_quiet=quiet)
+    run_training(run_config, run_dir, "auto", is_quiet=quiet, is_json=as_json)
 
 
 @app.command()
@@ -98,6 +104,7 @@ def train(
         bool, typer.Option("--dry-run", help="Only check, as coop-rl check does.")
     ] = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the main job: train with the method the config names."""
     recorded = {}
@@ -114,7 +121,7 @@ def train(
         return
     from coop_rl.commands.train import run_training  # heavy: torch, ray, transformers
 
-    run_training(run_config, run_dir, resume, allow or (), is_quiet=quiet)
+    run_training(run_config, run_dir, resume, allow or (), is_quiet=quiet, is_json=as_json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Does what docs/quickstart.md says, block by block, in a fresh clone: `python docs/walk.py FOLDER`.
+"""Does what docs/quickstart.md says in a fresh clone: `python docs/walk.py FOLDER`.
 
 A block with a title is written as that file; a bash or Python block without one is run. The walk
 ends at the first block that fails, with its exit code.

@@ -1,4 +1,4 @@
-"""One step of the method with numbers small enough to follow: writes them into docs/how-it-works.md.
+"""One step of the method in small numbers, written into docs/how-it-works.md.
 
 make docs        or        python docs/worked_example.py docs/how-it-works.md
 
@@ -115,8 +115,8 @@ def render() -> str:
         ("J_RL(θ, w) − J_RL(θ̂, w), exactly", f"{float(p[RIGHT] - p_shadow[RIGHT]):+.4f}"),
         ("π(θ, w) of the right answer, before and after", f"{p[RIGHT]:.3f}, {p_new[RIGHT]:.3f}"),
     ]
-    lines = ["| quantity | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
-    return "\n".join(lines)
+    table = (f"| {name} | {value} |" for name, value in rows)
+    return "\n".join(["| quantity | value |", "|---|---|", *table])
 
 
 def renewed(page: str) -> str:

@@ -67,7 +67,7 @@ def test_every_diagram_has_its_drawing() -> None:
 def test_the_worked_example_is_what_the_code_computes() -> None:
     text = page("how-it-works.md")
     assert worked_example.renewed(text) == text, "run `make docs`"
-    gain = {name: value for name, value in zip(cells(text, 0), cells(text, 1), strict=True)}
+    gain = dict(zip(cells(text, 0), cells(text, 1), strict=True))
     assert float(gain["**cooperative gain** G, from the four responses"]) > 0
 
 
@@ -130,7 +130,10 @@ def fields() -> set[str]:
     names: set[str] = set()
 
     def walk_through(prefix: str, node: Any) -> None:
-        for choice in (node, *(c for key in ("anyOf", "oneOf", "allOf") for c in node.get(key, ()))):
+        for choice in (
+            node,
+            *(c for key in ("anyOf", "oneOf", "allOf") for c in node.get(key, ())),
+        ):
             if "$ref" in choice:
                 section = schema["$defs"][choice["$ref"].rsplit("/", 1)[1]]
                 for name, field in section.get("properties", {}).items():
@@ -188,7 +191,7 @@ def test_python_blocks_of_a_page_run(name: str) -> None:
     found = [block for block in walk.blocks(DOCS / name) if block.language == "python"]
     assert len(found) == 2
     for block in found:
-        exec(compile(block.text, name, "exec"), space)  # noqa: S102
+        exec(compile(block.text, name, "exec"), space)
     if "Fade" in space:
         assert space["FadeMethod"](mu=0.5).mu == 0.5
         assert issubclass(space["Fade"], object)

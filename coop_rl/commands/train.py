@@ -21,6 +21,7 @@ from coop_rl.distributed.cluster import ray_session
 from coop_rl.distributed.team import Team
 from coop_rl.driver.stop import StopRequest
 from coop_rl.observability.console import RunConsole
+from coop_rl.observability.json_console import JsonConsole
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.trackers import Trackers
 from coop_rl.report.at_end import conclude
@@ -33,6 +34,7 @@ def run_training(
     allowed: Sequence[Allowed] = (),
     *,
     is_quiet: bool = False,
+    is_json: bool = False,
 ) -> Path:
     """Run one training job from input checks to summary; returns the run directory.
 
@@ -41,15 +43,18 @@ def run_training(
         run_dir: Its directory; None: `<run.dir>/<run.name>`.
         resume: What `--resume` was given.
         allowed: What a resume may find changed.
+        is_quiet: Print evaluations and the summary alone.
+        is_json: Print one JSON object a line instead.
 
     Raises:
         UserError: The input is wrong; nothing was started.
         RunError: The run failed; the text names the actor.
         Interrupted: The user stopped it after a checkpoint.
     """
-    run = _check(config, run_dir, resume, allowed, RunConsole(is_quiet=is_quiet))
+    console = JsonConsole() if is_json else RunConsole(is_quiet=is_quiet)
+    run = _check(config, run_dir, resume, allowed, console)
     sizes, stop = derive_sizes(config), StopRequest()
-    console, directory = run.console, run.directory
+    directory = run.directory
     console.show_plan(config, sizes, directory.path, run.start.checkpoint)
     console.notes([*run.start.notes, *directory.unreadable_rows()])
     console.dropped(run.data.dropped)
@@ -66,7 +71,7 @@ def run_training(
             console.notes(session.forgetting())
             comparisons = session.evaluation.comparisons()
             console.summary(directory.path, comparisons, time.monotonic() - started)
-    console.notes(conclude(directory.path))
+    console.conclude(conclude(directory.path))
     return directory.path
 
 

@@ -54,7 +54,7 @@ class Session:
         joint = TeamGeneration(config, team.rollouts, team.reward, stop, stages=stages)
         shadow = TeamGeneration(config, team.shadow_rollouts, team.reward, stop)
         shadow_rollouts = TeamShadowRollouts(config, team, shadow, stages)
-        warn = partial(console.line, style="yellow")
+        warn = console.warn
         checkpoints = TeamCheckpoints(
             config, team, run.store, run.start.checkpoint, stop, stages, warn
         )

@@ -102,6 +102,7 @@ def next_commands(run: StoredRun) -> list[str]:
         longer = steps if len(run.steps) < steps else 2 * steps
         commands += [
             f"coop-rl evaluate {folder}",
+            f"coop-rl export {folder} {folder}-model",
             f"coop-rl train {folder}/config.json --run-dir {folder} --set run.num_steps={longer}",
         ]
     return commands
@@ -177,7 +178,7 @@ def _warnings(run: StoredRun) -> Iterator[str]:
     if crashed or timeouts:
         yield (
             f"warning: {crashed:,.0f} responses crashed the verifier and {timeouts:,.0f} ran into "
-            "its time limit; they counted as reward 0 (logs/ has the first)"
+            "its time limit; they did not train (logs/reward.log has the first)"
         )
     for metric, what in (("grad/skipped", "theta"), ("guidance/skipped", "w")):
         values = numbers(run.steps, metric)

@@ -128,6 +128,7 @@ def test_a_run_ends_with_its_summary_and_the_next_commands(tmp_path: Path) -> No
         assert f"  {command}" in told
     assert text.rstrip().endswith("```")
     assert f"coop-rl evaluate {run}" in text
+    assert f"coop-rl export {run} {run}-model" in text
     assert f"--run-dir {run} --set run.num_steps=40" in text
 
 
