@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from coop_rl.cli import app
 from coop_rl.config import RunConfig
 from docs import draw_diagrams, learned_sources, walk, worked_example
+from tests.report.runs import write_run
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -195,6 +196,28 @@ def test_python_blocks_of_a_page_run(name: str) -> None:
     if "Fade" in space:
         assert space["FadeMethod"](mu=0.5).mu == 0.5
         assert issubclass(space["Fade"], object)
+
+
+def test_the_notebook_runs_on_stored_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    for name, right in (("mine-rl", [True, False] * 8), ("mine-bridge", [True] * 12 + [False] * 4)):
+        kind = [f"method.kind={name.removeprefix('mine-')}"]
+        write_run(tmp_path / "runs" / name, right={0: [False] * 16, 20: right}, overrides=kind)
+    notebook = json.loads((DOCS / "notebooks/a-run-as-tables.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
+    space: dict[str, Any] = {}
+    for cell in cells:
+        exec(compile(cell, "notebook", "exec"), space)
+    found = space["differences"].set_index(["figure", "axis"])["value"]
+    assert found["sums pass@1", "steps"] == pytest.approx(0.25)
+
+
+def test_the_workflow_does_what_ci_does() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text())["jobs"]
+    done = [step.get("run") for job in jobs.values() for step in job["steps"]]
+    assert [command for command in done if command] == [".ci/run", "make site"]
 
 
 @pytest.mark.prove
