@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from coop_rl.cli import app
-from coop_rl.config import RunConfig
+from coop_rl.config import RunConfig, derive_sizes, load_config
 from docs import draw_diagrams, learned_sources, walk, worked_example
 from tests.report.runs import write_run
 
@@ -196,6 +197,16 @@ def test_python_blocks_of_a_page_run(name: str) -> None:
     if "Fade" in space:
         assert space["FadeMethod"](mu=0.5).mu == 0.5
         assert issubclass(space["Fade"], object)
+
+
+def test_the_config_for_one_node_asks_for_what_the_page_says(tmp_path: Path) -> None:
+    found = re.search(r"```yaml\n(.*?)```", page("howto/one-node.md"), re.DOTALL)
+    assert found
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    file = tmp_path / "mine.yaml"
+    file.write_text(textwrap.dedent(found[1]))
+    sizes = derive_sizes(load_config(file))
+    assert (sizes.total_gpus, sizes.gpus["learner shadow"]) == (4, 0)
 
 
 def test_the_notebook_runs_on_stored_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
