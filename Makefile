@@ -117,10 +117,10 @@ docs: setup
 	@python docs/worked_example.py docs/how-it-works.md
 	@python docs/learned_sources.py docs/learned-sources.svg
 
-# Warnings are errors. .venv is neither needed nor made.
+# Warnings are errors (not with --quiet, which hides them). .venv is neither needed nor made.
 site:
 	@.ci/setup-docs
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --site-dir $(or $(SITE),site)
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --site-dir $(or $(SITE),site)
 	@echo "site: open $(or $(SITE),site)/index.html"
 
 clean:
