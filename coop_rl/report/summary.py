@@ -25,6 +25,8 @@ def summarise(run: StoredRun) -> dict[str, Any]:
     """Return a run's result as JSON values; what was not measured is null or empty."""
     last = run.steps[-1] if run.steps else {}
     rewards = numbers(run.steps, REWARD)
+    # Of a short run the first and the last steps must not be the same ones.
+    over = min(LAST_STEPS, max(1, len(rewards) // 2))
     return {
         "name": run.name,
         "method": run.method,
@@ -35,9 +37,9 @@ def summarise(run: StoredRun) -> dict[str, Any]:
         "seconds": _seconds(run.status),
         "evaluations": list(_evaluations(run)),
         "training_reward": {
-            "first": fmean(rewards[:LAST_STEPS]),
-            "last": fmean(rewards[-LAST_STEPS:]),
-            "over_steps": min(LAST_STEPS, len(rewards)),
+            "first": fmean(rewards[:over]),
+            "last": fmean(rewards[-over:]),
+            "over_steps": over,
         }
         if rewards
         else None,

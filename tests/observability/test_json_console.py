@@ -31,6 +31,7 @@ def said(tell) -> list[dict[str, Any]]:
 
 def test_a_run_from_its_plan_to_its_summary(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", right={0: [True, False], 20: [True, True]})
+    (run / "checkpoints/step-000020").mkdir(parents=True)
     config = load_config(DEMO)
 
     def tell(console: JsonConsole) -> None:
