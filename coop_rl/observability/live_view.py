@@ -42,9 +42,9 @@ def gain_text(row: Row) -> str:
 
 
 def guidance_text(row: Row) -> str:
-    """Return lambda and the weights of the sources."""
+    """Return lambda, where both losses count, and the weights of the sources."""
     mix = row.get("guidance/mix")
-    parts = [] if mix is None else [f"λ {mix:.2f}"]
+    parts = [f"λ {mix:.2f}"] if mix is not None and 0.0 < mix < 1.0 else []
     for name, value in row.items():
         if name.startswith(WEIGHT) and value is not None:
             parts.append(f"{name.removeprefix(WEIGHT)} {value:.2f}")
