@@ -7,6 +7,8 @@ export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.venv/torch_extensions
 OWN_PATH := $(PATH)
 export PATH := $(BIN):$(PATH)
 export PYTHON TORCH_INDEX_URL
+# Each of hundreds of processes would compile our modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 SMOLLM2 := models/smollm2-135m-instruct
 # Of tests; two run at a time, the longest first.

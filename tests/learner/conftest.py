@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.learner.worlds import STAGES, WORLDS, record_world
+from tests.learner.worlds import WORLDS, record_world
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,4 @@ def recorded(
     """Everything the worker processes saw, by world size and scene."""
     folder = tmp_path_factory.mktemp("deepspeed")
     is_whole = any(item.get_closest_marker("prove") for item in request.session.items)
-    stages = {world_size: STAGES if world_size > 1 or is_whole else (0,) for world_size in WORLDS}
-    return {
-        world_size: record_world(world_size, stages[world_size], folder) for world_size in WORLDS
-    }
+    return {n: record_world(n, folder, is_whole=is_whole) for n in WORLDS}

@@ -275,8 +275,8 @@ def all_scenes(out: Path) -> dict[str, Callable[[], Any]]:
     return plan
 
 
-def run_rank(rank: int, world_size: int, stages: Sequence[int], out: Path) -> None:
-    """Run those of `stages`; the last rank saves what it saw to `out`."""
+def run_rank(rank: int, world_size: int, names: Sequence[str], out: Path) -> None:
+    """Run the scenes of these names; the last rank saves what it saw to `out`."""
     with Path(f"{out}-rank-{rank}.log").open("wb") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -289,11 +289,8 @@ def run_rank(rank: int, world_size: int, stages: Sequence[int], out: Path) -> No
     while not written.exists() or "\n" not in written.read_text():
         time.sleep(0.05)
     init_world(HOST, int(written.read_text()), rank, world_size, TIMEOUT_S, store=store)
-    results = {
-        name: scene()
-        for name, scene in all_scenes(out).items()
-        if any(f"-{stage}" in name for stage in stages)
-    }
+    plan = all_scenes(out)
+    results = {name: plan[name]() for name in names}
     if rank == world_size - 1:
         torch.save(results, out)
     dist.destroy_process_group()

@@ -59,7 +59,7 @@ def assert_same_run(
         assert error <= 1e-5, (name, error)
 
 
-@pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
+@pytest.mark.parametrize(("world_size", "stage"), cases(STAGES, light=True))
 def test_every_stage_takes_the_steps_of_plain_torch(recorded, world_size, stage) -> None:
     reference = record_steps(local_learner(), 3)
     assert_same_run(recorded[world_size][f"steps-{stage}"], reference, fp64_gradients())
@@ -107,7 +107,8 @@ def test_so_it_does_untied_and_with_recomputed_activations(recorded, world_size,
 
 
 @pytest.mark.parametrize(
-    ("world_size", "scene"), cases([*(f"replay-{s}" for s in STAGES), "replay-persistent-3"])
+    ("world_size", "scene"),
+    cases([*(f"replay-{s}" for s in STAGES), "replay-persistent-3"], light=True),
 )
 def test_exported_state_replays_bit_for_bit(recorded, world_size, scene) -> None:
     got = recorded[world_size][scene]
@@ -116,7 +117,7 @@ def test_exported_state_replays_bit_for_bit(recorded, world_size, scene) -> None
     assert got["state"]["num_steps"].item() == 1
 
 
-@pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
+@pytest.mark.parametrize(("world_size", "stage"), cases(STAGES, light=True))
 def test_state_written_by_one_world_fits_every_other(recorded, world_size, stage) -> None:
     learner = local_learner()
     state = recorded[world_size][f"replay-{stage}"]["state"]

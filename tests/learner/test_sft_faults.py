@@ -23,7 +23,7 @@ ONE, MANY = 10_000, 1
 
 
 @pytest.mark.timeout(LIMIT_OF_ALL_S)
-@pytest.mark.parametrize(("world_size", "stage"), cases([1, 2]))
+@pytest.mark.parametrize(("world_size", "stage"), cases([1, 2], light=True))
 def test_no_micro_batch_is_dropped_under_zero_1_and_2(recorded, world_size, stage) -> None:
     want = sft_cut(build_local)["one"]
     got = recorded[world_size][f"sft_cut-{stage}"]

@@ -1,6 +1,6 @@
 """Worlds of DeepSpeed ranks, started once for all tests that look at what they saw."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,14 @@ import pytest
 import torch
 from _pytest.mark import ParameterSet
 
-from tests.learner.deepspeed_worker import run_rank
+from tests.learner.deepspeed_worker import all_scenes, run_rank
 from tests.support.fresh import FRESH
 
 STAGES = (0, 1, 2, 3)
+ALIKE = 1
+"""Stage 1 runs DeepSpeed's optimiser of stage 2: most of its scenes are for `make prove`."""
+LIGHT = tuple(f"{scene}-{ALIKE}" for scene in ("steps", "replay", "sft_cut"))
+"""Those that are not."""
 WORLDS = (1, 2)
 LIMIT_S = 420
 LIMIT_OF_ALL_S = len(WORLDS) * LIMIT_S + 60
@@ -23,26 +27,45 @@ def stage_of(scene: str) -> int:
     return next(int(part) for part in scene.split("-") if part.isdigit())
 
 
-def cases(scenes: Sequence[int | str]) -> list[ParameterSet]:
+def cases(scenes: Sequence[int | str], *, light: bool = False) -> list[ParameterSet]:
     """Return (world size, scene or stage) for every world.
 
     A run of one rank takes stage 0 whatever is asked for: its other stages are for `make prove`.
+
+    Args:
+        scenes: What each world did.
+        light: Whether the scenes are in `LIGHT` where their stage is `ALIKE`.
     """
     return [
         pytest.param(
             world_size,
             scene,
-            marks=[pytest.mark.prove] * (world_size == 1 and stage_of(str(scene)) > 0),
+            marks=[pytest.mark.prove] * is_rare(world_size, stage_of(str(scene)), light=light),
         )
         for world_size in WORLDS
         for scene in scenes
     ]
 
 
-def record_world(world_size: int, stages: Sequence[int], folder: Path) -> dict[str, Any]:
-    """Run one world's scenes of some stages; return what its last rank saw, by scene."""
+def is_rare(world_size: int, stage: int, *, light: bool) -> bool:
+    """Return whether a world's scene of some stage is for `make prove`."""
+    return stage > 0 if world_size == 1 else stage == ALIKE and not light
+
+
+def names_of(world_size: int, every: Iterable[str], *, is_whole: bool) -> list[str]:
+    """Return the scenes that a world runs, of all there are."""
+    return [
+        name
+        for name in every
+        if is_whole or not is_rare(world_size, stage_of(name), light=name in LIGHT)
+    ]
+
+
+def record_world(world_size: int, folder: Path, *, is_whole: bool) -> dict[str, Any]:
+    """Run one world's scenes, all or those of `make check`; return what its last rank saw."""
     out = folder / f"world-{world_size}"
-    arguments = [(n, world_size, stages, out) for n in range(world_size)]
+    names = names_of(world_size, all_scenes(out), is_whole=is_whole)
+    arguments = [(n, world_size, names, out) for n in range(world_size)]
     ranks = [FRESH.Process(target=run_rank, args=given) for given in arguments]
     for rank in ranks:
         rank.start()

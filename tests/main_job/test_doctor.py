@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from tests.main_job.harness import DEMO, Job
 
 
+@pytest.mark.prove  # its trials one by one: tests/diagnosis
 def test_this_machine_can_run_the_demo() -> None:
     job = Job(["doctor", str(DEMO), "--json"]).start()
     done = job.finish()

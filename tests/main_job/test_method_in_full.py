@@ -82,6 +82,7 @@ def test_all_guidance_with_a_shadow_that_samples_for_itself_until_an_engine_is_s
     assert "rollout-shadow-0" in logs
 
 
+@pytest.mark.prove  # its parts are in tests/whole_loop, tests/learner and tests/driver
 @pytest.mark.timeout(420)
 def test_several_updates_a_batch_and_the_best_checkpoint_until_a_w_is_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,7 @@ def theta(version: str) -> int:
     return int(version.split(".")[0].removeprefix("theta"))
 
 
+@pytest.mark.prove  # the rules of windows and slots are in tests/driver and tests/whole_loop
 @pytest.mark.timeout(900)
 def test_a_run_with_a_lag_that_lost_its_engine_skips_and_repeats_no_prompt(tmp_path: Path) -> None:
     """Bridge, lag 1, weights changed between groups; the engine dies with groups under way."""

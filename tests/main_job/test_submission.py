@@ -52,7 +52,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def sets(*more: str) -> list[str]:
-    return [f"--set={value}" for value in (*SMALL, "checkpoint.every=0", *more)]
+    given = (*SMALL, "method.kind=rl", "checkpoint.every=0", *more)
+    return [f"--set={value}" for value in given]
 
 
 def scraped(head: Head, name: str) -> str:
