@@ -15,7 +15,7 @@ SMOLLM2 := models/smollm2-135m-instruct
 QUICK := algorithm units
 GROUPS := jobs whole engines loop $(QUICK)
 
-.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check contracts gpu prove chaos study study-sources study-mix format audit bench docs clean
+.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check contracts gpu prove chaos study study-sources study-mix format audit bench docs site clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
@@ -35,7 +35,8 @@ help:
 	@echo "make study-mix  is a learned lambda as good as a fixed one on good demonstrations (25 minutes)"
 	@echo "make audit    ask the advisory databases about the pinned packages; pip-audit comes for the moment"
 	@echo "make bench    every measure against its floor; writes bench/results.json (ARGS='packing controller': only those)"
-	@echo "make docs     renew docs/config.md, docs/metrics.md and docs/data-flow.md from the code"
+	@echo "make docs     renew what docs/ holds of the code: config, metrics, data-flow, the worked example, the picture"
+	@echo "make site     the documentation as a site, in site/ (an environment of its own, a minute)"
 	@echo "make format   format the code"
 	@echo "make setup    create or renew .venv from the pinned lock (PYTHON=...: with this Python)"
 	@echo "make clean    remove .venv and caches"
@@ -124,6 +125,14 @@ docs: setup
 	@python -m coop_rl.config.reference docs/config.md
 	@python -m coop_rl.observability.metrics_page docs/metrics.md
 	@python docs/data_flow.py docs/data-flow.md
+	@python docs/worked_example.py docs/how-it-works.md
+	@python docs/learned_sources.py docs/learned-sources.svg
+
+# Warnings are errors (not with --quiet, which hides them). .venv is neither needed nor made.
+site:
+	@.ci/setup-docs
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --site-dir $(or $(SITE),site)
+	@echo "site: open $(or $(SITE),site)/index.html"
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-docs site .mypy_cache .ruff_cache .pytest_cache .hypothesis

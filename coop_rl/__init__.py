@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from coop_rl.version import __version__
 
 if TYPE_CHECKING:
-    from coop_rl.api import Result, evaluate, load_run, train
+    from coop_rl.api import Result, compare, evaluate, load_run, train
 
-__all__ = ["Result", "__version__", "evaluate", "load_run", "train"]
+__all__ = ["Result", "__version__", "compare", "evaluate", "load_run", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ and nothing was started, `RunError` where a run failed, `Interrupted` where it w
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,21 @@ def evaluate(
         options[name] = tuple(options.get(name, ()))
     request = EvaluationRequest(tuple(map(str, models)), **options)
     return run_evaluation(request, Path(out) if out else None)
+
+
+def compare(*runs: str | Path) -> "pd.DataFrame":
+    """Compare runs with the first by what they have stored, as `coop-rl compare` does.
+
+    Returns:
+        A row for each figure, arm and axis of equal cost: `value` with `low` and `high`, and what
+        the interval is `over`.
+    """
+    import pandas as pd
+
+    from coop_rl.commands.report import compared
+
+    _, differences = compared([Path(run) for run in runs])
+    return pd.DataFrame([asdict(difference) for difference in differences])
 
 
 def load_run(path: str | Path) -> Result:

@@ -7,7 +7,6 @@ actor, why, how to resume); 130 interrupted after a clean checkpoint.
 import json
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
@@ -15,9 +14,8 @@ from typing import Annotated, Literal
 import typer
 
 from coop_rl.cli_runs import add_run_commands
-from coop_rl.commands.allowed import Allowed
 from coop_rl.commands.options import Allow, AllowCode, DataFile, spread_option
-from coop_rl.config import RunConfig, load_config
+from coop_rl.config import load_config
 from coop_rl.config.editor_schema import editor_schema
 from coop_rl.config.reward import VerifierKind
 from coop_rl.errors import ConfigError, Interrupted, RunError, UserError, printable
@@ -63,15 +61,23 @@ RunDir = Annotated[
 ]
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print evaluations and the summary alone.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a line, only that.")]
 
 
 @app.command()
-def demo(overrides: Overrides = None, run_dir: RunDir = None, quiet: Quiet = False) -> None:
+def demo(
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
     """Run the main job on what comes with the package: 2 CPU cores, minutes, no downloads."""
     from coop_rl.commands.demo import demo_file
 
     run_config = load_config(demo_file(), overrides or [])
-    _train(run_config, run_dir, "auto", (), is_quiet=quiet)
+    from coop_rl.commands.supervise import train_supervised
+
+    train_supervised(run_config, run_dir, "auto", (), is_quiet=quiet, is_json=as_json)
 
 
 @app.command()
@@ -95,10 +101,9 @@ def train(
             metavar="FIRST LAST",
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only check, as coop-rl check does.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, as check does.")] = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the main job: train with the method the config names."""
     recorded = {}
@@ -113,35 +118,16 @@ def train(
 
         check_run(run_config, Console(highlight=False), run_dir, resume, allow or ())
         return
-    _train(run_config, run_dir, resume, allow or (), is_quiet=quiet)
+    from coop_rl.commands.supervise import train_supervised
 
-
-def _train(
-    config: RunConfig,
-    run_dir: Path | None,
-    resume: str,
-    allowed: Sequence[Allowed],
-    *,
-    is_quiet: bool,
-) -> None:
-    """Train in a process of its own, which is started again where somebody was lost."""
-    from coop_rl.commands.supervise import Restart, supervise
-
-    def train_once(resume: str, restart: Restart | None) -> None:
-        from coop_rl.commands.train import run_training  # heavy: ray, transformers
-
-        run_training(config, run_dir, resume, allowed, is_quiet=is_quiet, restart=restart)
-
-    supervise(config, run_dir, resume, train_once)
+    train_supervised(run_config, run_dir, resume, allow or (), is_quiet=quiet, is_json=as_json)
 
 
 @app.command()
 def check(
     config: ConfigPath,
     overrides: Overrides = None,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="As train would get it.")
-    ] = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="As train gets it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of findings.")] = False,
 ) -> None:
     """Say all that `train` would refuse, at once; start nothing."""

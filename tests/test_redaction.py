@@ -9,7 +9,7 @@ from coop_rl import cli
 from coop_rl.config import load_config
 from coop_rl.errors import ConfigError
 from coop_rl.observability.logs import route_library_logs
-from coop_rl.observability.run_directory import RunStatus
+from coop_rl.observability.run_status import RunStatus
 from coop_rl.redaction import redacted
 from tests.main_job.harness import DEMO
 

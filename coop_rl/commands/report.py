@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from coop_rl.errors import Interrupted, UserError
-from coop_rl.report.arms import arms_of
-from coop_rl.report.comparison import compare_arms
+from coop_rl.report.arms import Arm, arms_of
+from coop_rl.report.comparison import Difference, compare_arms
 from coop_rl.report.live import LiveServer
 from coop_rl.report.page import write_report
 from coop_rl.report.stored_run import read_runs
@@ -46,6 +46,19 @@ def compare_runs(paths: Sequence[Path], say: Say, *, as_json: bool) -> None:
     Raises:
         UserError: A run cannot be read, or there is only one.
     """
+    arms, differences = compared(paths)
+    if as_json:
+        say(json.dumps([asdict(difference) for difference in differences], indent=2))
+    else:
+        show_comparison(arms, differences)
+
+
+def compared(paths: Sequence[Path]) -> tuple[list[Arm], list[Difference]]:
+    """Return the arms of runs, and each one's differences to the first.
+
+    Raises:
+        UserError: A run cannot be read, or there is only one.
+    """
     runs = read_runs(paths)
     if len(runs) < 2:
         raise UserError(
@@ -53,8 +66,4 @@ def compare_runs(paths: Sequence[Path], say: Say, *, as_json: bool) -> None:
             "such as: coop-rl compare runs/rl runs/bridge"
         )
     arms = arms_of(runs)
-    differences = compare_arms(arms)
-    if as_json:
-        say(json.dumps([asdict(difference) for difference in differences], indent=2))
-    else:
-        show_comparison(arms, differences)
+    return arms, compare_arms(arms)

@@ -22,10 +22,11 @@ from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import ray_session
 from coop_rl.distributed.team import Team
-from coop_rl.driver.checkpoint_store import stored_progress
 from coop_rl.distributed.watch import watching
+from coop_rl.driver.checkpoint_store import stored_progress
 from coop_rl.driver.stop import StopRequest
 from coop_rl.observability.console import RunConsole
+from coop_rl.observability.json_console import JsonConsole
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.trackers import Trackers
 from coop_rl.report.at_end import conclude
@@ -38,6 +39,7 @@ def run_training(
     allowed: Sequence[Allowed] = (),
     *,
     is_quiet: bool = False,
+    is_json: bool = False,
     restart: Restart | None = None,
 ) -> Path:
     """Run one training job from input checks to summary; returns the run directory.
@@ -48,6 +50,7 @@ def run_training(
         resume: What `--resume` was given.
         allowed: What a resume may find changed.
         is_quiet: Whether to print evaluations and the summary alone.
+        is_json: Whether to print one JSON object a line instead.
         restart: What an attempt before this one lost; said in place of the plan.
 
     Raises:
@@ -55,15 +58,15 @@ def run_training(
         RunError: The run failed; the text names the actor.
         Interrupted: The user stopped it after a checkpoint.
     """
+    console = JsonConsole() if is_json else RunConsole(is_quiet=is_quiet)
     door = Door(config, run_dir, resume, allowed, is_restart=restart is not None)
-    run = _check(door, RunConsole(is_quiet=is_quiet))
+    run = _check(door, console)
     sizes, stop = derive_sizes(config), StopRequest()
-    console, directory = run.console, run.directory
-    checkpoint = run.start.checkpoint
+    directory, checkpoint = run.directory, run.start.checkpoint
     step = stored_progress(checkpoint).next_step if checkpoint else 0
     report: Callable[[str], None] = console.milestone
     if restart:
-        console.line(restart.line(step), "yellow")
+        console.warn(restart.line(step))
         report = _say_nothing
     else:
         console.notes(door.warnings)
@@ -88,7 +91,7 @@ def run_training(
             console.notes(session.forgetting())
             comparisons = session.evaluation.comparisons()
             console.summary(directory.path, comparisons, time.monotonic() - started)
-    console.notes(conclude(directory.path))
+    console.conclude(conclude(directory.path))
     return directory.path
 
 
@@ -102,9 +105,8 @@ def _check(door: Door, console: RunConsole) -> CheckedRun:
 
 def _watching(run: CheckedRun, team: Team) -> AbstractContextManager[None]:
     """Look for hangs in every wait inside."""
-    warn = partial(run.console.line, style="yellow")
     note = run.directory.note_waiting
-    return watching(run.config.recovery, team, warn, run.directory.logs, note)
+    return watching(run.config.recovery, team, run.console.warn, run.directory.logs, note)
 
 
 def _start(run: CheckedRun, team: Team, report: Callable[[str], None]) -> None:

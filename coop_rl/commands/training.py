@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from coop_rl.algorithm.methods import AnyMethod, build_method
 from coop_rl.algorithm.packing import PackShape
@@ -52,7 +51,7 @@ class Session:
         """Put the roles on top of a started team."""
         config, data, console = run.config, run.data, run.console
         method, stages = build_method(config), Stages()
-        warn, held_out = partial(console.line, style="yellow"), run.sets[0].prompts
+        warn, held_out = console.warn, run.sets[0].prompts
         fleets = Fleets.build(
             config,
             team,

@@ -74,7 +74,7 @@ class Team:
     @property
     def expendable(self) -> tuple[Member[Shell], ...]:
         """Actors that can be replaced alone: they hold nothing that others lack."""
-        return (*self.engines, self.reward)
+        return (*self.engines, *self.rewards)
 
     @property
     def engines(self) -> tuple[Member[RolloutActor], ...]:

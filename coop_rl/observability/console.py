@@ -18,6 +18,7 @@ from coop_rl.data.rows import Dropped
 from coop_rl.evaluation.result import Comparison
 from coop_rl.metric_names import DEVICE_SECONDS, LEDGER, REWARD, STEP_SECONDS
 from coop_rl.observability.evaluation_console import comparison_table, show_metrics
+from coop_rl.observability.live_view import LiveView, gain_text
 from coop_rl.observability.profile import TimeSpent, table
 from coop_rl.observability.terminal import Terminal
 from coop_rl.rollout.capacity import sequences_at_once
@@ -48,6 +49,7 @@ class RunConsole(Terminal):
         super().__init__(console)
         self._is_quiet = is_quiet
         self._num_steps = 0
+        self._view: LiveView | None = None
         self._steps_done: list[float] = []
         self._spent: dict[str, float] = {}
         self._totals = {"tokens": 0.0, "applied": 0, "skipped": 0, "w_applied": 0, "w_skipped": 0}
@@ -81,6 +83,10 @@ class RunConsole(Terminal):
             for kind, count, message in source.kinds:
                 self.line(f"  {count:,} x {kind}; the first: {clean(message)}", "dim")
 
+    def warn(self, text: str) -> None:
+        """Print a line that should not be overlooked."""
+        self.line(text, "yellow")
+
     def notes(self, lines: Sequence[str]) -> None:
         """Print lines about the run."""
         for line in lines:
@@ -92,10 +98,12 @@ class RunConsole(Terminal):
             super().milestone(text)
 
     def begin(self, first_step: int, num_steps: int) -> None:
-        """Start counting steps; on a terminal, show the progress bar."""
+        """Start counting steps; on a terminal, show how the run stands below the lines."""
         self._num_steps = num_steps
-        if not self._is_quiet:
-            self._show_bar("step", num_steps, first_step)
+        if not self._is_quiet and self._console.is_terminal:
+            self._view = LiveView(self._console, num_steps, first_step)
+            self._progress = self._view
+            self._view.start()
 
     def step(self, metrics: "Metrics") -> None:
         """Print one step."""
@@ -116,14 +124,15 @@ class RunConsole(Terminal):
             (0, f"step {done:>{len(str(self._num_steps))}}/{self._num_steps}"),
             (1, _named("reward", metrics.get(REWARD))),
             (6, _named("accuracy", metrics.get("reward/accuracy"))),
-            (2, _gain(metrics)),
+            (2, gain_text(metrics)),
             (4, _named("sft", metrics.get("loss/sft"))),
             (7, f"{generated / duration_s:,.0f} tokens/s" if generated and duration_s else ""),
             (5, f"{duration_s:.1f} s"),
             (3, f"{_duration(remaining)} left"),
         ]
         self.line(fitting(parts, self._console.width))
-        self._move_bar(done)
+        if self._view:
+            self._view.step(metrics, done, remaining)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print what an evaluation found."""
@@ -160,6 +169,10 @@ class RunConsole(Terminal):
             done += f"; of w: {totals['w_applied']:.0f} applied, {totals['w_skipped']:.0f} skipped"
         self.line(done)
         self.line(f"run directory {path}")
+
+    def conclude(self, lines: Sequence[str]) -> None:
+        """Print what was written into the run directory at its end, and what one does next."""
+        self.notes(lines)
 
     def _count(self, metrics: "Metrics") -> None:
         self._totals["tokens"] += metrics.get("tokens/generated") or 0.0
@@ -231,14 +244,6 @@ def fitting(parts: Sequence[tuple[int, str]], width: int) -> str:
     while len(line := "  ".join(text for _, text in shown)) > width and len(shown) > 1:
         shown.remove(max(shown))
     return line
-
-
-def _gain(metrics: "Metrics") -> str:
-    """Return the gain over the last measurements: one step's is mostly noise."""
-    value, stderr = metrics.get("gain/pooled"), metrics.get("gain/pooled_stderr")
-    if value is None:
-        return ""
-    return f"gain {value:+.4f}" + ("" if stderr is None else f" ± {stderr:.4f}")
 
 
 def _spent(totals: Mapping[str, float]) -> str:

@@ -144,9 +144,9 @@ class RunObserver:
         self._console.begin(step, self._config.run.num_steps)
         # What was timed so far is start-up (and an evaluation, which its own row reports).
         evaluation = self._stages.take(EVALUATION_TIME)
-        recovered = self._stages.take(RECOVERED)
+        replaced = self._stages.take(RECOVERED)
         self._stages.take()
-        for name, value in (evaluation | recovered).items():
+        for name, value in (evaluation | replaced).items():
             self._stages.count(name, value)
         self._last_row = time.monotonic() - sum(evaluation.values())
 

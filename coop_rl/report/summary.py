@@ -27,6 +27,8 @@ def summarise(run: StoredRun) -> dict[str, Any]:
     """Return a run's result as JSON values; what was not measured is null or empty."""
     last = run.steps[-1] if run.steps else {}
     rewards = numbers(run.steps, REWARD)
+    # Of a short run the first and the last steps must not be the same ones.
+    over = min(LAST_STEPS, max(1, len(rewards) // 2))
     return {
         "name": run.name,
         "method": run.method,
@@ -37,9 +39,9 @@ def summarise(run: StoredRun) -> dict[str, Any]:
         "seconds": _seconds(run.status),
         "evaluations": list(_evaluations(run)),
         "training_reward": {
-            "first": fmean(rewards[:LAST_STEPS]),
-            "last": fmean(rewards[-LAST_STEPS:]),
-            "over_steps": min(LAST_STEPS, len(rewards)),
+            "first": fmean(rewards[:over]),
+            "last": fmean(rewards[-over:]),
+            "over_steps": over,
         }
         if rewards
         else None,
@@ -105,6 +107,7 @@ def next_commands(run: StoredRun) -> list[str]:
         longer = steps if len(run.steps) < steps else 2 * steps
         commands += [
             f"coop-rl evaluate {folder}",
+            f"coop-rl export {folder} {folder}-model",
             f"coop-rl train {folder}/config.json --run-dir {folder} --set run.num_steps={longer}",
         ]
     return commands
@@ -194,7 +197,7 @@ def _warnings(run: StoredRun) -> Iterator[str]:
     if crashed or timeouts:
         yield (
             f"warning: {crashed:,.0f} responses crashed the verifier and {timeouts:,.0f} ran into "
-            "its time limit; they counted as reward 0 (logs/ has the first)"
+            "its time limit; they did not train (logs/reward.log has the first)"
         )
     for metric, what in (("grad/skipped", "theta"), ("guidance/skipped", "w")):
         values = numbers(run.steps, metric)

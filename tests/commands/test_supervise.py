@@ -19,7 +19,8 @@ from coop_rl.commands.supervise import LOST, Restart, supervise
 from coop_rl.config import RunConfig, load_config
 from coop_rl.errors import ActorLostError, DivergedError, Interrupted, RayLostError, RunError
 from coop_rl.observability.losses import losses, read_status
-from coop_rl.observability.run_directory import RunDirectory, RunStatus
+from coop_rl.observability.run_directory import RunDirectory
+from coop_rl.observability.run_status import RunStatus
 
 DEMO = Path("configs/local/demo.yaml")
 Act = Callable[[RunStatus, Restart | None], None]

@@ -130,6 +130,7 @@ def test_a_run_ends_with_its_summary_and_the_next_commands(tmp_path: Path) -> No
         assert f"  {command}" in told
     assert text.rstrip().endswith("```")
     assert f"coop-rl evaluate {run}" in text
+    assert f"coop-rl export {run} {run}-model" in text
     assert f"--run-dir {run} --set run.num_steps=40" in text
 
 
@@ -145,6 +146,18 @@ def test_losses_are_in_the_summary(tmp_path: Path) -> None:
     assert told in content_of([read_run(run)])["notes"]
     conclude(run)
     assert told in (run / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(("num_steps", "over"), [(1, 1), (3, 1), (12, 6), (40, 10)])
+def test_the_first_and_the_last_steps_of_a_short_run_are_others(
+    tmp_path: Path, num_steps: int, over: int
+) -> None:
+    run = write_run(tmp_path / "run", num_steps=num_steps)
+    rows = [step_row(step, reward=float(step >= over)) for step in range(num_steps)]
+    lines(run / "metrics.jsonl", rows)
+    found = summarise(read_run(run))["training_reward"]
+    last = float(num_steps > over)
+    assert found == {"first": 0.0, "last": last, "over_steps": over}
 
 
 def test_no_run_fails_for_want_of_a_report(tmp_path: Path) -> None:
