@@ -295,7 +295,8 @@ class Signals:
 
     def _listen(self) -> None:
         for number in SIGNALS:
-            if number not in self._previous and signal.getsignal(number) is not signal.SIG_IGN:
+            is_nohup = number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+            if number not in self._previous and not is_nohup:
                 self._previous[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
