@@ -75,7 +75,7 @@ def demo(
     from coop_rl.commands.demo import demo_file
 
     run_config = load_config(demo_file(), overrides or [])
-    from coop_rl.commands.supervise import train_supervised
+    from coop_rl.commands.supervised import train_supervised
 
     train_supervised(run_config, run_dir, "auto", (), is_quiet=quiet, is_json=as_json)
 
@@ -118,7 +118,7 @@ def train(
 
         check_run(run_config, Console(highlight=False), run_dir, resume, allow or ())
         return
-    from coop_rl.commands.supervise import train_supervised
+    from coop_rl.commands.supervised import train_supervised
 
     train_supervised(run_config, run_dir, resume, allow or (), is_quiet=quiet, is_json=as_json)
 

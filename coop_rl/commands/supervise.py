@@ -16,14 +16,13 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from coop_rl.commands.allowed import Allowed
 from coop_rl.config import RunConfig
 from coop_rl.config.recovery import RecoverySection
 from coop_rl.errors import ActorLostError, Interrupted, RunError
@@ -68,33 +67,6 @@ class Restart:
 
 Train = Callable[[str, Restart | None], object]
 """Trains; gets what `--resume` is now, and why it is no first attempt."""
-
-
-def train_supervised(
-    config: RunConfig,
-    run_dir: Path | None,
-    resume: str,
-    allowed: Sequence[Allowed],
-    *,
-    is_quiet: bool,
-    is_json: bool,
-) -> None:
-    """Do as `commands.train.run_training` under a supervisor; raises as `supervise` does."""
-
-    def train_once(resume: str, restart: Restart | None) -> None:
-        from coop_rl.commands.train import run_training  # heavy: ray, transformers
-
-        run_training(
-            config,
-            run_dir,
-            resume,
-            allowed,
-            is_quiet=is_quiet,
-            is_json=is_json,
-            restart=restart,
-        )
-
-    supervise(config, run_dir, resume, train_once)
 
 
 def supervise(config: RunConfig, run_dir: Path | None, resume: str, train: Train) -> None:

@@ -50,19 +50,18 @@ def run_training(
         resume: What `--resume` was given.
         allowed: What a resume may find changed.
         is_quiet: Whether to print evaluations and the summary alone.
-        is_json: Whether to print one JSON object a line instead.
-        restart: What an attempt before this one lost; said in place of the plan.
+        is_json: Whether to print JSON objects instead.
+        restart: What the attempt before lost; said in place of the plan.
 
     Raises:
         UserError: The input is wrong; nothing was started.
         RunError: The run failed; the text names the actor.
         Interrupted: The user stopped it after a checkpoint.
     """
-    console = JsonConsole() if is_json else RunConsole(is_quiet=is_quiet)
     door = Door(config, run_dir, resume, allowed, is_restart=restart is not None)
-    run = _check(door, console)
+    run = _check(door, JsonConsole() if is_json else RunConsole(is_quiet=is_quiet))
     sizes, stop = derive_sizes(config), StopRequest()
-    directory, checkpoint = run.directory, run.start.checkpoint
+    console, directory, checkpoint = run.console, run.directory, run.start.checkpoint
     step = stored_progress(checkpoint).next_step if checkpoint else 0
     report: Callable[[str], None] = console.milestone
     if restart:
