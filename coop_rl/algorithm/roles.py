@@ -24,6 +24,7 @@ from coop_rl.types import (
     SecondTries,
     SourceBatch,
     StepResult,
+    TokenSample,
 )
 
 
@@ -217,6 +218,8 @@ class StepRecord:
     update: GuidanceUpdate | None
     second: SecondTries = NOTHING_TRIED
     """What the scaffold made of failed prompts; empty where w is none."""
+    samples: Sequence[TokenSample] = ()
+    """The rollouts in `batch`, with their advantages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,8 @@ def train(num_steps: int, method: AnyMethod, shape: PackShape, roles: Roles) -> 
         guidance = update.guidance if update else None
         seen = StepRecord(
             step=step, version=version, objective=lesson.objective, sampled=sampled, fresh=fresh,
-            second=second, batch=batches[0], joint=joint, shadow=shadow, gain=gain,
-            pooled=method.gains.pooled(), update=update,
+            second=second, batch=batches[0], samples=lesson.samples, joint=joint, shadow=shadow,
+            gain=gain, pooled=method.gains.pooled(), update=update,
         )  # fmt: skip
         version = roles.weights.publish(version.next(), is_read=method.needs(step + 1).rollouts)
         roles.observer.record(seen)

@@ -68,7 +68,9 @@ class Session:
         )
         on_cluster = config.placement.address is not None
         live = {"show": RayMetricsSink(config.run.name).write} if on_cluster else {}
-        observer = RunObserver(config, run.directory, console, stages, trackers=trackers, **live)
+        observer = RunObserver(
+            config, run.directory, console, stages, trackers=trackers, decode=data.decode, **live
+        )
         evaluation = Evaluator(config, run.sets, joint.run, stages, run.directory.evaluations)
         background = BackgroundEvaluator(
             config,

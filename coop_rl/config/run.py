@@ -62,7 +62,7 @@ class ObservabilitySection(Section):
     """What a tracker's own start takes besides, by tracker, such as `{wandb: {mode: offline}}`; no
     secrets, which trackers read from the environment."""
     samples_per_step: int = Field(2, ge=0)
-    """Rollouts written to samples.jsonl at each step."""
+    """Rollouts written to samples.jsonl at each step, with the log-prob of every token."""
     profile_steps: tuple[NonNegativeInt, NonNegativeInt] | None = None
     """First and last step to record in profile/: a Perfetto trace, and where the seconds went."""
 

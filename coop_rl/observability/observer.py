@@ -1,9 +1,7 @@
 """The loop's role `Observer`: a step's record to metrics, samples, events and terminal."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.config import RunConfig
@@ -14,10 +12,11 @@ from coop_rl.observability.ledger import Ledger
 from coop_rl.observability.losses import read_status, recovered
 from coop_rl.observability.metrics import Metrics, finite, learning_rates, step_metrics
 from coop_rl.observability.run_directory import RunDirectory
+from coop_rl.observability.sample_rows import SampleRows
 from coop_rl.observability.sinks import JsonlSink, JsonObject, TensorBoardSink, read_jsonl
 from coop_rl.observability.trackers import Trackers
 from coop_rl.tracing.stages import Stages
-from coop_rl.types import PolicyVersion, Reward, Rollout, ScoredGroup
+from coop_rl.types import PolicyVersion
 
 EVALUATION_TIME = "time/evaluate"
 
@@ -37,8 +36,11 @@ class RunObserver:
         stages: Stages,
         show: Callable[[Metrics], None] = lambda _: None,
         trackers: Trackers | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
         """Open the run's files; `show` gets every row as well, and started trackers do.
+
+        `decode`, from tokens to text without special ones, tells samples' tokens apart.
 
         Raises:
             RunError: They cannot be written.
@@ -53,6 +55,7 @@ class RunObserver:
         self._forgetting = Forgetting()
         self._metrics = JsonlSink(directory.metrics)
         self._samples = JsonlSink(directory.samples)
+        self._rows = SampleRows(decode, mask_truncated=config.rollout.mask_truncated)
         self._events: TensorBoardSink | None = None
         self._has_begun = False
         self._recovered: Metrics = {}
@@ -68,14 +71,13 @@ class RunObserver:
         metrics = step_metrics(record, timings) | learning_rates(self._config, record) | spent
         metrics |= self._forgetting.add(metrics) | self._recovered
         self._write(record.step, metrics)
-        groups = record.sampled.groups
-        for group, rollout, reward in islice(
-            _by_sample(groups), self._config.observability.samples_per_step
-        ):
-            self._samples.write(_sample_row(record.step, group, rollout, reward))
+        for row in self._rows.of(record, self._config.observability.samples_per_step):
+            self._samples.write(row)
         self._console.step(metrics)
+        groups = record.sampled.groups
         if groups and record.step + 1 == self._config.run.num_steps:
-            self._show_sample(groups)
+            first = groups[0]
+            self._console.sample(first.prompt.text, first.rollouts[0].text, first.rewards[0])
 
     def record_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the figures measured after `step` steps; empty ones only keep the clock right."""
@@ -157,34 +159,3 @@ class RunObserver:
         if self._trackers:
             self._trackers.write(step, metrics)
         self._show(metrics)
-
-    def _show_sample(self, groups: Sequence[ScoredGroup]) -> None:
-        group, rollout, reward = next(_by_sample(groups))
-        self._console.sample(group.prompt.text, rollout.text, reward)
-
-
-def _by_sample(groups: Sequence[ScoredGroup]) -> Iterator[tuple[ScoredGroup, Rollout, Reward]]:
-    """Yield the first sample of every prompt, then the second of every prompt, and so on."""
-    most = max((len(group.rollouts) for group in groups), default=0)
-    for index in range(most):
-        for group in groups:
-            if index < len(group.rollouts):
-                yield group, group.rollouts[index], group.rewards[index]
-
-
-def _sample_row(step: int, group: ScoredGroup, rollout: Rollout, reward: Reward) -> dict[str, Any]:
-    return {
-        "step": step,
-        "version": str(rollout.version),
-        "version_spans": [[str(version), length] for version, length in rollout.version_spans],
-        "prompt_id": group.prompt.id,
-        "prompt": group.prompt.text,
-        "given": group.prompt.given_text,
-        "response": rollout.text,
-        "answer": group.prompt.answer,
-        "reward": reward.value,
-        "is_correct": reward.is_correct,
-        "status": reward.status,
-        "is_truncated": rollout.is_truncated,
-        "num_tokens": len(rollout.token_ids),
-    }

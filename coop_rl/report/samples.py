@@ -1,12 +1,14 @@
 """Which responses a report shows: of training over all steps, of evaluations first and last."""
 
+import json
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 from coop_rl.report.stored_run import Row, StoredRun, read_rows
 
-MAX_CHARACTERS = 1_000_000
-"""Of all samples together, so that the page stays small."""
+MAX_BYTES = 2_000_000
+"""Of all samples together as JSON, so that the page stays small."""
 MAX_TEXT = 4_000
 """Of one prompt or response; the rest is counted."""
 MAX_ITEMS = 200
@@ -20,16 +22,40 @@ def samples_of(runs: Sequence[StoredRun]) -> tuple[list[Row], int]:
         for index, run in enumerate(runs)
         for row in (*_training(index, run), *_evaluated(index, run))
     ]
-    total = sum(len(row["prompt"]) + len(row["response"]) for row in rows)
-    stride = -(-total // MAX_CHARACTERS) or 1
+    total = sum(len(json.dumps(row)) for row in rows)
+    stride = -(-total // MAX_BYTES) or 1
     kept = rows[::stride]
     return sorted(kept, key=lambda row: -row["step"]), len(rows) - len(kept)
 
 
 def _training(index: int, run: StoredRun) -> Iterator[Row]:
     for row in run.samples:
-        given = str(row.get("given") or "")
-        yield _sample(index, row, "training", row.get("step"), given + str(row.get("response", "")))
+        given, response = str(row.get("given") or ""), str(row.get("response", ""))
+        sample = _sample(index, row, "training", row.get("step"), given + response)
+        yield sample | {
+            "given": len(given),
+            "advantage": row.get("advantage"),
+            "tokens": _tokens(row, len(response), MAX_TEXT - len(given)),
+        }
+
+
+def _tokens(row: Row, num_characters: int, most: int) -> list[list[float | None]]:
+    """Return [characters, log-prob] of the tokens that are shown; empty: they are not known.
+
+    Runs of older versions have none, and so does a response that its tokens do not give again.
+    """
+    lengths, log_probs = row.get("token_lengths"), row.get("log_probs")
+    if not (isinstance(lengths, list) and isinstance(log_probs, list)):
+        return []
+    is_whole = all(isinstance(n, int) and n >= 0 for n in lengths)
+    if not is_whole or len(lengths) != len(log_probs) or sum(lengths) != num_characters:
+        return []
+    ends = accumulate(lengths)
+    return [
+        [length, value if isinstance(value, int | float) else None]
+        for length, value, end in zip(lengths, log_probs, ends, strict=True)
+        if end <= most
+    ]
 
 
 def _evaluated(index: int, run: StoredRun) -> Iterator[Row]:

@@ -101,6 +101,9 @@ def test_samples_are_written_and_one_is_shown(tmp_path: Path) -> None:
         "status": "scored",
         "is_truncated": True,
         "num_tokens": 1,
+        "advantage": None,
+        "log_probs": [0.0],
+        "token_lengths": [],
     }
     lines = session.printed.getvalue().splitlines()
     assert len([line for line in lines if line.startswith("step")]) == 6

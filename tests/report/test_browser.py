@@ -1,5 +1,6 @@
 """The page in headless Chromium, from a file: drawn, switched, searched, and silent."""
 
+import gzip
 import json
 import re
 import subprocess
@@ -13,6 +14,16 @@ from tests.report.conftest import BROWSER
 from tests.report.runs import lines, sample, write_run
 
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+COLOURED = sample(
+    1,
+    "1+é\U0001f600=2",
+    given="so ",
+    advantage=-0.5,
+    token_lengths=[2, 0, 2, 2, 0],
+    log_probs=[-0.01, -3.0, -0.02, -9.0, 0.0],
+)
+"""Given, then four tokens with a text, of which the second's stands with the third, and an end."""
+LIKELY, TRAINED = ("", "", "p3", "p4"), ("shown", "down", "down", "down")
 ACT = """
 const until = (axis) => new Promise((done) => {
   const isDrawn = () => document.documentElement.dataset.drawn === axis;
@@ -45,28 +56,70 @@ const tell = async () => {
   told.text = one("#samples .response").textContent;
   search.value = "";
   search.dispatchEvent(new Event("input"));
-  const kinds = [...document.querySelectorAll("#samples select")].at(-1);
-  kinds.value = "gained";
-  kinds.dispatchEvent(new Event("change"));
+  const choose = (label, value) => {
+    const labels = [...document.querySelectorAll("#samples label")];
+    const select = labels.find((l) => l.textContent.startsWith(label)).querySelector("select");
+    select.value = value;
+    select.dispatchEvent(new Event("change"));
+  };
+  const pieces = () => [...document.querySelectorAll("article .token")];
+  const tokens = () => pieces().map((t) => [t.textContent, t.className]);
+  choose("Colour", "log-prob");
+  told.log_probs = tokens();
+  choose("Colour", "term");
+  told.terms = tokens();
+  told.title_of_token = one("article .token[title]").title;
+  choose("Verdict", "gained");
   told.gained = count();
   told.images = document.images.length;
   told.title = document.title;
   told.overflow = document.documentElement.scrollWidth - innerWidth;
+  return told;
+};
+"""
+AUDIT = """
+const violations = async () => {
+  const { violations } = await axe.run(document);
+  return violations
+    .filter((v) => ["serious", "critical"].includes(v.impact))
+    .map((v) => [v.id, v.nodes[0].html]);
+};
+const tell = async () => {
+  const told = {};
+  const choose = (select, value) => {
+    select.value = value;
+    select.dispatchEvent(new Event("change"));
+  };
+  const colour = [...document.querySelectorAll("#samples select")].at(-1);
+  for (const [theme, by] of [["light", "log-prob"], ["dark", "term"]]) {
+    document.querySelector(`input[name=theme][value=${theme}]`).click();
+    choose(colour, by);
+    await new Promise((done) => setTimeout(done, 200));
+    told[theme] = await violations();
+  }
+  const { passes } = await axe.run(document, { runOnly: ["color-contrast"] });
+  told.num_contrasts = passes[0].nodes.length;
+  return told;
+};
+"""
+WRITE = """
+tell().then((told) => {
   const out = document.createElement("output");
   out.id = "told";
   out.textContent = JSON.stringify(told);
   document.body.append(out);
-};
-tell();
+});
 """
+AXE = Path(__file__).with_name("axe-4.14.1.min.js.gz")
+"""axe-core, MPL-2.0, as npm has it."""
 
 
-def seen(html: str, tmp_path: Path, width: int) -> tuple[dict[str, Any], str]:
-    """Return what the page told after it was used, and what the browser's console said."""
+def seen(html: str, tmp_path: Path, width: int, act: str) -> tuple[dict[str, Any], str]:
+    """Return what `tell` of `act` told of the page, and what the browser's console said."""
     file = tmp_path / "report.html"
     # Only scripts of the page's own digests run; this one is the test's.
     used = re.sub(r"script-src [^;]*", "script-src 'unsafe-inline'", html, count=1)
-    file.write_text(used.replace("</body>", f"<script>{ACT}</script></body>"))
+    file.write_text(used.replace("</body>", f"<script>{act}{WRITE}</script></body>"))
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += [f"--window-size={width},900", "--enable-logging=stderr"]
     command += ["--virtual-time-budget=4000", f"--user-data-dir={tmp_path}/profile"]
@@ -81,8 +134,8 @@ def seen(html: str, tmp_path: Path, width: int) -> tuple[dict[str, Any], str]:
 
 def test_a_report_is_used_in_a_browser(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", right={0: [False, True], 20: [True, True]})
-    lines(run / "samples.jsonl", [sample(0, HOSTILE), sample(1, "1+1=2")])
-    told, console = seen(page(content_of([read_run(run)])), tmp_path, 500)
+    lines(run / "samples.jsonl", [sample(0, HOSTILE), COLOURED])
+    told, console = seen(page(content_of([read_run(run)])), tmp_path, 500, ACT)
     assert told["drawings"] == told["figures"] > 5
     assert told["steps"].startswith("Training reward over steps. reward: first 0.5")
     assert told["tokens"].startswith("Training reward over tokens.")
@@ -91,7 +144,22 @@ def test_a_report_is_used_in_a_browser(tmp_path: Path) -> None:
     assert told["all"] == "6 of 6 samples"
     assert told["searched"] == "1 of 6 samples"
     assert told["text"] == HOSTILE
+    pieces = ["so ", "1+", "é\U0001f600", "=2"]
+    assert told["log_probs"] == [
+        [p, f"token {kind}"] for p, kind in zip(pieces, LIKELY, strict=True)
+    ]
+    assert told["terms"] == [[p, f"token {kind}"] for p, kind in zip(pieces, TRAINED, strict=True)]
     assert told["gained"] == "2 of 6 samples"  # before and after
     assert (told["images"], told["title"]) == (0, "run · coop-rl")
     assert told["overflow"] <= 0
     assert "CONSOLE" not in console
+
+
+def test_axe_finds_no_serious_violation(tmp_path: Path) -> None:
+    """Every section, light and dark, with tokens coloured both ways."""
+    run = write_run(tmp_path / "run", right={0: [False, True], 20: [True, True]})
+    lines(run / "samples.jsonl", [sample(0, HOSTILE), COLOURED])
+    axe = gzip.decompress(AXE.read_bytes()).decode()
+    told, _ = seen(page(content_of([read_run(run)])), tmp_path, 1440, axe + AUDIT)
+    assert (told["light"], told["dark"]) == ([], [])
+    assert told["num_contrasts"] > 50

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from coop_rl.metric_names import METRICS
 from coop_rl.observability.losses import Loss
 from coop_rl.report.at_end import conclude
 from coop_rl.report.content import MAX_POINTS, content_of
 from coop_rl.report.page import LIBRARIES, SCRIPTS, page, write_report
-from coop_rl.report.samples import MAX_CHARACTERS, MAX_TEXT
+from coop_rl.report.samples import MAX_BYTES, MAX_TEXT
 from coop_rl.report.stored_run import read_run, read_runs
 from coop_rl.report.summary import summarise
 from tests.report.runs import lines, sample, step_row, write_run
@@ -76,7 +77,39 @@ def test_long_runs_stay_small(tmp_path: Path) -> None:
     assert drawn["x"]["steps"][-1] == 2 * MAX_POINTS + 1
     assert len(drawn["x"]["steps"]) <= MAX_POINTS + 1
     assert content["num_left_out"] > 0
-    assert len(page(content)) < MAX_CHARACTERS + 2_000_000
+    assert len(page(content)) < MAX_BYTES + 1_000_000
+
+
+def test_500_steps_stay_under_5_mb(tmp_path: Path) -> None:
+    """Every metric at every step, and samples of 1,000 tokens that are no ASCII."""
+    run = write_run(tmp_path / "run", num_steps=2)
+    names = [name for name in METRICS if "<" not in name]
+    rows = [dict.fromkeys(names, 1 / (step + 3)) | step_row(step) for step in range(500)]
+    lines(run / "metrics.jsonl", rows)
+    tokens = {"log_probs": [-0.12] * 1000, "token_lengths": [1] * 1000}
+    lines(run / "samples.jsonl", [sample(i // 2, "数" * 1000, **tokens) for i in range(1000)])
+    assert len(names) > 80
+    assert len(page(content_of([read_run(run)])).encode()) < 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("given", "response", "tokens", "shown"),
+    [
+        ("", "1+1=2", {}, []),  # of an older version
+        ("", "1+1=2", {"token_lengths": [], "log_probs": [-0.5]}, []),
+        ("", "1+1=2", {"token_lengths": [2, 2], "log_probs": [-0.5, -1]}, []),
+        ("", "1+1=2", {"token_lengths": "x", "log_probs": None}, []),
+        ("so ", "a", {"token_lengths": [1, 0], "log_probs": [-0.5, None]}, [[1, -0.5], [0, None]]),
+        ("g" * (MAX_TEXT - 1), "ab", {"token_lengths": [1, 1], "log_probs": [-1, -2]}, [[1, -1]]),
+    ],
+)
+def test_tokens_are_those_of_the_text_that_is_shown(
+    tmp_path: Path, given: str, response: str, tokens: dict, shown: list
+) -> None:
+    run = write_run(tmp_path / "run")
+    lines(run / "samples.jsonl", [sample(0, response, given=given, **tokens)])
+    (found,) = content_of([read_run(run)])["samples"]
+    assert (found["tokens"], found["given"]) == (shown, len(given))
 
 
 def test_charts_and_samples_of_one_run(tmp_path: Path) -> None:
