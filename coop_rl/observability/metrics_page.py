@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from coop_rl.metric_names import METRICS
-from coop_rl.observability.trackers import LOCAL
+from coop_rl.observability.trackers import LOCAL, TABLE_STEPS, WITH_TABLES
 
 PREFACE = """# Metrics
 
@@ -30,6 +30,10 @@ tracker run holds the whole series. In MLflow, whose names have no `@`, `pass@1`
 a cluster the driver sends: name variables such as WANDB_MODE in `placement.environment`, and give
 secrets to its node.
 
+{tables} get the rows of `samples.jsonl` too, as tables named `samples` (step, prompt, response,
+answer, reward, verdict), one for every {steps} steps and one at the end; MLflow has them as
+artifacts `samples/step-*.json`. `observability.samples_per_step` sets how many rows.
+
 {trackers}
 The records of trackers marked *checked* were compared with metrics.jsonl, row by row, in the
 version named; the others come with accelerate and were not tried.
@@ -40,7 +44,9 @@ def render_metrics() -> str:
     """Return the page as Markdown."""
     rows = [_row("tracker", "without a server", "checked"), "|---|---|---|"]
     rows += [_row(f"`{kind}`", *about) for kind, about in LOCAL.items()]
-    parts = [PREFACE.format(trackers="\n".join(rows) + "\n")]
+    tables = ", ".join(f"`{kind}`" for kind in WITH_TABLES)
+    listed = "\n".join(rows) + "\n"
+    parts = [PREFACE.format(trackers=listed, tables=tables, steps=TABLE_STEPS)]
     group = ""
     for name, metric in sorted(METRICS.items(), key=lambda item: _group(item[0])):
         if _group(name) != group:

@@ -71,8 +71,11 @@ class RunObserver:
         metrics = step_metrics(record, timings) | learning_rates(self._config, record) | spent
         metrics |= self._forgetting.add(metrics) | self._recovered
         self._write(record.step, metrics)
-        for row in self._rows.of(record, self._config.observability.samples_per_step):
+        samples = list(self._rows.of(record, self._config.observability.samples_per_step))
+        for row in samples:
             self._samples.write(row)
+        if self._trackers:
+            self._trackers.samples(record.step, samples)
         self._console.step(metrics)
         groups = record.sampled.groups
         if groups and record.step + 1 == self._config.run.num_steps:
@@ -141,6 +144,8 @@ class RunObserver:
             if "grad/norm" in row:
                 self._ledger.go_on(row)
         self._samples.rewind(lambda row: bool(row["step"] < step))
+        if self._trackers:
+            self._trackers.samples(step - 1, read_jsonl(self._directory.samples))
         if self._config.observability.tensorboard:
             self._events = TensorBoardSink(self._directory.events, step)
         self._console.begin(step, self._config.run.num_steps)

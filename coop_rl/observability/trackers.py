@@ -2,7 +2,8 @@
 
 A tracker's run holds the rows of metrics.jsonl, under the same names and steps: a resumed run opens
 a new one and begins with the rows it kept, because most trackers can't take rows back. What is null
-leaves a gap. Logins and servers are the trackers' own business: their environment variables and
+leaves a gap. Those that show tables get the rows of samples.jsonl too, ten steps a table. Logins
+and servers are the trackers' own business: their environment variables and
 `observability.tracker_options`.
 
     check_trackers    before anything starts: is the package there
@@ -13,7 +14,8 @@ leaves a gap. Logins and servers are the trackers' own business: their environme
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,11 @@ LOCAL = {
 """How each goes without a server, and the version whose record was compared with metrics.jsonl."""
 PLAIN = {"mlflow"}
 """Trackers whose names of metrics have no `@`."""
+WITH_TABLES = ("wandb", "mlflow", "trackio")
+"""Trackers that get tables of samples."""
+TABLE_STEPS = 10
+"""Steps whose samples make a table."""
+COLUMNS = ("step", "prompt", "response", "answer", "reward", "verdict")
 
 
 def check_trackers(config: RunConfig) -> None:
@@ -63,6 +70,9 @@ class Trackers:
         """Write to started trackers; `say` prints a line."""
         self._opened = dict(opened)
         self._say = say
+        self._with_tables = set(WITH_TABLES)
+        self._samples: list[list[str | float]] = []
+        self._last_step = 0
 
     @classmethod
     def start(cls, config: RunConfig, run_dir: Path, say: Callable[[str], None]) -> "Trackers":
@@ -84,18 +94,37 @@ class Trackers:
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Give every tracker a row."""
+        self._last_step = max(self._last_step, step)
         values = {k: v for k, v in metrics.items() if v is not None and k != "step"}
         for kind, tracker in list(self._opened.items()):
             names = {tracker_name(kind, name): value for name, value in values.items()}
-            self._guard(kind, lambda t=tracker, n=names: t.log(n, step=step))  # type: ignore[misc]
+            self._give(kind, lambda t=tracker, n=names: t.log(n, step=step))  # type: ignore[misc]
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take a step's rows of samples.jsonl, or those of all steps up to it."""
+        if self._opened:
+            self._samples += map(_cells, rows)
+            if (step + 1) % TABLE_STEPS == 0:
+                self._send_table()
 
     def close(self) -> None:
         """Let every tracker send or write what it holds."""
+        self._send_table()
         for kind, tracker in list(self._opened.items()):
-            self._guard(kind, tracker.finish)
+            self._give(kind, tracker.finish)
         self._opened = {}
 
-    def _guard(self, kind: str, action: Callable[[], None]) -> None:
+    def _send_table(self) -> None:
+        """Send what was taken; a tracker that cannot show it still gets figures."""
+        rows, self._samples = self._samples, []
+        for kind in [kind for kind in self._opened if kind in self._with_tables and rows]:
+            try:
+                _send_table(kind, self._opened[kind], self._last_step, rows)
+            except Exception as error:  # whatever its library raises
+                self._say(f"{kind} gets no tables of samples: {first_line(error)}")
+                self._with_tables.discard(kind)
+
+    def _give(self, kind: str, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:  # whatever its library raises
@@ -147,3 +176,29 @@ def _open(kind: str, config: RunConfig, run_dir: Path) -> "GeneralTracker":
     tracker.start()
     tracker.store_init_configuration(flat_config(config))
     return tracker
+
+
+def _send_table(kind: str, tracker: Any, step: int, rows: list[list[str | float]]) -> None:
+    if kind == "wandb":
+        tracker.log_table("samples", columns=list(COLUMNS), data=rows, step=step)
+    elif kind == "mlflow":
+        columns = dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+        run_id = tracker.tracker.info.run_id
+        import_module(kind).log_table(columns, f"samples/step-{step:06d}.json", run_id=run_id)
+    else:
+        frame = import_module("pandas").DataFrame(rows, columns=list(COLUMNS))
+        tracker.log({"samples": import_module(kind).Table(dataframe=frame)}, step=step)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str | float]:
+    verdict = "right" if row["is_correct"] else "wrong"
+    cells = [
+        row["step"],
+        row["prompt"],
+        row["given"] + row["response"],
+        row["answer"],
+        row["reward"],
+        verdict if row["status"] == "scored" else row["status"],
+    ]
+    # A lone surrogate, which a model's bytes can decode to, has no UTF-8 form.
+    return [c.encode("utf-8", "replace").decode() if isinstance(c, str) else c for c in cells]

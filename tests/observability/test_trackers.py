@@ -15,7 +15,14 @@ from coop_rl.config import load_config
 from coop_rl.config.run import ObservabilitySection
 from coop_rl.errors import ConfigError
 from coop_rl.observability.sinks import read_jsonl
-from coop_rl.observability.trackers import Trackers, check_trackers, flat_config, tracker_name
+from coop_rl.observability.trackers import (
+    COLUMNS,
+    TABLE_STEPS,
+    Trackers,
+    check_trackers,
+    flat_config,
+    tracker_name,
+)
 from tests.observability.test_observer import DEMO, Session
 
 Series = dict[str, dict[int, float]]
@@ -85,6 +92,23 @@ def read_tensorboard(run: Path) -> Series:
     return {name: {e.step: e.value for e in events.Scalars(name)} for name in names}
 
 
+def tables_of_wandb(run: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in run.rglob("files/media/table/samples*.json")]
+
+
+def tables_of_mlflow(run: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in run.rglob("samples/step-*.json")]
+
+
+def tables_of_trackio(run: Path) -> list[dict]:
+    found: list[dict] = []
+    for table in read_trackio(run)["samples"].values():
+        rows = table["_value"]  # type: ignore[index]
+        found.append({"columns": list(rows[0]), "data": [list(row.values()) for row in rows]})
+    return found
+
+
+TABLES = {"wandb": tables_of_wandb, "mlflow": tables_of_mlflow, "trackio": tables_of_trackio}
 READERS = {
     "tensorboard": read_tensorboard,
     "wandb": read_wandb,
@@ -132,6 +156,12 @@ def test_a_record_holds_the_series_of_metrics_jsonl(
     assert {step for steps in wanted.values() for step in steps} == set(range(7))
     for name, series in wanted.items():
         assert found[name] == pytest.approx(series, rel=1e-6), name
+    if kind in TABLES:
+        (table,) = TABLES[kind](run)
+        samples = [[row["step"], "2+2=?\n", "#4"] for row in read_jsonl(run / "samples.jsonl")]
+        assert [row[:3] for row in table["data"]] == samples
+        assert table["columns"] == list(COLUMNS)
+        assert table["data"][0][3:] == ["4", 1.0, "right"]
 
 
 class Recorder(accelerate.tracking.GeneralTracker):
@@ -155,6 +185,9 @@ class Recorder(accelerate.tracking.GeneralTracker):
 
     def log(self, values: dict, step: int | None = None, **_: object) -> None:
         self._note("log", step, values)
+
+    def log_table(self, name: str, columns: list, data: list, step: int) -> None:
+        self._note("log_table", step, name, columns, data)
 
     def finish(self) -> None:
         self._note("finish")
@@ -209,6 +242,41 @@ def test_one_that_fails_on_the_way_does_not_end_the_run(
     trackers.write(1, {"reward/mean": 0.5})
     trackers.close()
     assert said == ["wandb gets no more figures: the server"]
+
+
+SAMPLE = {
+    "step": 0, "prompt": "p", "given": "g", "response": "r", "answer": "4", "reward": 0.0,
+    "is_correct": False, "status": "scored",
+}  # fmt: skip
+
+
+def test_samples_come_ten_steps_a_table_and_the_rest_at_the_end(recorder, tmp_path: Path) -> None:
+    trackers = Trackers.start(config(), tmp_path, print)
+    late = {"response": "\ud800", "status": "timeout"}
+    for step in range(TABLE_STEPS + 1):
+        trackers.write(step, {"reward/mean": 0.5})
+        trackers.samples(step, [SAMPLE | {"step": step} | (late if step == TABLE_STEPS else {})])
+    trackers.close()
+    tables = [what for what in RECORDERS[0].got if what[0] == "log_table"]  # type: ignore[index]
+    cells = [[step, "p", "gr", "4", 0.0, "wrong"] for step in range(TABLE_STEPS)]
+    rest = [[TABLE_STEPS, "p", "g?", "4", 0.0, "timeout"]]
+    columns = list(COLUMNS)
+    assert tables == [
+        ("log_table", TABLE_STEPS - 1, "samples", columns, cells),
+        ("log_table", TABLE_STEPS, "samples", columns, rest),
+    ]
+
+
+def test_one_that_takes_no_table_still_gets_figures(recorder, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Recorder, "failing", ("log_table",))
+    said: list[str] = []
+    trackers = Trackers.start(config(), tmp_path, said.append)
+    for step in (0, TABLE_STEPS):
+        trackers.samples(step + TABLE_STEPS - 1, [SAMPLE])
+        trackers.write(step, {"reward/mean": 0.5})
+    trackers.close()
+    assert said == ["wandb gets no tables of samples: the server"]
+    assert [what[0] for what in RECORDERS[0].got[3:]] == ["log_table", "log", "log", "finish"]  # type: ignore[index]
 
 
 def test_one_that_does_not_start_is_refused(recorder, tmp_path: Path, monkeypatch) -> None:
