@@ -8,11 +8,12 @@ Until then nothing here imports torch; what the loop needs is imported while the
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from coop_rl.commands.allowed import Allowed
 from coop_rl.commands.checked_run import CheckedRun
@@ -103,8 +104,12 @@ def _check(door: Door, console: RunConsole) -> CheckedRun:
 
 
 def _watching(run: CheckedRun, team: Team) -> AbstractContextManager[None]:
-    """Look for hangs in every wait inside."""
-    note = run.directory.note_waiting
+    """Look for hangs in every wait inside, and let everybody see who answers."""
+
+    def note(waits: Mapping[str, Any]) -> None:
+        run.directory.note_waiting(waits)
+        run.console.health(waits)
+
     return watching(run.config.recovery, team, run.console.warn, run.directory.logs, note)
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -133,6 +133,11 @@ class RunConsole(Terminal):
         self.line(fitting(parts, self._console.width))
         if self._view:
             self._view.step(metrics, done, remaining)
+
+    def health(self, waits: Mapping[str, Any]) -> None:
+        """Show how the actors are, on a terminal; `waits` is what waiting.json holds."""
+        if self._view:
+            self._view.health(waits)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print what an evaluation found."""

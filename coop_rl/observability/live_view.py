@@ -1,12 +1,14 @@
 """What stands below the lines of a run on a terminal; `console.RunConsole` shows it.
 
-Curves of reward and accuracy, the gain with its error, guidance, where the step's time went, and
-the bar with the time that is left. What the method does not have takes no place.
+Curves of reward and accuracy, the gain with its error, guidance, where the step's time went, who of
+the actors answers, and the bar with the time that is left. What the method does not have takes no
+place.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -19,6 +21,9 @@ CURVE_COLUMNS = 32
 SMALL_SHARE = 0.02
 """Stages below this share of a step's time are counted together."""
 WEIGHT = "guidance/weight/"
+SILENT_S = 10.0
+"""An actor that has owed an answer for so long is named: each is asked every 5 s, and a step of the
+driver may stand between an answer and its reading."""
 
 Row = Mapping[str, float | None]
 
@@ -70,6 +75,25 @@ def time_text(row: Row) -> str:
     return "time " + "  ".join(parts)
 
 
+def health_text(waits: Mapping[str, Any]) -> str:
+    """Return how the actors are, in what a run writes into waiting.json."""
+    actors = waits["actors"]
+    odd = {name: text for name, beat in actors.items() if (text := _oddity(beat))}
+    if not actors:
+        return ""
+    if not odd:
+        return f"{len(actors)} actors, all answer" if len(actors) > 1 else "1 actor, answers"
+    named = [f"{name} {text}" for name, text in odd.items()]
+    return "  ".join([f"{len(actors) - len(odd)} of {len(actors)} actors answer", *named])
+
+
+def _oddity(beat: Mapping[str, Any]) -> str:
+    stopped = [child["name"] for child in beat["children"] if child["state"] == "stopped"]
+    if stopped:
+        return f"has {', '.join(stopped)} stopped"
+    return f"silent {beat['silent_s']:.0f} s" if beat["silent_s"] >= SILENT_S else ""
+
+
 class LiveView(Progress):
     """Lines about the last step, and the bar below them."""
 
@@ -79,6 +103,7 @@ class LiveView(Progress):
         self._terminal = console
         self._curves: dict[str, list[float]] = {REWARD: [], "reward/accuracy": []}
         self._row: Row = {}
+        self._health = ""
         super().__init__(
             TextColumn("step"),
             BarColumn(),
@@ -100,6 +125,11 @@ class LiveView(Progress):
                 values.append(value)
         left = f"{timedelta(seconds=round(left_s))} left"
         self.update(self._bar, completed=num_done, left=left, refresh=True)
+
+    def health(self, waits: Mapping[str, Any]) -> None:
+        """Show how the actors are."""
+        self._health = health_text(waits)
+        self.refresh()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Return the lines, none of which is wider than the terminal, and the bar."""
@@ -126,4 +156,5 @@ class LiveView(Progress):
         both = [part for part in (gain, guidance_text(self._row)) if part]
         fits = len("   ".join(both)) <= self._terminal.width
         lines = ["   ".join(curves), *(["   ".join(both)] if fits else both), spent.strip()]
+        lines.append(self._health)
         yield from filter(None, lines)

@@ -6,7 +6,13 @@ import pytest
 from rich.console import Console
 
 from coop_rl.observability.console import RunConsole
-from coop_rl.observability.live_view import LiveView, guidance_text, sparkline, time_text
+from coop_rl.observability.live_view import (
+    LiveView,
+    guidance_text,
+    health_text,
+    sparkline,
+    time_text,
+)
 from coop_rl.observability.metrics import step_metrics
 from tests.observability.records import bridge, sft
 
@@ -78,6 +84,38 @@ def test_a_curve_goes_from_its_lowest_to_its_highest(values, columns, curve) -> 
 
 def test_texts_are_empty_without_figures() -> None:
     assert guidance_text({}) == time_text({}) == time_text({"time/step_s": 0.0}) == ""
+
+
+WELL = {"silent_s": 4.9, "children": [{"name": "VLLM::EngineCore", "state": "sleeping"}]}
+SILENT = {"silent_s": 12.3, "children": []}
+HALTED = {"silent_s": 0.0, "children": [{"name": "VLLM::EngineCore", "state": "stopped"}]}
+
+
+@pytest.mark.parametrize(
+    ("actors", "text"),
+    [
+        ({}, ""),
+        ({"rollout-0": WELL}, "1 actor, answers"),
+        ({f"rollout-{i}": WELL for i in range(7)}, "7 actors, all answer"),
+        (
+            {"meta": WELL, "rollout-0": SILENT, "rollout-1": HALTED},
+            "1 of 3 actors answer  rollout-0 silent 12 s  rollout-1 has VLLM::EngineCore stopped",
+        ),
+    ],
+)
+def test_who_does_not_answer_is_named(actors: dict, text: str) -> None:
+    assert health_text({"actors": actors}) == text
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_actors_show_on_a_terminal_alone(is_terminal: bool) -> None:
+    file = io.StringIO()
+    console = RunConsole(Console(file=file, width=80, force_terminal=is_terminal))
+    console.health({"actors": {"meta": SILENT}})  # before the first step
+    console.begin(0, 10)
+    console.health({"actors": {"meta": WELL, "rollout-0": SILENT}})
+    console.close()
+    assert ("rollout-0 silent 12 s" in file.getvalue()) == is_terminal
 
 
 def test_a_run_shows_it_on_a_terminal_and_nowhere_else() -> None:
