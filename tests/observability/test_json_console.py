@@ -11,6 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from coop_rl.cli import app
+from coop_rl.commands import supervised
 from coop_rl.commands import train as train_command
 from coop_rl.config import derive_sizes, load_config
 from coop_rl.data.rows import Dropped
@@ -68,6 +69,7 @@ def test_a_summary_that_could_not_be_written_is_said(tmp_path: Path) -> None:
     def tell(console: JsonConsole) -> None:
         config = load_config(DEMO)
         console.show_plan(config, derive_sizes(config), tmp_path, None)
+        console.summary(tmp_path, [], 1.0)
         console.conclude(["no report was written (OSError: full); the run is whole"])
 
     _, note, summary = said(tell)
@@ -80,6 +82,8 @@ def test_a_summary_that_could_not_be_written_is_said(tmp_path: Path) -> None:
 def test_the_option_reaches_the_run(command: list[str], monkeypatch) -> None:
     got: list[dict[str, bool]] = []
     monkeypatch.setattr(train_command, "run_training", lambda *_, **given: got.append(given))
+    # Without its fork, whose child is a pytest too.
+    monkeypatch.setattr(supervised, "supervise", lambda *given: given[-1](given[2], None))
     for options in ([], ["--json"], ["--quiet"]):
         assert CliRunner().invoke(app, [*command, *options]).exit_code == 0
     assert [(g["is_quiet"], g["is_json"]) for g in got] == [
