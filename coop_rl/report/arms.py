@@ -56,6 +56,12 @@ def differing_fields(runs: Sequence[StoredRun]) -> list[str]:
     ]
 
 
+def differing_settings(arms: Sequence[Arm]) -> list[str]:
+    """Return the fields in which arms differ, of those that decide what a run computes."""
+    fields = differing_fields([arm.runs[0] for arm in arms])
+    return [name for name in fields if not name.startswith(NOT_THE_METHOD)]
+
+
 def _names(groups: Sequence[Sequence[StoredRun]]) -> list[str]:
     """Return the folders' common name without the seed; else the method; else what differs."""
     stems = [{re.sub(r"[-_.]?\d+$", "", run.name) for run in group} for group in groups]

@@ -8,12 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from coop_rl.observability.console import clean
-from coop_rl.report.arms import Arm
+from coop_rl.report.arms import Arm, differing_settings
 from coop_rl.report.comparison import TOLERANCE, Difference
-from coop_rl.report.stored_run import AXES
+from coop_rl.report.stored_run import AXES, flatten
 
 FILE_COLUMNS = 120
 """Columns of what goes into a file or pipe."""
+MAX_FIELDS = 12
+"""Fields of the config that the terminal shows; the report has them all."""
 
 
 def show_comparison(arms: Sequence[Arm], differences: Sequence[Difference]) -> None:
@@ -22,6 +24,10 @@ def show_comparison(arms: Sequence[Arm], differences: Sequence[Difference]) -> N
     if not console.is_terminal:
         console.width = FILE_COLUMNS
     console.print(arms_table(arms))
+    if fields := differing_settings(arms):
+        console.print(config_table(arms, fields[:MAX_FIELDS]))
+        if more := len(fields[MAX_FIELDS:]):
+            console.print(Text(f"and {more} more fields; coop-rl report shows all", style="dim"))
     for other in arms[1:]:
         own = [d for d in differences if d.other == other.name]
         console.print(differences_table(own))
@@ -50,6 +56,17 @@ def arms_table(arms: Sequence[Arm]) -> Table:
             *(_span(values) for values in spent),
             ", ".join(statuses),
         )
+    return table
+
+
+def config_table(arms: Sequence[Arm], fields: Sequence[str]) -> Table:
+    """Return the values of some fields of the config, a column an arm."""
+    table = _table("fields in which the arms differ")
+    for name in ("field", *(clean(arm.name) for arm in arms)):
+        table.add_column(name, overflow="fold")
+    flats = [flatten(arm.runs[0].config) for arm in arms]
+    for field in fields:
+        table.add_row(field, *(Text(clean(str(flat.get(field, "–")))) for flat in flats))
     return table
 
 

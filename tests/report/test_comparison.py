@@ -123,6 +123,9 @@ def test_the_terminal_shows_differences_with_their_intervals(tmp_path: Path) -> 
     shown = CliRunner().invoke(app, ["compare", str(a), str(b)])
     for expected in ("b less a", "sums pass@1", "+0.500 [", "4 items, 1 seed", "steps, tokens"):
         assert expected in shown.output
+    fields = [line.split() for line in shown.output.splitlines()]
+    assert ["method.kind", "bridge", "rl"] in fields
+    assert not any(field[:1] == ["run.name"] for field in fields)
     rows = json.loads(CliRunner().invoke(app, ["compare", str(a), str(b), "--json"]).output)
     assert {row["axis"] for row in rows} == {"steps", "tokens", "device_seconds"}
 
