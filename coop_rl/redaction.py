@@ -38,10 +38,14 @@ def redacted(text: str) -> str:
 
 def path_of_secret(values: Mapping[str, Any]) -> str | None:
     """Return the dotted name of the first value that looks like a secret; None where none does."""
+    seen: set[int] = set()  # by an alias of YAML a value may hold itself
 
     def search(value: Any, path: str) -> str | None:
         if isinstance(value, str):
             return path if SECRET_VALUE.search(value) else None
+        if id(value) in seen:
+            return None
+        seen.add(id(value))
         entries: Iterable[tuple[Any, Any]] = ()
         if isinstance(value, Mapping):
             entries = value.items()
