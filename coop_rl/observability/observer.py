@@ -15,6 +15,7 @@ from coop_rl.observability.losses import read_status, recovered
 from coop_rl.observability.metrics import Metrics, finite, learning_rates, step_metrics
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.sinks import JsonlSink, JsonObject, TensorBoardSink, read_jsonl
+from coop_rl.observability.throughput import Throughput
 from coop_rl.observability.trackers import Trackers
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion, Reward, Rollout, ScoredGroup
@@ -50,6 +51,7 @@ class RunObserver:
         self._show = show
         self._trackers = trackers
         self._ledger = Ledger(config)
+        self._throughput = Throughput(config)
         self._forgetting = Forgetting()
         self._metrics = JsonlSink(directory.metrics)
         self._samples = JsonlSink(directory.samples)
@@ -66,6 +68,7 @@ class RunObserver:
         self._last_row = now
         spent = self._ledger.add(record, timings[STEP_SECONDS])
         metrics = step_metrics(record, timings) | learning_rates(self._config, record) | spent
+        metrics |= self._throughput.of_step(record, timings)
         metrics |= self._forgetting.add(metrics) | self._recovered
         self._write(record.step, metrics)
         groups = record.sampled.groups

@@ -7,6 +7,7 @@ from coop_rl.config.sizes import (
     amplifies_bracket,
     has_scaffold,
     has_shadow,
+    learner_devices,
     scaffold_fit_steps,
     scaffold_samples,
     weight_backend,
@@ -131,8 +132,7 @@ def _train_s(
     passes = 3 + (1 if config.learner.activation_checkpointing else 0)
     passes += 1 if config.method.rl_settings.kl.weight > 0 else 0
     operations = 2 * shape.num_params * passes * (rl_tokens + sft_tokens)
-    place = config.placement
-    shares_device = 0 < place.learner.gpus + place.shadow.gpus <= 1
-    turns = 2 if has_shadow(config) and shares_device else 1
+    branches = 2 if has_shadow(config) else 1
+    turns = branches * config.learner.num_ranks // learner_devices(config)
     speed = device.tflops * 1e12 * TRAIN_EFFICIENCY * config.learner.num_ranks / turns
     return operations * config.learner.num_epochs / speed
