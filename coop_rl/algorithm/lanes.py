@@ -269,12 +269,14 @@ def _grid(lanes: Lanes, rows: Sequence[BatchRow]) -> TokenGrid:
         padding = slice(end, (k + 1) * places[1])
         ids[padding] = positions[padding] = responses[padding] = 0
         sequences[padding] = -1
-    ids_KL, *seen = (torch.from_numpy(grid) for grid in grids)
+    ids_KL, positions_KL, sequences_KL, responses_KL = map(torch.from_numpy, grids)
     # Where each lane is one sequence, positions are 0, 1, ... and all that lies before is seen.
     is_plain = len(rows) == len(lanes)
     return TokenGrid(
         ids_KL,
-        *([None] * 3 if is_plain else seen),
+        None if is_plain else positions_KL,
+        None if is_plain else sequences_KL,
+        None if is_plain else responses_KL,
         torch.from_numpy(sources_T),
         torch.from_numpy(targets_T),
     )
