@@ -108,18 +108,20 @@ def test_a_scaffold_is_planned_with_a_second_sync_and_second_tries(sets: list[st
 def test_evaluations_are_planned_and_where_they_wait() -> None:
     shape, device = shape_of(str(ROOT / "configs/local/demo/model")), device_named("H100")
 
-    def planned(*sets: str) -> tuple[int, int, float]:
+    def planned(*sets: str) -> tuple[int, int, int]:
         config = load_config(ROOT / "configs/local/demo.yaml", ["run.num_steps=100", *sets])
         cost = step_cost(config, shape, device)
         waited = run_s(config, cost) - 100 * cost.step_s(config.rollout.max_policy_lag)
-        return evaluated_samples(config), num_evaluations(config), waited / cost.evaluate_s
+        waits = waited / cost.evaluate_s
+        assert waits == pytest.approx(round(waits))
+        return evaluated_samples(config), num_evaluations(config), round(waits)
 
-    assert planned() == (256 * 5, 2, pytest.approx(2))
-    assert planned("evaluation.every=30") == (256 * 5, 5, pytest.approx(5))
+    assert planned() == (256 * 5, 2, 2)
+    assert planned("evaluation.every=30") == (256 * 5, 5, 5)
     beside = ("evaluation.every=25", "evaluation.num_rollout_actors=1")
-    assert planned(*beside) == (256 * 5, 5, pytest.approx(1))
+    assert planned(*beside) == (256 * 5, 5, 1)
     cut = ("evaluation.benchmarks=[gsm8k,aime24]", "evaluation.benchmark_items=100")
-    assert planned(*cut) == ((256 + 100 + 30) * 5, 2, pytest.approx(2))
+    assert planned(*cut) == ((256 + 100 + 30) * 5, 2, 2)
     assert planned("evaluation.benchmarks=[gsm8k]")[0] == (256 + 1319) * 5
 
 
