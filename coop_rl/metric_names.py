@@ -162,6 +162,20 @@ METRICS: dict[str, Metric] = {
         "FLOP",
         "estimate so far: 2 N a generated or scored token, 6 N a trained one (8 N recomputed)",
     ),
+    "perf/mfu": Metric(
+        "share",
+        "of their devices' peak that both branches' learners reached while they trained; only on "
+        "GPUs whose peak is known",
+    ),
+    "perf/tokens_per_gpu_s": Metric(
+        "tokens/s", "response tokens sampled for a step, over its seconds and all GPUs of the run"
+    ),
+    "perf/rollout_share": Metric("share", "of time/step_s that the loop waited for rollouts"),
+    "perf/train_share": Metric("share", "of it that the loop waited for learners and w's update"),
+    "perf/sync_share": Metric("share", "of it that weights were sent and engines put to sleep"),
+    "perf/idle_share": Metric(
+        "share", "what is left of it: packing, checkpoints, the driver's own work"
+    ),
     "recovered/restarts": Metric(
         "", "losses that the run went on after so far; only where there was one"
     ),

@@ -42,10 +42,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "evaluation": {"config", "data", "errors", "files", "metric_names", "rollout", "types"},
     "observability": {
-        "algorithm", "config", "data", "errors", "evaluation", "files", "metric_names", "redaction",
-        "rollout", "tracing", "types",
+        "algorithm", "config", "data", "errors", "evaluation", "files", "metric_names", "planning",
+        "redaction", "rollout", "tracing", "types",
     },
-    "planning": {"config", "data", "errors", "learner", "rollout", "weights"},
+    "planning": {"config", "data", "errors", "learner", "models", "rollout", "types", "weights"},
     "distributed": {
         "config", "errors", "evaluation", "learner", "metric_names", "observability", "rewards",
         "rollout", "tracing", "types", "weights",

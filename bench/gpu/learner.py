@@ -27,12 +27,13 @@ from coop_rl.config import RunConfig, load_config
 from coop_rl.learner.build import GatheredTheta, LearnerRank
 from coop_rl.learner.learner import Learner
 from coop_rl.models import DTYPES
-from coop_rl.planning.devices import DEVICES
+from coop_rl.planning.devices import peak_tflops
+from coop_rl.planning.flops import micro_batch_flops
 from coop_rl.planning.memory import GIB, learner_memory
 from coop_rl.planning.shape import shape_of
 from coop_rl.types import BranchBatch, Objective, PackedBatch, TokenSample
 from coop_rl.weights.source import MergedWeightSource
-from gpu.pieces import DEMO, Figures, Options, flops, in_turn, options, random_model
+from gpu.pieces import DEMO, Figures, Options, in_turn, options, random_model
 
 NUM_STEPS = 4
 RL = Objective(1.0, 0.0)
@@ -156,8 +157,10 @@ def measure(case: str, given: Options) -> Figures:
         }
     peak = torch.cuda.max_memory_allocated() / GIB if given.device == "cuda" else 0.0
     tokens = statistics.median(sum(m.num_tokens for m in b.rl[0]) for b in batches[1:])
-    work = statistics.median(sum(flops(shape, m) for m in b.rl[0]) for b in batches[1:])
-    fastest = next((d.tflops for d in DEVICES.values() if d.name in given.device_name), None)
+    work = statistics.median(
+        sum(3 * micro_batch_flops(shape, m) for m in b.rl[0]) for b in batches[1:]
+    )
+    fastest = peak_tflops(given.device_name, "bfloat16")
     return {
         "tokens_s": tokens / seconds,
         "mfu": work / seconds / fastest / 1e12 if fastest else None,

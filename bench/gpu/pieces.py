@@ -1,4 +1,4 @@
-"""What the pieces of `make gpu` share: a model of random weights, its arithmetic, their results."""
+"""What the pieces of `make gpu` share: a model of random weights, their results."""
 
 import argparse
 import json
@@ -13,10 +13,6 @@ from pathlib import Path
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
-
-from coop_rl.models.varlen import spans_of
-from coop_rl.planning.shape import ModelShape
-from coop_rl.types import MicroBatch
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/local/demo.yaml"
@@ -85,19 +81,6 @@ def random_model(folder: Path, size: str) -> str:
             if file.name not in ("config.json", "model.safetensors"):
                 shutil.copy(file, path)
     return str(path)
-
-
-def flops(shape: ModelShape, micro: MicroBatch) -> float:
-    """Return the operations of a training pass: three times those of a forward pass.
-
-    A shared prompt counts once, attention by the pairs that see each other.
-    """
-    spans = spans_of(micro.grid)
-    n, k = spans.cu_q.diff().double(), spans.cu_k.diff().double()
-    pairs = float((n * k - n * (n - 1) / 2).sum())
-    products = 2.0 * shape.num_layers * shape.layer_params * micro.num_tokens
-    head = 2.0 * shape.hidden * shape.vocab * len(micro.grid.target_T)
-    return 3 * (products + head + 4.0 * shape.num_layers * shape.query * pairs)
 
 
 def in_turn(module: str, given: Options, cases: Sequence[str]) -> None:

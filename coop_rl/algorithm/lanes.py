@@ -9,12 +9,12 @@ other. `cost` weighs the two, and the cheapest of a few ways to fill lanes is ta
 `packing`.
 """
 
-import struct
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from struct import Struct
+from typing import Literal
 
 import numpy as np
 import torch
@@ -88,12 +88,20 @@ Lanes = list[list[Tree]]
 
 def grow_trees(rows: Sequence[BatchRow], longest: int) -> list[Tree]:
     """Return the rows as trees: those of one prompt together, up to `longest` tokens."""
-    if longest == 0:
-        return [Tree((row,)) for row in rows]
+    return grow_forests(rows, (longest,))[0]
+
+
+def grow_forests(rows: Sequence[BatchRow], limits: Sequence[int]) -> list[list[Tree]]:
+    """Return the rows as trees once for each limit of a tree's tokens; 0: each row by itself."""
     by_prompt: dict[tuple[tuple[int, ...], tuple[int, ...]], list[BatchRow]] = {}
-    for row in rows:
+    for row in rows if any(limits) else ():
         by_prompt.setdefault((row.prompt_ids, row.teacher_prompt_ids), []).append(row)
-    return [Tree(part) for members in by_prompt.values() for part in _split(members, longest)]
+    return [
+        [Tree(part) for members in by_prompt.values() for part in _split(members, limit)]
+        if limit
+        else [Tree((row,)) for row in rows]
+        for limit in limits
+    ]
 
 
 def _split(members: Sequence[BatchRow], longest: int) -> Iterator[tuple[BatchRow, ...]]:
@@ -215,28 +223,9 @@ def lay_out(lanes: Lanes) -> MicroBatch:
     """Return the tensors of a micro-batch; without lanes an anchor, whose T and B are 0."""
     if not lanes:
         return _anchor()
-    filled = [_Filled.of(lane) for lane in lanes]
-    length = max(len(lane.ids) for lane in filled)
-
-    def stacked(name: str, padding: int = 0) -> torch.Tensor:
-        grid_KL = np.full((len(filled), length), padding, dtype=np.int64)
-        for k, lane in enumerate(filled):
-            values: NDArray[np.int64] = getattr(lane, name)
-            grid_KL[k, : len(values)] = values
-        return torch.from_numpy(grid_KL)
-
     trees = [tree for lane in lanes for tree in lane]
     rows = [row for tree in trees for row in tree.rows]
-    is_plain = len(rows) == len(lanes)
-    grid = TokenGrid(
-        stacked("ids"),
-        None if is_plain else stacked("positions"),
-        None if is_plain else stacked("sequences", padding=-1),
-        None if is_plain else stacked("responses"),
-        torch.from_numpy(np.concatenate([k * length + f.sources for k, f in enumerate(filled)])),
-        torch.from_numpy(np.concatenate([lane.targets for lane in filled])),
-    )
-    micro = _micro_batch(grid, rows, sum(tree.length for tree in trees))
+    micro = _micro_batch(_grid(lanes, rows), rows, sum(tree.length for tree in trees))
     if not rows[0].teacher_prompt_ids:
         return micro
     return replace(micro, teacher=lay_out([[_taught(tree) for tree in lane] for lane in lanes]))
@@ -248,65 +237,76 @@ def _taught(tree: Tree) -> Tree:
     return Tree(tuple(rows))
 
 
-@dataclass(frozen=True, slots=True)
-class _Filled:
-    """A lane, place by place (see TokenGrid), and which places predict its scored tokens."""
-
-    ids: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    sequences: NDArray[np.int64]
-    responses: NDArray[np.int64]
-    sources: NDArray[np.int64]
-    targets: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, trees: Sequence[Tree]) -> Self:
-        parts, scored, sources = [], [], []
-        # (first position, sequence, response) of each part
-        marks: list[tuple[int, int, int]] = []
-        end = 0
-        for number, tree in enumerate(trees):
-            prompt = tree.rows[0].prompt_ids
-            parts.append(_integers(prompt))
-            marks.append((0, number, 0))
+def _grid(lanes: Lanes, rows: Sequence[BatchRow]) -> TokenGrid:
+    """Write every lane's prompts and responses, in the order of `rows`, to their places."""
+    places = len(lanes), max(sum(tree.length for tree in lane) for lane in lanes)
+    # Every place is written once below, padding too.
+    grids = [np.empty(places, np.int64) for _ in range(4)]
+    ids, positions, sequences, responses = (grid.reshape(-1) for grid in grids)
+    num_scored = sum(len(row.response_ids) for row in rows)
+    sources_T, targets_T = np.empty(num_scored, np.int64), np.empty(num_scored, np.int64)
+    counted, done = np.arange(places[1]), 0
+    for k, lane in enumerate(lanes):
+        end = k * places[1]
+        for number, tree in enumerate(lane):
+            prompt, begin = tree.rows[0].prompt_ids, end
             end += len(prompt)
+            ids[begin:end] = _integers(prompt)
+            positions[begin:end] = counted[: len(prompt)]
+            responses[begin:end] = 0
             stem = end - 1  # predicts every response's first token
             # A single response has its prompt's number, 0: it goes on where the prompt ends.
             for response, row in enumerate(tree.rows, start=int(len(tree.rows) > 1)):
-                ids = _integers(row.response_ids)
-                source = np.arange(end - 1, end - 1 + len(ids))
-                source[:1] = stem
-                parts.append(ids)
-                scored.append(ids)
-                sources.append(source)
-                marks.append((len(prompt), number, response))
-                end += len(ids)
-        lengths = [len(part) for part in parts]
-        firsts, sequences, responses = np.repeat(np.array(marks), lengths, axis=0).T
-        begins = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
-        positions = np.arange(end) - begins + firsts
-        ids, targets, places = (np.concatenate(part) for part in (parts, scored, sources))
-        return cls(ids, positions, sequences, responses, places, targets)
+                size = len(row.response_ids)
+                own, scored = slice(end, end + size), slice(done, done + size)
+                ids[own] = targets_T[scored] = _integers(row.response_ids)
+                positions[own] = counted[len(prompt) : len(prompt) + size]
+                responses[own] = response
+                np.add(counted[:size], end - 1, out=sources_T[scored])
+                sources_T[scored][:1] = stem
+                end, done = end + size, done + size
+            sequences[begin:end] = number
+        padding = slice(end, (k + 1) * places[1])
+        ids[padding] = positions[padding] = responses[padding] = 0
+        sequences[padding] = -1
+    ids_KL, positions_KL, sequences_KL, responses_KL = map(torch.from_numpy, grids)
+    # Where each lane is one sequence, positions are 0, 1, ... and all that lies before is seen.
+    is_plain = len(rows) == len(lanes)
+    return TokenGrid(
+        ids_KL,
+        None if is_plain else positions_KL,
+        None if is_plain else sequences_KL,
+        None if is_plain else responses_KL,
+        torch.from_numpy(sources_T),
+        torch.from_numpy(targets_T),
+    )
 
 
 def _integers(values: tuple[int, ...]) -> NDArray[np.int64]:
     """Return them as an array; numpy itself takes more than twice as long to read a tuple."""
-    return np.frombuffer(struct.pack(f"{len(values)}q", *values), np.int64)
+    # A call with nothing before the star hands the tuple on as it is, without copying it.
+    return np.frombuffer(Struct(f"{len(values)}q").pack(*values), np.int64)
 
 
 def _micro_batch(grid: TokenGrid, rows: Sequence[BatchRow], num_tokens: int) -> MicroBatch:
-    packed = (struct.pack(f"{len(r.behaviour_log_probs)}d", *r.behaviour_log_probs) for r in rows)
-    log_probs = np.frombuffer(b"".join(packed), np.float64).astype(np.float32)
-    lengths = torch.tensor([len(row.response_ids) for row in rows], dtype=torch.int64)
-    is_trained_B = torch.tensor([not row.is_masked for row in rows], dtype=torch.bool)
+    row_T = np.empty(len(grid.target_T), np.int64)
+    is_trained_T = np.empty(len(row_T), np.bool_)
+    log_prob_T = np.empty(sum(len(row.behaviour_log_probs) for row in rows), np.float32)
+    done = 0
+    for number, row in enumerate(rows):
+        own = slice(done, done + len(row.response_ids))
+        row_T[own], is_trained_T[own], done = number, not row.is_masked, own.stop
+        if log_probs := row.behaviour_log_probs:
+            packed = Struct(f"{len(log_probs)}f").pack(*log_probs)
+            log_prob_T[own] = np.frombuffer(packed, np.float32)
     return MicroBatch(
         grid=grid,
-        row_T=torch.arange(len(rows)).repeat_interleave(lengths),
+        row_T=torch.from_numpy(row_T),
         row_B=torch.tensor([row.index for row in rows], dtype=torch.int64),
         advantage_B=torch.tensor([row.advantage for row in rows], dtype=torch.float32),
-        behaviour_log_prob_T=torch.from_numpy(log_probs),
+        behaviour_log_prob_T=torch.from_numpy(log_prob_T),
         num_tokens=num_tokens,
-        is_trained_T=None if is_trained_B.all() else is_trained_B.repeat_interleave(lengths),
+        is_trained_T=None if is_trained_T.all() else torch.from_numpy(is_trained_T),
     )
 
 

@@ -22,7 +22,7 @@ from coop_rl.algorithm.lanes import (
     Tree,
     cost,
     cut,
-    grow_trees,
+    grow_forests,
     lay_out,
     pass_cost_tokens,
 )
@@ -220,7 +220,7 @@ def _cut(rows: Sequence[BatchRow], shape: PackShape) -> MicroBatches:
     }
     lengths = limits.get(shape.layout, (0,))
     # Where no two rows may share a prompt, the trees are those of the first limit.
-    forests = [grow_trees(rows, longest) for longest in lengths]
+    forests = grow_forests(rows, lengths)
     forests = forests[:1] + [forest for forest in forests[1:] if len(forest) < len(rows)]
     micros = min((_plan(forest, shape) for forest in forests), key=lambda p: _cost(p, shape))
     most = max(len(of_rank) for of_rank in micros)

@@ -73,6 +73,13 @@ def has_shadow(config: RunConfig) -> bool:
     return config.method.is_guided and config.meta.needs_shadow
 
 
+def learner_devices(config: RunConfig) -> int:
+    """Return the devices that learners of both branches lie on."""
+    place, branches = config.placement, 2 if has_shadow(config) else 1
+    shares_device = 0 < place.learner.gpus + place.shadow.gpus <= 1
+    return config.learner.num_ranks * (1 if shares_device else branches)
+
+
 def has_one_step_shadow(config: RunConfig) -> bool:
     """Whether `joint` measures the gain by itself, beside its own steps."""
     return config.method.is_guided and not has_shadow(config) and config.gain.every > 0

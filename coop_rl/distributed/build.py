@@ -3,6 +3,7 @@
 config --placement.reserved--> room on nodes --team_of--> Team, whose `start` links the actors
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -31,6 +32,8 @@ SINGLE = ("reward", "meta-controller")
 """Roles whose actor has no number in its name where it is the only one."""
 INDEX = object()
 """Stands, among the arguments of a role's actors, for each one's index."""
+ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""What torch reads the settings of its allocator of GPU memory from."""
 SHUTDOWN_GRACE_S = 10.0
 """How long an engine gets to end its own processes."""
 
@@ -52,6 +55,18 @@ def team_of(config: ServingConfig, log_dir: Path, report: Callable[[str], None])
         finally:
             if lost_ray_process() is None:
                 _end(team)
+
+
+def learner_environment(config: ServingConfig, gpus: float) -> dict[str, Any]:
+    """Return Ray's options that let a learner's blocks of GPU memory grow, or nothing on a CPU.
+
+    Micro-batches differ in size, and blocks of fixed size would be lost between them. The engines
+    must not inherit it, so it is no setting of the node; one of the user's own comes first.
+    """
+    given = {*config.placement.environment, *os.environ}
+    if not gpus or given.intersection(ALLOCATOR_VARIABLES):
+        return {}
+    return {"runtime_env": {"env_vars": {ALLOCATOR_VARIABLES[0]: "expandable_segments:True"}}}
 
 
 def _end(team: Team) -> None:
@@ -89,6 +104,12 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
         recipes.update({name: partial(make, name, i) for i, name in enumerate(names)})
         return tuple(make(name, index) for index, name in enumerate(names))
 
+    def learners(branch: str) -> tuple[Member[LearnerActor], ...]:
+        role = f"learner {branch}"
+        _, need = counts.get(role, (0, RoleResources()))
+        environment = learner_environment(config, need.gpus)
+        return actors(role, LearnerActor, (branch, INDEX, backend), **environment)
+
     # One thread a worker and one for shutting down: a slow group holds up no other.
     threads = {"max_concurrency": config.reward.num_workers + 1}
     engines = {"max_concurrency": MANY_CALLS}
@@ -97,8 +118,8 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
         rewards=actors("reward", RewardActor, (), **threads),
         shadow_rollouts=actors("rollout shadow", RolloutActor, (backend,), **engines),
         evaluation_rollouts=actors("rollout evaluation", RolloutActor, (backend,), **engines),
-        joint=actors("learner joint", LearnerActor, ("joint", INDEX, backend)),
-        shadow=actors("learner shadow", LearnerActor, ("shadow", INDEX, backend)),
+        joint=learners("joint"),
+        shadow=learners("shadow"),
         meta=next(iter(actors("meta-controller", MetaControllerActor, ())), None),
         engine_gpus=config.placement.rollout.gpus,
         remake=lambda name: recipes[name](),

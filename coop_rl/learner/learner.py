@@ -262,13 +262,15 @@ class Learner:
     def _work(self) -> Work:
         """Sum what the passes since the last meta-step computed over the ranks."""
         counter, self._passes.counter = self._passes.counter, TokenCounter()
-        tokens_2 = torch.tensor([counter.forward, counter.backward], dtype=torch.float64)
-        tokens_2 = tokens_2.to(self.engine.device)
+        device = self.engine.device
+        tokens_2 = torch.tensor([counter.forward, counter.backward], dtype=torch.float64).to(device)
         self.engine.all_reduce_sum(tokens_2)
+        forward, backward = tokens_2.tolist()
         return Work(
             num_parameters=sum(prod(shape) for _, shape in self.engine.metadata()),
-            forward_tokens=int(tokens_2[0]),
-            backward_tokens=int(tokens_2[1]),
+            forward_tokens=int(forward),
+            backward_tokens=int(backward),
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         )
 
     @contextmanager

@@ -14,6 +14,7 @@ from coop_rl.observability.metrics import Metrics, finite, learning_rates, step_
 from coop_rl.observability.run_directory import RunDirectory
 from coop_rl.observability.sample_rows import SampleRows
 from coop_rl.observability.sinks import JsonlSink, JsonObject, TensorBoardSink, read_jsonl
+from coop_rl.observability.throughput import Throughput
 from coop_rl.observability.trackers import Trackers
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion
@@ -52,6 +53,7 @@ class RunObserver:
         self._show = show
         self._trackers = trackers
         self._ledger = Ledger(config)
+        self._throughput = Throughput(config)
         self._forgetting = Forgetting()
         self._metrics = JsonlSink(directory.metrics)
         self._samples = JsonlSink(directory.samples)
@@ -69,6 +71,7 @@ class RunObserver:
         self._last_row = now
         spent = self._ledger.add(record, timings[STEP_SECONDS])
         metrics = step_metrics(record, timings) | learning_rates(self._config, record) | spent
+        metrics |= self._throughput.of_step(record, timings)
         metrics |= self._forgetting.add(metrics) | self._recovered
         self._write(record.step, metrics)
         samples = list(self._rows.of(record, self._config.observability.samples_per_step))

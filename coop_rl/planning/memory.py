@@ -146,7 +146,9 @@ def starting_bytes(config: RunConfig, shape: ModelShape, ranks: int | None = Non
     """Return the peak of a learner rank while it starts, on its device.
 
     At stage 3 the weights arrive one by one: a rank's parts, and of the largest weight what was
-    read and what is cut from it. Before, every rank had the model whole.
+    read and what is cut from it. Then DeepSpeed makes the masters: at stage 3 also its own copy of
+    the gradients and the bucket they are reduced in; at 1 and 2 a gradient of the masters that it
+    lets go of again. The moments come with the first step.
     """
     ranks = ranks or config.learner.num_ranks
     stage, compute = zero_stage(config, ranks), BYTES[config.model.dtype]
@@ -154,8 +156,14 @@ def starting_bytes(config: RunConfig, shape: ModelShape, ranks: int | None = Non
     context = CONTEXT_BYTES if config.placement.learner.gpus else 0.0
     if stage == 3:
         loading = compute * (own + 2 * shape.embedding_params)
-        return context + max(loading, (2 * compute + 2 * FP32_BYTES) * own)
-    masters = FP32_BYTES * size if stage == 0 and compute < FP32_BYTES else 0
+        made = (compute + 2 * FP32_BYTES) * own + compute * reduce_bucket(size)
+        return context + max(loading, made)
+    if stage:
+        masters = 2 * FP32_BYTES * own
+        # On a CPU the weights are copied into one flat piece beside themselves.
+        masters = masters if config.placement.learner.gpus else max(masters, compute * size)
+    else:
+        masters = float((compute < FP32_BYTES) * FP32_BYTES * size)
     return context + compute * size + masters
 
 

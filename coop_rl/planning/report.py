@@ -6,7 +6,7 @@ from rich.table import Table
 
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.sizes import role_counts, weight_backend, zero_stage
-from coop_rl.planning.cost import StepCost
+from coop_rl.planning.cost import StepCost, num_evaluations, run_s
 from coop_rl.planning.memory import (
     GIB,
     checkpoint_bytes,
@@ -95,7 +95,12 @@ def step_table(config: RunConfig, cost: StepCost) -> Table:
     lag = config.rollout.max_policy_lag
     step = cost.step_s(lag)
     table.add_row(f"seconds a step, lag {lag}", f"{step:,.2f}")
-    hours = step * config.run.num_steps / 3600
+    if cost.evaluated_samples:
+        what = f"seconds an evaluation, {cost.evaluated_samples:,} responses"
+        table.add_row(what, f"{cost.evaluate_s:,.2f}")
+        where = " beside training" if config.evaluation.num_rollout_actors else ""
+        table.add_row(f"evaluations{where}", f"{num_evaluations(config)}")
+    hours = run_s(config, cost) / 3600
     table.add_row(f"hours for {config.run.num_steps:,} steps", f"{hours:,.2f}")
     devices = derive_sizes(config).total_gpus
     if devices:

@@ -230,6 +230,8 @@ class Work:
     """Tokens in forward passes without a backward pass."""
     backward_tokens: int
     """Tokens in forward-and-backward passes."""
+    device: str = ""
+    """Full name of the first rank's GPU; empty: it is a CPU."""
 
 
 @dataclass(frozen=True, slots=True)

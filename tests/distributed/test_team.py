@@ -14,6 +14,7 @@ import torch
 
 from coop_rl.config import load_config
 from coop_rl.distributed.actors import RewardActor, Whereabouts
+from coop_rl.distributed.build import ALLOCATOR_VARIABLES, learner_environment
 from coop_rl.distributed.calls import Call
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member
@@ -153,3 +154,32 @@ def test_a_failed_transfer_tells_of_each_engine_whether_it_is_lost(
     assert client.lost.keys() == told
     assert client.lost["stops"].startswith("no answer within")
     os.kill(pids[2], signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "named", "is_set"),
+    [(1.0, "[]", True), (0.3, "[HOME]", True), (0.0, "[]", False)]
+    + [(1.0, f"[{name}]", False) for name in ALLOCATOR_VARIABLES],
+)
+def test_learners_on_gpus_alone_have_growing_blocks(
+    gpus: float, named: str, *, is_set: bool
+) -> None:
+    found = learner_environment(load_config(DEMO, [f"placement.environment={named}"]), gpus)
+    variables = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    assert found == ({"runtime_env": {"env_vars": variables}} if is_set else {})
+
+
+def test_a_setting_of_the_users_own_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOCATOR_VARIABLES[1], "max_split_size_mb:128")
+    assert learner_environment(load_config(DEMO, []), 1.0) == {}
+
+
+def test_ray_gives_an_actor_the_setting_at_its_start(local_ray: None) -> None:
+    class Reader:
+        def read(self) -> str | None:
+            return os.environ.get(ALLOCATOR_VARIABLES[0])
+
+    remote: Any = ray.remote(Reader)
+    actor = remote.options(num_cpus=0, **learner_environment(load_config(DEMO, []), 1.0)).remote()
+    assert ray.get(actor.read.remote(), timeout=60) == "expandable_segments:True"
+    ray.kill(actor)

@@ -21,7 +21,11 @@ EVALUATIONS = (
 def rows(run_dir: Path) -> list[dict]:
     """Return all rows without what the clock measured, and the devices' seconds."""
     return [
-        {k: v for k, v in row.items() if not k.startswith("time/") and k != "sync/seconds"}
+        {
+            k: v
+            for k, v in row.items()
+            if not k.startswith(("time/", "perf/")) and k != "sync/seconds"
+        }
         for row in metrics(run_dir)
     ]
 

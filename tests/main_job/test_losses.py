@@ -15,7 +15,7 @@ from tests.main_job.mortal_actors import (
     run_among_deaths,
 )
 
-NOT_COMPARED = ("time/", "recovered/", "ledger/", "sync/", "tokens/per")
+NOT_COMPARED = ("time/", "recovered/", "ledger/", "sync/", "perf/", "tokens/per")
 """What depends on the clock, or counts what was done twice."""
 
 

@@ -24,7 +24,7 @@ def figures(run_dir: Path) -> list[dict]:
         {
             name: value
             for name, value in row.items()
-            if not name.startswith(("time/", "recovered/")) and name != "sync/seconds"
+            if not name.startswith(("time/", "perf/", "recovered/")) and name != "sync/seconds"
         }
         for row in metrics(run_dir)
     ]

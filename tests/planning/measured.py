@@ -1,7 +1,10 @@
-"""Tensor bytes of a learner rank by torch's profiler, each rank in a fresh process."""
+"""Bytes of a learner rank by torch's profiler, and on disk, each rank in a fresh process."""
 
 import gc
+import tempfile
+from itertools import accumulate
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +22,7 @@ LIMIT_S = 240
 
 def learner_bytes(config: RunConfig, num_samples: int, length: int) -> dict[str, float]:
     """Return what rank 0 of a learner group held: at `startup`, `resting` after a step, at its
-    `peak` during one.
+    `peak` during one; and the bytes of what it wrote as its `checkpoint`.
 
     Args:
         config: The run; `learner.num_ranks` processes are started.
@@ -65,14 +68,16 @@ def _resting() -> float:
     return float(sum(storages.values()))
 
 
+def held(recorded: Any) -> list[int]:
+    """Return the bytes that were held after each allocation and release that a profiler saw."""
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    ordered = sorted(events, key=lambda e: e.start_ns())
+    return list(accumulate((e.nbytes() for e in ordered), initial=0))
+
+
 def most_held(recorded: Any) -> float:
     """Return the most bytes that were held at a time while a profiler recorded."""
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return float(most)
+    return float(max(held(recorded)))
 
 
 def rank_main(
@@ -92,15 +97,27 @@ def rank_main(
     assert address
     shape = PackShape.from_config(config, hidden_size=config.learner.micro_batch_tokens)
     batch = pack(_samples(num_samples, length), [], shape)
+    before = _resting()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as starting:
         learner = rank.start(*address)
+    # What the threads that load a model allocate is not recorded, and stays.
+    unseen = _resting() - before - held(starting)[-1]
     learner.step(0, BranchBatch((batch,)), Objective(1.0, 0.0))
     resting = _resting()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         for step in range(1, NUM_STEPS):
             learner.step(step, BranchBatch((batch,)), Objective(1.0, 0.0))
     tokens = sum(micro.num_tokens for micro in batch.rl[number])
+    with tempfile.TemporaryDirectory() as folder:
+        learner.save_state(Path(folder))
+        written = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     if pipe:
-        peak = resting + most_held(recorded)
-        startup = most_held(starting)
-        pipe.send({"startup": startup, "resting": resting, "peak": peak, "tokens": tokens})
+        pipe.send(
+            {
+                "startup": most_held(starting) + unseen,
+                "resting": resting,
+                "peak": resting + most_held(recorded),
+                "tokens": tokens,
+                "checkpoint": written,
+            }
+        )

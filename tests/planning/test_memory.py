@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from coop_rl.config import load_config
-from coop_rl.planning.memory import learner_memory
+from coop_rl.planning.memory import checkpoint_bytes, learner_memory
 from coop_rl.planning.shape import shape_of
 from tests.main_job.harness import DEMO
 from tests.planning.measured import learner_bytes
@@ -49,12 +49,17 @@ def test_a_learner_rank_holds_what_plan_says(dtype: str, stage: int, ranks: int)
         ],
     )
     measured = learner_bytes(config, NUM_SAMPLES, LENGTH)
-    plan = learner_memory(config, shape_of(config.model.path), tokens=int(measured["tokens"]))
+    shape = shape_of(config.model.path)
+    plan = learner_memory(config, shape, tokens=int(measured["tokens"]))
 
     assert measured["peak"] == pytest.approx(plan.total, rel=0.15)
     names = AT_REST + (KEPT_BY_STAGE_3 if stage == 3 else ())
     resting = sum(plan.parts[name] for name in names)
     assert measured["resting"] == pytest.approx(resting, rel=0.05)
+    # What is read in 16 bits stays beside what is made of it; a GPU's host has that.
+    read = 2 * shape.num_params if stage == 0 and dtype == "float32" else 0
+    assert measured["startup"] == pytest.approx(plan.starting + read, rel=0.15)
+    assert measured["checkpoint"] == pytest.approx(checkpoint_bytes(config, shape), rel=0.05)
 
 
 def test_moments_in_host_memory_and_what_a_pass_adds_do_not_meet() -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from coop_rl.commands.plan import plan_run
 from coop_rl.config import load_config
-from coop_rl.planning.cost import step_cost
+from coop_rl.planning.cost import evaluated_samples, num_evaluations, run_s, step_cost
 from coop_rl.planning.devices import device_named
 from coop_rl.planning.shape import shape_of
 from tests.support.in_process import ROOT, Ended, coop_rl
@@ -103,3 +103,37 @@ def test_a_scaffold_is_planned_with_a_second_sync_and_second_tries(sets: list[st
     assert with_it.generated_tokens == 1.5 * without.generated_tokens
     assert with_it.generate_s > without.generate_s
     assert with_it.trained_tokens > without.trained_tokens
+
+
+def test_evaluations_are_planned_and_where_they_wait() -> None:
+    shape, device = shape_of(str(ROOT / "configs/local/demo/model")), device_named("H100")
+
+    def planned(*sets: str) -> tuple[int, int, int]:
+        config = load_config(ROOT / "configs/local/demo.yaml", ["run.num_steps=100", *sets])
+        cost = step_cost(config, shape, device)
+        waited = run_s(config, cost) - 100 * cost.step_s(config.rollout.max_policy_lag)
+        waits = waited / cost.evaluate_s
+        assert waits == pytest.approx(round(waits))
+        return evaluated_samples(config), num_evaluations(config), round(waits)
+
+    assert planned() == (256 * 5, 2, 2)
+    assert planned("evaluation.every=30") == (256 * 5, 5, 5)
+    beside = ("evaluation.every=25", "evaluation.num_rollout_actors=1")
+    assert planned(*beside) == (256 * 5, 5, 1)
+    cut = ("evaluation.benchmarks=[gsm8k,aime24]", "evaluation.benchmark_items=100")
+    assert planned(*cut) == ((256 + 100 + 30) * 5, 2, 2)
+    assert planned("evaluation.benchmarks=[gsm8k]")[0] == (256 + 1319) * 5
+
+
+def test_the_longest_response_is_waited_for_at_lag_0_alone() -> None:
+    shape, device = shape_of(str(ROOT / "configs/local/demo/model")), device_named("H100")
+    demo = ROOT / "configs/local/demo.yaml"
+    config = load_config(demo, ["rollout.max_policy_lag=0"])
+    at_once, behind = (
+        step_cost(load_config(demo, [f"rollout.max_policy_lag={lag}"]), shape, device)
+        for lag in (0, 1)
+    )
+    # Half of the longest response, each token for one reading of all weights at half the speed.
+    weights = 4 * shape.num_params
+    tail_s = config.rollout.max_tokens / 2 * weights / (device.bandwidth_tbs * 1e12 / 2)
+    assert at_once.generate_s - behind.generate_s == pytest.approx(tail_s, rel=0.01)
