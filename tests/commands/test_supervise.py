@@ -252,7 +252,7 @@ def test_orphans_of_a_lost_attempt_are_ended(
 
     def act(_: RunStatus, restart: Restart | None) -> None:
         if restart is None:
-            shell = f"{sys.executable} -c '{code}' & echo $!"
+            shell = f"{sys.executable} -c '{code}' >&2 & echo $!"  # whose pipe it would hold
             done = subprocess.run(
                 ["sh", "-c", shell], stdout=subprocess.PIPE, check=True, text=True
             )
