@@ -1,6 +1,5 @@
 """One DeepSpeed rank: runs every scene of `worlds` and saves what it saw."""
 
-import gc
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -197,22 +196,19 @@ def partitioned(folder: Path, *, is_tied: bool, is_bfloat16: bool) -> dict[str, 
         scenes.build_policy(model=model, is_checkpointed=True)
         for model in (load_causal_lm(str(folder), dtype), empty)
     ]
-    # Else it depends on earlier scenes when what lies in cycles goes, and with it the peak.
-    thresholds = gc.get_threshold()
-    gc.set_threshold(10, 1, 1)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         fill_partitioned(policies[1][0], weights, dtype, settings)
-    gc.set_threshold(*thresholds)
     runs = []
     for policy, adapter in policies:
         engine = DeepSpeedEngine(policy, settings, TIMEOUT_S)
         runs.append(record_steps(Learner(scenes.LEARNER, "joint", engine, adapter), 2))
-    sizes = [shape.numel() * dtype.itemsize for shape in shapes]
+    sizes = sorted(shape.numel() * dtype.itemsize for shape in shapes)
     return {
         "covers": covers,
         "runs": runs,
         "peak": most_held(profiled),
-        "whole": sum(sizes) * (1 + 1 / dist.get_world_size()),
+        "parts": sum(sizes) / dist.get_world_size(),
+        "largest": sizes[-1],
     }
 
 

@@ -74,9 +74,9 @@ def test_zero_3_splits_a_model_while_it_is_read(recorded, is_tied) -> None:
         assert all(same(ours[name], loaded[name]) for name in ("w_rl", "w_sft"))
         assert [ours[name] for name in SCALARS] == [loaded[name] for name in SCALARS]
     assert same(split["parameters"], whole["parameters"])
-    # Read whole it holds all weights and its parts. Here a few weights at a time: how many depends
-    # on the thread that sends, which lets go of them when it gets to run.
-    assert found["peak"] < 0.8 * found["whole"]
+    # Its parts, and of the largest weight what was read, what is cut, and one in each of gloo's two
+    # threads, which let go of what they sent whenever they get to run.
+    assert found["peak"] <= found["parts"] + 4 * found["largest"]
 
 
 @pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
