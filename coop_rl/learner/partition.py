@@ -2,8 +2,9 @@
 
     rank 0 reads a weight --broadcast--> every rank keeps its part --next weight-->
 
-No rank holds more than its parts and a few whole weights (what is read, cut, and not let go of yet by
-the threads that send), and one rank alone reads. Loaded whole, a model of 32 B would take 65 GB of every device before DeepSpeed splits it.
+No rank holds more than its parts and a few whole weights (what is read, cut, and not let go of yet
+by the threads that send), and one rank alone reads. Loaded whole, a model of 32 B would take 65 GB
+of every device before DeepSpeed splits it.
 """
 
 import torch
