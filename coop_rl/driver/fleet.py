@@ -262,13 +262,14 @@ class SyncedFleet(Fleet):
         is_last = all(member is lost for member in self._serving.values())
         if is_last and not (self._may_resend and self._was_published):
             raise error
-        new, name = self._replacements.begin(lost, error), lost.name
+        name = lost.name
+        new, pause_s = self._replacements.begin(lost, error)
         self._membership.lost(name)
         for engine in [e for e, member in self._serving.items() if member is lost]:
             del self._serving[engine]
             self._on_lost(engine)
         self._members[name] = new
         self._membership.starting(name)
-        start = new.call(RolloutActor.start, self._replacements.place(name))
+        start = new.call(RolloutActor.start, self._replacements.place(name), pause_s)
         self._starting[start.ref] = start
-        self._began = time.monotonic()
+        self._began = time.monotonic() + pause_s
