@@ -20,6 +20,7 @@ DOORS = {
     "ray": ("distributed/",),
     "vllm": ("rollout/vllm_engine.py", "weights/"),
     "deepspeed": ("learner/deepspeed_engine.py",),
+    "fsspec": ("driver/checkpoint_target.py",),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "": {"api", "version"},
