@@ -102,7 +102,9 @@ def _check(door: Door, console: RunConsole) -> CheckedRun:
     directory = RunDirectory.open(door.config, door.run_dir)
     directory.note_inputs(door.inputs)
     door.fetch(directory.checkpoints, console.milestone)
-    mirror = door.target and CheckpointMirror(door.target, door.store, door.config.checkpoint.keep)
+    keep, mirror = door.config.checkpoint.keep, None
+    if door.target:
+        mirror = CheckpointMirror(door.target, door.store, keep)
     return CheckedRun(
         door.config, door.data, door.sets, directory, door.store, door.start, console, mirror
     )

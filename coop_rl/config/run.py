@@ -63,7 +63,7 @@ class CheckpointSection(Section):
         scheme, separator, place = (target or "").partition("://")
         if separator and (scheme not in TARGET_SCHEMES or not place.strip("/")):
             allowed = ", ".join(f"{name}://..." for name in TARGET_SCHEMES[:-1])
-            raise ValueError(f"must be a path or one of {allowed}, got {target}")
+            raise ValueError(f"must be a path or one of {allowed}")
         return target
 
 

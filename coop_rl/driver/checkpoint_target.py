@@ -42,10 +42,11 @@ class TargetError(Exception):
 class CheckpointTarget:
     """A folder of copies, one for each checkpoint."""
 
-    def __init__(self, filesystem: Any, folder: str) -> None:
-        """Use `folder` of an fsspec `filesystem`; it is made with the first copy."""
+    def __init__(self, filesystem: Any, folder: str, shown: str) -> None:
+        """Use `folder` of an fsspec `filesystem`, made with the first copy, called `shown`."""
         self._files = filesystem
         self._folder = folder.rstrip("/")
+        self._shown = shown
 
     @classmethod
     def open(cls, target: str, run: str) -> Self:
@@ -63,7 +64,8 @@ class CheckpointTarget:
         scheme, separator, _ = target.partition("://")
         try:
             place = target if separator else str(Path(target).expanduser().absolute())
-            files, folder = url_to_fs(f"{place.rstrip('/')}/{run}", use_listings_cache=False)
+            shown = f"{place.rstrip('/')}/{run}"
+            files, folder = url_to_fs(shown, use_listings_cache=False)
         except ImportError:
             raise ConfigError(
                 f"checkpoint.target {target} needs the package {PACKAGES[scheme]}, which is not "
@@ -74,10 +76,10 @@ class CheckpointTarget:
                 f"checkpoint.target {target} cannot be used: {first_line(error)}; give a path, or "
                 "set up what its client reads its keys from"
             ) from None
-        return cls(files, folder)
+        return cls(files, folder, shown)
 
     def __str__(self) -> str:
-        return str(self._files.unstrip_protocol(self._folder))
+        return self._shown
 
     def names(self) -> list[str]:
         """Return the checkpoints that are there, whole or not, in the order of their commits.

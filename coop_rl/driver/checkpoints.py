@@ -210,10 +210,10 @@ class TeamCheckpoints:
         """Let everybody write; learners go on writing while they train where `is_beside`."""
         temporary = self._store.begin(self._boundary.next_step)
         folder, meta = str(temporary), self._team.meta
+        write_groups(temporary, self._groups)
         saving = [rank.call(LearnerActor.save, folder, is_beside) for rank in self._team.learners]
         if meta:
             saving.append(meta.call(MetaControllerActor.save, folder))
-        write_groups(temporary, self._groups)
         begun = _Begun(temporary, self._boundary, is_snapshot, self._gather(saving))
         if is_beside:
             self._begun = begun

@@ -8,6 +8,7 @@ has again, so a resumed run could not draw the same ones. Log-probs are kept as 
 engine returned comes back, and is no reason to call the checkpoint damaged.
 """
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from coop_rl.driver.checkpoint_check import STATE
 from coop_rl.driver.window import Slot
+from coop_rl.errors import first_line
 from coop_rl.types import PolicyVersion, Prompt, Reward, Rollout, ScoredGroup
 
 GROUPS = "groups"
@@ -58,7 +60,10 @@ def write_groups(checkpoint: Path, groups: Sequence[KeptGroup]) -> None:
         TOKENS: np.concatenate([np.asarray(ids, np.int64) for ids in tokens]),
         LOG_PROBS: np.concatenate([np.asarray(p, np.float64) for p in log_probs]).view(np.int64),
     }
-    save_file(tensors, folder / FILE)
+    try:
+        save_file(tensors, folder / FILE)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, first_line(error), str(folder / FILE)) from None
     state = {GROUPS: [_facts(kept) for kept in groups], "tensors": dict.fromkeys(tensors, FILE)}
     (folder / STATE).write_text(json.dumps(state))
 

@@ -45,7 +45,10 @@ from coop_rl.models.policy import inputs_of
 from coop_rl.types import TokenGrid
 
 TESTED_VERSION = "0.19."
-KINDS = ((MASTER, None), *((f"{moment}/", moment) for moment in MOMENTS))
+KINDS: tuple[tuple[str, str | None], ...] = (
+    (MASTER, None),
+    *((f"{moment}/", moment) for moment in MOMENTS),
+)
 """Prefix in a state's keys, and the moment it stands for; None: the master."""
 
 

@@ -361,7 +361,9 @@ class Learner:
         has_second = self._has_second_optimizer
         with self._moments_at_hand():
             write_learner(writer, engine, self.adapter, has_second_optimizer=has_second)
-        finishes = [partial(writer.finish, {"theta": version.theta, "adapter": version.adapter})]
+        finishes: list[Finish] = [
+            partial(writer.finish, {"theta": version.theta, "adapter": version.adapter})
+        ]
         for part in (self._lookahead, self._one_step_shadow):
             if part:
                 finishes.append(part.save(folder, writes_later=writes_later))

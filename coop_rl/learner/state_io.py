@@ -74,8 +74,11 @@ class StateWriter:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             self._failure = DivergedError(f"{key} of {self._folder.name} is not finite")
             return
-        if shape is not None and tensor.numel() < prod(shape):
-            self._parts[key] = [start, *shape]
+        if shape is not None:
+            if tensor.numel() < prod(shape):
+                self._parts[key] = [start, *shape]
+            else:
+                tensor = tensor.reshape(tuple(shape))
         # A copy: exporters yield live parameters.
         self._batches[-1][key] = tensor.detach().to("cpu", copy=True).contiguous()
         self._num_bytes += tensor.numel() * tensor.element_size()
@@ -188,7 +191,7 @@ class StateReader:
                 f"learner state holds {key} of shape {tuple(found)} where shape {tuple(shape)} is "
                 "expected; it was written for another model"
             )
-        pieces = []
+        pieces: list[torch.Tensor] = []
         for piece in sorted(self._pieces[key], key=lambda piece: piece.start):
             values = self._open(piece.file).get_tensor(key).view(-1)
             first, last = (

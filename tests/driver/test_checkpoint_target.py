@@ -212,13 +212,19 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("given", ["ftp://x/y", "s3://", "simplecache::s3://x", "http://h/x"])
 def test_other_schemes_are_refused(given: str) -> None:
-    with pytest.raises(ConfigError, match=r"checkpoint\.target must be a path or one of file"):
+    with pytest.raises(ConfigError, match=r"checkpoint\.target: must be a path or one of file"):
         load_config(DEMO, [f"checkpoint.target={given}"])
 
 
 def test_keys_in_the_url_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"checkpoint\.target holds what looks like a secret"):
         load_config(DEMO, ["checkpoint.target=s3://me:hunter22hunter22@bucket/runs"])
+
+
+def checked(*options: str) -> dict[str, str]:
+    """Return what `coop-rl check` finds, by check."""
+    findings = json.loads(coop_rl("check", str(DEMO), "--json", *options).stdout)
+    return {finding["check"]: finding["found"] for finding in findings}
 
 
 def test_a_target_that_cannot_be_read_is_one_line(
@@ -232,10 +238,8 @@ def test_a_target_that_cannot_be_read_is_one_line(
         target.names()
     with pytest.raises(RunDirectoryError, match="cannot be fetched"):
         target.fetch_newest(tmp_path, ROLES)
-    args = ("check", str(DEMO), "--set", f"checkpoint.target={URL}", "--run-dir", str(tmp_path))
-    done = coop_rl(*args)
-    assert done.returncode == 2
-    assert "cannot be read: Forbidden" in done.stdout
+    found = checked("--set", f"checkpoint.target={URL}", "--run-dir", str(tmp_path / "run"))
+    assert found["checkpoint target"] == f"checkpoint.target {URL}/demo cannot be read: Forbidden"
 
 
 def test_where_a_run_starts_with_copies_elsewhere(tmp_path: Path) -> None:
@@ -261,8 +265,8 @@ def test_the_command_fetches_before_it_looks_where_to_start(tmp_path: Path) -> N
     target = CheckpointTarget.open(url, "demo")
     assert copied(mirror_of(target, store), save(store, 3)) == []
     args = (str(DEMO), "--set", f"checkpoint.target={url}", "--run-dir", str(tmp_path / "run"))
-    done = coop_rl("check", *args)
-    assert f"goes on from {target}" in done.stdout
+    found = checked(*args[1:])
+    assert found["run directory"] == f"{tmp_path}/run, goes on from {target}"
     assert not (tmp_path / "run").exists()
     done = coop_rl("train", *args)
     assert done.returncode == 2

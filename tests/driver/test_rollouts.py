@@ -28,6 +28,8 @@ from coop_rl.types import (
 )
 
 VERSION = PolicyVersion(0, 0)
+TWO = "rollout.samples_per_prompt=2"
+"""As many as `Answers` gives."""
 
 
 @dataclass
@@ -176,7 +178,7 @@ def test_a_resumed_run_trains_the_very_groups_that_had_ended(
     tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
     """They were sampled with weights that the resumed run never has."""
-    overrides = ("rollout.max_policy_lag=2", "run.num_steps=9", *overrides)
+    overrides = ("rollout.max_policy_lag=2", "run.num_steps=9", TWO, *overrides)
     dull = {str(i) for i in range(0, 400, 3)}
     answers = Answers(dull, seed=5)
     role, undisturbed = rollouts(400, answers, *overrides), []
@@ -217,7 +219,7 @@ def test_groups_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_groups_of_other_prompts_are_sampled_anew(tmp_path: Path) -> None:
-    overrides = ("rollout.max_policy_lag=1", "run.num_steps=9")
+    overrides = ("rollout.max_policy_lag=1", "run.num_steps=9", TWO)
     answers = Answers(seed=5)
     role = rollouts(400, answers, *overrides)
     drained(role, answers, 0)

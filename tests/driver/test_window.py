@@ -220,8 +220,9 @@ def test_a_resumed_window_loses_and_repeats_nothing(
     if scene.max_lag == 0:
         return
     state = json.loads(json.dumps(scene.window.state()))
-    scene.window = scene.new_window()
+    scene.window, started = scene.new_window(), scene.started
     scene.reset()
+    scene.started = started if has_groups else {}
     scene.version = stop
     scene.submit(scene.window.restore(state, has_groups=has_groups))
     for step in range(stop, scene.num_steps):

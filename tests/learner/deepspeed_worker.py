@@ -113,7 +113,7 @@ def moved(stages: Sequence[int], folder: Path) -> dict[str, Any]:
     whole.step(0, one_step(build_batch(0, 1)), MIXED)
     if dist.get_rank() == 0:
         whole.save_state(folder / "0")
-    state, is_same = scenes.state_of(whole.engine), []
+    state, is_same = scenes.state_of(whole.engine), list[bool]()
     for number, stage in enumerate(stages):
         dist.barrier()  # everybody has written
         learner = learner_at(stage)

@@ -30,17 +30,15 @@ from tests.support.local_engine import LocalEngine
 DEMO = Path(__file__).parents[2] / "configs/local/demo.yaml"
 NUM_STEPS = 3
 SAMPLES = [TokenSample((3, 4), (5, 6, 7), (-3.0,) * 3, 1.0 - 2.0 * (i % 2)) for i in range(8)]
+OF_SOURCE = Objective(0.5, 0.5, terms=(DemonstrationTerm(share=1.0, source="demonstrations"),))
 
 
 @pytest.mark.parametrize(
     ("overrides", "objective"),
     [
         ((), Objective(0.5, 0.5)),
-        (("meta.guidance=[mix]",), Objective(0.5, 0.5)),
-        (
-            ("meta.guidance=[demonstrations]", "meta.per_example=true"),
-            Objective(0.5, 0.5, terms=(DemonstrationTerm(share=1.0, source="demonstrations"),)),
-        ),
+        (("meta.guidance=[mix]",), OF_SOURCE),
+        (("meta.guidance=[demonstrations]", "meta.per_example=true"), OF_SOURCE),
         (("method.kind=relift",), Objective(0.0, 1.0, has_second_optimizer=True)),
     ],
     ids=["two branches", "look-ahead", "single demonstrations", "second optimiser"],
