@@ -37,10 +37,9 @@ from coop_rl.driver.checkpoint_check import (
     Inputs,
     damage,
     read_stored,
-    sha256,
 )
 from coop_rl.errors import RunDirectoryError
-from coop_rl.files import put_in_place, write_text
+from coop_rl.files import put_in_place, sha256, write_text
 
 BEST = "best.json"
 KEPT_SNAPSHOTS = 1

@@ -236,7 +236,7 @@ def test_a_target_that_cannot_be_read_is_one_line(
     monkeypatch.setattr(MemoryFileSystem, "ls", refuse)
     with pytest.raises(TargetError, match=r"^Forbidden$"):
         target.names()
-    with pytest.raises(RunDirectoryError, match="cannot be fetched"):
+    with pytest.raises(RunDirectoryError, match="can be fetched from memory"):
         target.fetch_newest(tmp_path, ROLES)
     found = checked("--set", f"checkpoint.target={URL}", "--run-dir", str(tmp_path / "run"))
     assert found["checkpoint target"] == f"checkpoint.target {URL}/demo cannot be read: Forbidden"

@@ -14,11 +14,12 @@ from coop_rl.distributed.calls import wait_a_moment
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.team import Team
 from coop_rl.driver import checkpoint_check, checkpoint_store, checkpoints
-from coop_rl.driver.checkpoint_check import Inputs, damage, read_stored, sha256
+from coop_rl.driver.checkpoint_check import Inputs, damage, read_stored
 from coop_rl.driver.checkpoint_store import CheckpointStore
 from coop_rl.driver.checkpoints import TeamCheckpoints
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.errors import Interrupted, RunError
+from coop_rl.files import sha256
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion
 from tests.driver.tiny_checkpoints import ROLES, progress, save

@@ -234,9 +234,10 @@ def test_groups_of_other_prompts_are_sampled_anew(tmp_path: Path) -> None:
         role = rollouts(400, answers, *overrides)
         role.begin({**state, GROUPS: groups})
         assert {version for _, version in drained(role, answers, 1)} == {1}
-    role = rollouts(400, Answers(), *overrides)
+    answers = Answers()
+    role = rollouts(400, answers, *overrides)
     role.begin(state)
-    assert {version for _, version in drained(role, role._generation, 1)} == {0}
+    assert {version for _, version in drained(role, answers, 1)} == {0}
 
 
 def test_a_group_sampled_with_other_weights_ends_the_run() -> None:
