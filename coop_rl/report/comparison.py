@@ -102,7 +102,7 @@ def _figures(arms: Sequence[Arm]) -> Iterator[tuple[str, Measure]]:
     if any(numbers(run.evaluations, VALIDATION_NLL) for run in runs):
         yield HELD_OUT_NLL, _held_out_nll
     if any(numbers(run.steps, REWARD) for run in runs):
-        yield TRAINING, _training_reward
+        yield TRAINING, training_reward
 
 
 def _difference(
@@ -170,7 +170,8 @@ def _held_out_nll(pair: Pair, axis: Axis) -> Found | None:
     return Found(measured[0][steps[0]], measured[1][steps[1]]) if steps else None
 
 
-def _training_reward(pair: Pair, axis: Axis) -> Found | None:
+def training_reward(pair: Pair, axis: Axis) -> Found | None:
+    """Return the mean reward of the last steps that fit into what the cheaper run spent in all."""
     costs = [run.costs(axis) for run in pair]
     if not all(costs):
         return None
