@@ -23,6 +23,7 @@ from coop_rl.evaluation.seeds import (
     equivalence_p,
     holm,
 )
+from coop_rl.metric_names import REWARD
 from coop_rl.report.stored_run import Axis, StoredRun, numbers
 from coop_rl.study.equal_cost import STUDY_AXES, TRAINING_REWARD, PairAtCost, pair_at_cost
 from coop_rl.study.grid import Contrast, Grid
@@ -192,7 +193,7 @@ def mean_of(values: Sequence[float]) -> Mean:
 def at_end(run: StudyRun, set_name: str, figure: str) -> float | None:
     """Return a figure after the last step; None where it was not measured there."""
     if figure == TRAINING_REWARD:
-        return last_reward(run) if numbers(run.steps, "reward/mean") else None
+        return last_reward(run) if numbers(run.steps, REWARD) else None
     results = run.results.get(set_name, {})
     last = results.get(max(results)) if results and max(results) else None
     return fmean(last.item_values(figure)) if last else None
