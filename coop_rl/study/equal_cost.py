@@ -43,8 +43,9 @@ def pair_at_cost(
     """Return a figure of two runs of one seed at equal cost; None: nothing stored there."""
     if figure == TRAINING_REWARD:
         found = training_reward((reference, arm), axis)
-        values = (found.other, found.reference) if found else None
-        return PairAtCost(arm.seed, *(np.array([v]) for v in values)) if values else None
+        if found is None:
+            return None
+        return PairAtCost(arm.seed, np.array([found.other]), np.array([found.reference]))
     budget = min((run.costs(axis) or [0.0])[-1] for run in (arm, reference))
     ids = [{result.ids for result in run.results.get(set_name, {}).values()} for run in
            (arm, reference)]  # fmt: skip

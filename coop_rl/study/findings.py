@@ -23,11 +23,10 @@ from coop_rl.evaluation.seeds import (
     equivalence_p,
     holm,
 )
-from coop_rl.metric_names import REWARD
 from coop_rl.report.stored_run import Axis, StoredRun, numbers
 from coop_rl.study.equal_cost import STUDY_AXES, TRAINING_REWARD, PairAtCost, pair_at_cost
 from coop_rl.study.grid import Contrast, Grid
-from coop_rl.study.runs import StudyRun, last_reward, trial_rewards
+from coop_rl.study.runs import StudyRun, best_trial, last_reward, trial_rewards
 
 POOLED_GAIN = "gain/pooled"
 SIGNIFICANT = 0.05
@@ -131,7 +130,7 @@ class TrialFinding:
 
     arm: str
     trial: int
-    reward: float
+    reward: float | None
     is_chosen: bool
 
 
@@ -193,7 +192,7 @@ def mean_of(values: Sequence[float]) -> Mean:
 def at_end(run: StudyRun, set_name: str, figure: str) -> float | None:
     """Return a figure after the last step; None where it was not measured there."""
     if figure == TRAINING_REWARD:
-        return last_reward(run) if numbers(run.steps, REWARD) else None
+        return last_reward(run)
     results = run.results.get(set_name, {})
     last = results.get(max(results)) if results and max(results) else None
     return fmean(last.item_values(figure)) if last else None
@@ -301,7 +300,10 @@ def _foretold(
         return None
     ends = [at_end(one, set_name, primary) for one in (run, rl)]
     primary_difference = None if ends[0] is None or ends[1] is None else ends[0] - ends[1]
-    return gains[-1], last_reward(run) - last_reward(rl), primary_difference
+    rewards = [last_reward(one) for one in (run, rl)]
+    if rewards[0] is None or rewards[1] is None:
+        return None
+    return gains[-1], rewards[0] - rewards[1], primary_difference
 
 
 def _gain(
@@ -325,7 +327,7 @@ def _gain(
 def _trials(runs: Sequence[StudyRun]) -> Iterator[TrialFinding]:
     for arm in dict.fromkeys(run.arm for run in runs):
         rewards = trial_rewards([run for run in runs if run.arm == arm])
-        best = max(rewards, key=lambda number: rewards[number])
+        best = best_trial(rewards)
         for number, reward in rewards.items():
             yield TrialFinding(arm, number, reward, number == best)
 

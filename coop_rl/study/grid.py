@@ -21,7 +21,9 @@ from coop_rl.config.read import read_mapping
 from coop_rl.errors import ConfigError
 
 EXCERPT_CHARACTERS = 80
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]*$")]
+NAME = r"^[A-Za-z][A-Za-z0-9._-]*$"
+"""What arms and studies may be called: seeds, which are numbers, lie beside them."""
+Name = Annotated[str, Field(pattern=NAME)]
 Overrides = dict[str, Any]
 """Fields of a run config, as sections or by dotted names; paths are from the grid's folder."""
 Seed = Annotated[int, Field(ge=0)]

@@ -6,6 +6,7 @@ Runs come seed by seed over all arms, so that a study that was stopped is a pair
 seeds.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from coop_rl.config.load import build_config
 from coop_rl.config.paths import settle_paths
 from coop_rl.config.read import lay_over, read_sections
 from coop_rl.errors import ConfigError
-from coop_rl.study.grid import Grid, Overrides, read_grid
+from coop_rl.study.grid import NAME, Grid, Overrides, read_grid
 
 OWN_FIELDS = ("run.seed", "run.name", "run.dir")
 """Fields of a run that the study sets."""
@@ -177,6 +178,11 @@ def _check(study: Study) -> None:
         ConfigError: With what was got and what to change.
     """
     path, grid = study.path, study.grid
+    if not re.fullmatch(NAME, study.name):
+        raise ConfigError(
+            f"{path}: the file's name is the study's, of letters, digits, dots, dashes and "
+            f"underscores, got {study.name!r}; rename it"
+        )
     first_arm, first = next(iter(study.configs.items()))
     for figure in (grid.primary, grid.second):
         if figure not in first.evaluation.figures:

@@ -1,8 +1,10 @@
 """How the runs of a study stand, and what those that have finished hold."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median
 from typing import Literal
@@ -39,7 +41,7 @@ class StudyRun(StoredRun):
         """How tables and pages call it."""
         return run_name(self.arm, self.seed, self.trial)
 
-    @property
+    @cached_property
     def results(self) -> Results:
         """Stored evaluations by set and by steps trained before them."""
         return super().results if self.archived is None else self.archived
@@ -99,9 +101,10 @@ def error_of(run: PlannedRun) -> str | None:
     return str(status.get("error")) if status.get("status") == "failed" else None
 
 
-def last_reward(run: StoredRun) -> float:
-    """Return the mean training reward over the last steps."""
-    return fmean(numbers(run.steps, REWARD)[-LAST_STEPS:])
+def last_reward(run: StoredRun) -> float | None:
+    """Return the mean training reward over the last steps; None where nothing was sampled."""
+    rewards = numbers(run.steps, REWARD)[-LAST_STEPS:]
+    return fmean(rewards) if rewards else None
 
 
 def choose(study: Study, trials: Sequence[StudyRun]) -> dict[str, int]:
@@ -114,15 +117,25 @@ def choose(study: Study, trials: Sequence[StudyRun]) -> dict[str, int]:
     for arm, configs in study.trials.items():
         own = [run for run in trials if run.arm == arm]
         if len(own) == len(configs) * len(study.grid.trial_seeds):
-            rewards = trial_rewards(own)
-            chosen[arm] = max(rewards, key=lambda number: rewards[number])
+            chosen[arm] = best_trial(trial_rewards(own))
     return chosen
 
 
-def trial_rewards(runs: Sequence[StudyRun]) -> dict[int, float]:
+def trial_rewards(runs: Sequence[StudyRun]) -> dict[int, float | None]:
     """Return the training reward of an arm's trials, by their numbers."""
-    found = sorted({run.trial for run in runs if run.trial is not None})
-    return {n: fmean(last_reward(run) for run in runs if run.trial == n) for n in found}
+    rewards: dict[int, list[float | None]] = {}
+    for run in runs:
+        if run.trial is not None:
+            rewards.setdefault(run.trial, []).append(last_reward(run))
+    return {
+        number: None if None in own else fmean(reward or 0.0 for reward in own)
+        for number, own in sorted(rewards.items())
+    }
+
+
+def best_trial(rewards: Mapping[int, float | None]) -> int:
+    """Return the trial with the highest reward, of equal ones the first."""
+    return max(rewards, key=lambda n: -math.inf if (r := rewards[n]) is None else r)
 
 
 def median_seconds(runs: Sequence[StudyRun]) -> Mapping[str, float]:

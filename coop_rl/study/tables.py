@@ -184,7 +184,7 @@ def _trials(grid: Grid, found: Findings) -> Table:
         (
             f"{t.arm}, trial {t.trial}",
             ", ".join(f"{k} {v}" for k, v in grid.trials[t.arm][t.trial - 1].items()) or "as it is",
-            f"{t.reward:.3f}",
+            _shown(t.reward),
             "taken" if t.is_chosen else "",
         )
         for t in found.trials

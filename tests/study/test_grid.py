@@ -83,6 +83,12 @@ def test_a_wrong_grid_is_refused(tmp_path: Path, changes: dict[str, Any], expect
     assert "\n" not in str(refused.value)
 
 
+def test_a_study_is_named_by_its_file(tmp_path: Path) -> None:
+    path = write_grid(tmp_path).rename(tmp_path / "my grid.yaml")
+    with pytest.raises(ConfigError, match="got 'my grid'; rename it"):
+        read_study(path)
+
+
 def test_runs_come_seed_by_seed_over_all_arms(tmp_path: Path) -> None:
     study = read_study(write_grid(tmp_path / "grids"), tmp_path / "runs")
     runs = study.runs({})
