@@ -19,8 +19,8 @@ from coop_rl.evaluation.result import EvaluationResult, write_json
 from coop_rl.files import rewriting
 from coop_rl.report.stored_run import Row, read_object
 from coop_rl.study.grid import Grid
-from coop_rl.study.planned import Study
-from coop_rl.study.runs import Results, StudyRun, run_name
+from coop_rl.study.planned import Study, run_name
+from coop_rl.study.runs import Results, StudyRun
 
 INDEX = "study.json"
 STEPS, BETWEEN, EVALUATIONS = "steps", "between", "evaluations"
@@ -152,7 +152,7 @@ def _by_run(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def _results(rows: Iterable[Row]) -> Results:
     found: Results = {}
     for row in rows:
-        values = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
+        values: Row = {n: tuple(v) if isinstance(v, list) else v for n, v in row.items()}
         result = EvaluationResult(**values)
         found.setdefault(result.name, {})[result.step] = result
     return found

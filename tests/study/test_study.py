@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -217,7 +218,7 @@ def test_ctrl_c_stops_the_runs_under_way(
         return processes[-1]
 
     monkeypatch.setattr(study_runs, "start", start)
-    monkeypatch.setattr(study_runs.time, "sleep", interrupt)
+    monkeypatch.setattr(time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Batch(2, None, lambda _: None).train(study.runs({}))
     assert [process.returncode for process in processes] == [-2, -2]
