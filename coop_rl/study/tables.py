@@ -9,12 +9,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from coop_rl.report.comparison import LAST_STEPS
-from coop_rl.report.terminal import FILE_COLUMNS
 from coop_rl.study.equal_cost import STUDY_AXES, TRAINING_REWARD
 from coop_rl.study.findings import ArmFinding, ContrastFinding, Findings, Mean
 from coop_rl.study.grid import Grid
 
 NOTHING = "–"
+FILE_COLUMNS = 160
+"""Columns of what goes into a file or pipe: a row of contrasts in one line."""
 EQUAL = {
     "steps": "steps",
     "generated_tokens": "generated tokens",
