@@ -7,6 +7,7 @@ nobody's way, and `rewriting` takes its own away when writing fails. Nobody can 
 nobody can lay a link there beforehand.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -75,6 +76,12 @@ def write_text(path: Path, text: str) -> None:
     """
     with rewriting(path) as side:
         side.write_text(text, encoding="utf-8", errors="replace")
+
+
+def sha256(path: Path) -> str:
+    """Return a file's digest."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fsync(path: Path) -> None:

@@ -20,6 +20,7 @@ DOORS = {
     "ray": ("distributed/",),
     "vllm": ("rollout/vllm_engine.py", "weights/"),
     "deepspeed": ("learner/deepspeed_engine.py",),
+    "fsspec": ("driver/checkpoint_target.py",),
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "": {"api", "version"},
@@ -61,10 +62,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {
         "config", "errors", "evaluation", "files", "metric_names", "observability", "version",
     },
+    "study": {
+        "config", "errors", "evaluation", "files", "metric_names", "observability", "report",
+    },
     "commands": {
         "algorithm", "config", "data", "diagnosis", "distributed", "driver", "errors",
         "evaluation", "files", "learner", "models", "observability", "planning", "report",
-        "rewards", "tracing", "types",
+        "rewards", "study", "tracing", "types",
     },
     "api": {"commands", "config", "errors", "evaluation", "metric_names", "observability"},
     "cli_runs": {"commands"},

@@ -44,7 +44,7 @@ class Rollouts(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return, as JSON, what was begun and not trained."""
+        """Return what was begun and not trained: JSON, but for `groups` (`driver.kept_groups`)."""
         ...
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from coop_rl.commands.resume import Start
 from coop_rl.config import RunConfig
 from coop_rl.data.load import RunData
+from coop_rl.driver.checkpoint_mirror import CheckpointMirror
 from coop_rl.driver.checkpoint_store import CheckpointStore
 from coop_rl.evaluation.sets import EvaluationSet
 from coop_rl.observability.console import RunConsole
@@ -24,3 +25,5 @@ class CheckedRun:
     start: Start
     """The checkpoint to go on from, verified, or that the run begins anew."""
     console: RunConsole
+    mirror: CheckpointMirror | None
+    """Copies checkpoints elsewhere, where the config says so."""

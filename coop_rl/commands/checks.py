@@ -9,12 +9,12 @@ starts Ray, writes a file, or imports torch where the model is of a usual type.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coop_rl.commands.allowed import Allowed
-from coop_rl.commands.resume import Start, find_start, saved_roles
+from coop_rl.commands.resume import Start, fetch_start, find_start, saved_roles
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.data import RowSource
 from coop_rl.config.paths import PACKAGES
@@ -29,6 +29,7 @@ from coop_rl.diagnosis.finding import Finding
 from coop_rl.distributed.cluster import named_environment, preflight_local
 from coop_rl.driver.checkpoint_check import Inputs
 from coop_rl.driver.checkpoint_store import CheckpointStore
+from coop_rl.driver.checkpoint_target import CheckpointTarget, TargetError
 from coop_rl.errors import RunDirectoryError, UserError
 from coop_rl.evaluation.benchmarks import find_benchmark
 from coop_rl.evaluation.sets import EvaluationSet, benchmark_sets
@@ -67,6 +68,10 @@ class Door:
     store: CheckpointStore = field(init=False)
     inputs: Inputs = field(init=False)
     start: Start = field(init=False)
+    target: CheckpointTarget | None = None
+    """Where checkpoints are copied to."""
+    elsewhere: Sequence[str] = ()
+    """The checkpoints that are there."""
 
     def require_all(self) -> None:
         """Go through all checks.
@@ -201,15 +206,49 @@ class Door:
         roles, keep = saved_roles(config), config.checkpoint.keep
         self.store = CheckpointStore(directory.checkpoints, keep, roles)
         self.inputs = Inputs(flatten(config.model_dump(mode="json")), fingerprints(config))
-        self.start = find_start(
-            config,
+        self.start = self._find_start()
+        begins = f"goes on from {self.target}" if self.start.is_elsewhere else "begins anew"
+        return f"{directory.path}, {self.start.checkpoint or begins}"
+
+    def _find_start(self) -> Start:
+        return find_start(
+            self.config,
             self.store,
             self.resume,
             self.inputs,
             self.allowed,
             is_restart=self.is_restart,
+            elsewhere=self.elsewhere,
         )
-        return f"{directory.path}, {self.start.checkpoint or 'begins anew'}"
+
+    def checkpoint_target(self) -> str:
+        """Look whether the place that checkpoints are copied to can be read."""
+        config = self.config
+        if config.checkpoint.target is None:
+            return "none"
+        self.target = CheckpointTarget.open(config.checkpoint.target, config.run.name)
+        try:
+            self.elsewhere = self.target.names()
+        except TargetError as error:
+            raise RunDirectoryError(
+                f"checkpoint.target {self.target} cannot be read: {error}; give its client keys "
+                "that may list, read and write there, or set it to null"
+            ) from None
+        return f"{self.target}, {len(self.elsewhere)} checkpoints"
+
+    def fetch(self, checkpoints: Path, say: Callable[[str], None]) -> None:
+        """Start from the target's newest whole checkpoint where there is none here."""
+        if not self.start.is_elsewhere:
+            return
+        assert self.target is not None
+        say(f"fetching a checkpoint from {self.target}")
+        notes = [
+            *self.start.notes,
+            *fetch_start(self.target, self.config, checkpoints, self.allowed),
+        ]
+        self.elsewhere = ()
+        found = self._find_start()
+        self.start = replace(found, notes=[*notes, *found.notes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +276,13 @@ CHECKS = (
     Check("demonstrations", Door.demonstrations, ("tokenizer",)),
     Check("evaluation", Door.evaluation, ("tokenizer", "benchmarks")),
     Check("data together", Door.together, ("prompts", "demonstrations")),
-    Check("run directory", Door.run_directory, ("data together", "evaluation"), is_local=True),
+    Check("checkpoint target", Door.checkpoint_target, is_local=True),
+    Check(
+        "run directory",
+        Door.run_directory,
+        ("data together", "evaluation", "checkpoint target"),
+        is_local=True,
+    ),
 )
 """In the order in which `train` refuses."""
 WITHOUT_DATA = tuple(

@@ -1,6 +1,7 @@
 """Where `coop-rl train` begins or goes on: found, verified and explained before anything starts.
 
-    --resume auto    the newest whole checkpoint of the run directory; damaged ones are told
+    --resume auto    the newest whole checkpoint of the run directory; damaged ones are told;
+                     where there is none, the newest whole one of checkpoint.target
              never   at step 0, in a run directory without checkpoints
              PATH    this checkpoint
 
@@ -22,6 +23,7 @@ from coop_rl.config.rivals import PrefixMethod
 from coop_rl.config.sizes import has_adapter, has_shadow, mix_and_penalty
 from coop_rl.driver.checkpoint_check import Inputs, read_inputs
 from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress, stored_progress
+from coop_rl.driver.checkpoint_target import CheckpointTarget
 from coop_rl.errors import RunDirectoryError
 from coop_rl.observability.run_directory import describe_change
 
@@ -34,6 +36,8 @@ class Start:
     """What it goes on from, verified; None: it begins anew."""
     notes: Sequence[str] = ()
     """Lines the user should see."""
+    is_elsewhere: bool = False
+    """Whether there is none here, and the newest one of `checkpoint.target` is to be fetched."""
 
 
 def saved_roles(config: RunConfig) -> tuple[str, ...]:
@@ -50,6 +54,7 @@ def find_start(
     allowed: Collection[Allowed] = (),
     *,
     is_restart: bool = False,
+    elsewhere: Sequence[str] = (),
 ) -> Start:
     """Find where to start, and let the store go on from there.
 
@@ -60,11 +65,14 @@ def find_start(
         inputs: What the run computes from now.
         allowed: What `--allow` was given.
         is_restart: Whether the run was lost; where all steps are saved, what follows them was not.
+        elsewhere: The checkpoints of `checkpoint.target`.
 
     Raises:
         RunDirectoryError: There is nothing to train, or going on would be wrong.
     """
-    start = _find(config, store, resume, allowed)
+    start = _find(config, store, resume, allowed, elsewhere)
+    if start.is_elsewhere:
+        return start
     notes = list(start.notes)
     if checkpoint := start.checkpoint:
         step = stored_progress(checkpoint).next_step
@@ -81,13 +89,35 @@ def find_start(
     return Start(start.checkpoint, notes)
 
 
+def fetch_start(
+    target: CheckpointTarget, config: RunConfig, checkpoints: Path, allowed: Collection[Allowed]
+) -> list[str]:
+    """Bring the newest whole checkpoint of the target here; return a line for each damaged one.
+
+    Raises:
+        RunDirectoryError: There is none, or it cannot be fetched.
+    """
+    found = target.fetch_newest(checkpoints, saved_roles(config))
+    if found.newest is None and Allowed.DAMAGED_CHECKPOINTS not in allowed:
+        raise RunDirectoryError(
+            f"all checkpoints in {target} are damaged: {'; '.join(found.lines())}; begin anew with "
+            "another checkpoint.target, or with --allow damaged-checkpoints"
+        )
+    return found.lines()
+
+
 def _find(
-    config: RunConfig, store: CheckpointStore, resume: str, allowed: Collection[Allowed]
+    config: RunConfig,
+    store: CheckpointStore,
+    resume: str,
+    allowed: Collection[Allowed],
+    elsewhere: Sequence[str],
 ) -> Start:
     if resume == "never":
-        if store.all():
+        if store.all() or elsewhere:
+            where = "the run directory" if store.all() else "checkpoint.target"
             raise RunDirectoryError(
-                "the run directory already holds checkpoints and --resume is never; "
+                f"{where} already holds checkpoints and --resume is never; "
                 "give another --run-dir or run.name"
             )
         return Start(None)
@@ -96,6 +126,8 @@ def _find(
         read_progress(checkpoint, saved_roles(config))
         return Start(checkpoint)
     found = store.find()
+    if elsewhere and not found.newest:
+        return Start(None, found.lines(), is_elsewhere=True)
     if found.damaged and not found.newest and Allowed.DAMAGED_CHECKPOINTS not in allowed:
         raise RunDirectoryError(
             f"all {len(found.damaged)} checkpoints in {found.damaged[0][0].parent} are damaged: "

@@ -24,6 +24,7 @@ from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import ray_session
 from coop_rl.distributed.team import Team
 from coop_rl.distributed.watch import watching
+from coop_rl.driver.checkpoint_mirror import CheckpointMirror
 from coop_rl.driver.checkpoint_store import stored_progress
 from coop_rl.driver.stop import StopRequest
 from coop_rl.observability.console import RunConsole
@@ -100,7 +101,13 @@ def _check(door: Door, console: RunConsole) -> CheckedRun:
     door.require_all()
     directory = RunDirectory.open(door.config, door.run_dir)
     directory.note_inputs(door.inputs)
-    return CheckedRun(door.config, door.data, door.sets, directory, door.store, door.start, console)
+    door.fetch(directory.checkpoints, console.milestone)
+    keep, mirror = door.config.checkpoint.keep, None
+    if door.target:
+        mirror = CheckpointMirror(door.target, door.store, keep)
+    return CheckedRun(
+        door.config, door.data, door.sets, directory, door.store, door.start, console, mirror
+    )
 
 
 def _watching(run: CheckedRun, team: Team) -> AbstractContextManager[None]:

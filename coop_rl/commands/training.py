@@ -64,7 +64,7 @@ class Session:
         joint, shadow, beside = fleets.generations(config, stop, stages)
         shadow_rollouts = TeamShadowRollouts(config, fleets.shadow, shadow, stages)
         checkpoints = TeamCheckpoints(
-            config, team, run.store, run.start.checkpoint, stop, stages, warn
+            config, team, run.store, run.start.checkpoint, stop, stages, warn, run.mirror
         )
         on_cluster = config.placement.address is not None
         live = {"show": RayMetricsSink(config.run.name).write} if on_cluster else {}
@@ -116,8 +116,10 @@ class Session:
         """
         try:
             self._run_loop(run.config, stop)
+            self.checkpoints.close(run.console.milestone)
         except Interrupted:
             self.background.finish()
+            self.checkpoints.close(run.console.milestone)
             raise
         finally:
             self.observer.close()

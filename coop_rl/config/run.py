@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from coop_rl.config.base import Section
 from coop_rl.redaction import SECRET_NAME
@@ -10,6 +10,8 @@ from coop_rl.redaction import SECRET_NAME
 TrackerKind = Literal[
     "wandb", "mlflow", "trackio", "swanlab", "comet_ml", "aim", "clearml", "dvclive"
 ]
+TARGET_SCHEMES = ("file", "s3", "gs", "memory")
+"""What a URL of `checkpoint.target` may begin with; the last one is lost with the process."""
 
 
 class RunSection(Section):
@@ -46,6 +48,23 @@ class CheckpointSection(Section):
     best: str | None = None
     """Metric of an evaluation, such as `eval/sums/pass@1`, whose best checkpoint is kept beside the
     newest ones (the highest value is the best, of `.../nll` the lowest); null: none."""
+    beside_training: bool | None = None
+    """Write while training goes on: each learner rank copies its share (12 bytes a weight, divided
+    by the ranks) to host memory first. The last checkpoint, and one after a request to stop, are
+    waited for. null: where learners have GPUs; on CPUs the copy would lie in the same memory."""
+    target: str | None = None
+    """Where every checkpoint is copied to as well, in a folder of the run's name: a path, `s3://`
+    or `gs://` with a bucket and perhaps a folder (docs/recovery.md); null: nowhere. Keys come from
+    the environment, never from here."""
+
+    @field_validator("target")
+    @classmethod
+    def _check_target(cls, target: str | None) -> str | None:
+        scheme, separator, place = (target or "").partition("://")
+        if separator and (scheme not in TARGET_SCHEMES or not place.strip("/")):
+            allowed = ", ".join(f"{name}://..." for name in TARGET_SCHEMES[:-1])
+            raise ValueError(f"must be a path or one of {allowed}")
+        return target
 
 
 class ObservabilitySection(Section):

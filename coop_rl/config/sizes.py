@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coop_rl.config.method import BridgeMethod
-from coop_rl.config.rivals import LspoMethod
+from coop_rl.config.rivals import ColdStartMethod, LspoMethod, ReliftMethod
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import RunConfig, ServingConfig
 
@@ -85,6 +85,13 @@ def has_one_step_shadow(config: RunConfig) -> bool:
     return config.method.is_guided and not has_shadow(config) and config.gain.every > 0
 
 
+def has_second_optimizer(config: RunConfig) -> bool:
+    """Whether theta's steps of another kind have an AdamW state of their own."""
+    method = config.method
+    has_fresh = isinstance(method, ColdStartMethod) and method.fresh_optimizer
+    return has_fresh or isinstance(method, ReliftMethod)
+
+
 def amplifies_bracket(config: RunConfig) -> bool:
     """Whether theta goes to the shadow at every step, where rounding hides their difference."""
     is_reweighted = config.gain.estimator != "fresh" and config.shadow.rollouts == "shared"
@@ -130,6 +137,12 @@ def zero_stage(config: RunConfig, ranks: int | None = None) -> int:
         ranks: Ranks of the group; None: learner.num_ranks.
     """
     return 0 if (ranks or config.learner.num_ranks) == 1 else config.learner.zero_stage
+
+
+def writes_beside(config: RunConfig) -> bool:
+    """Whether learners write checkpoints while they train."""
+    asked = config.checkpoint.beside_training
+    return config.placement.learner.gpus > 0 if asked is None else asked
 
 
 def attention(config: RunConfig) -> Literal["sdpa", "varlen", "flash_attention_2"]:

@@ -256,9 +256,9 @@ class MetaControllerActor(PeerShell):
         return self._meta.push_w()
 
     @span("save")
-    def save(self, folder: str) -> None:
-        """Write w and its optimiser."""
-        self._meta.save_state(Path(folder))
+    def save(self, folder: str) -> dict[str, str]:
+        """Write w and its optimiser; return the files' digests."""
+        return self._meta.save_state(Path(folder))
 
     def load(self, folder: str) -> None:
         """Read w and its optimiser."""

@@ -7,6 +7,7 @@ one collective and the driver would only be in the way.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +53,8 @@ class LearnerActor(PeerShell):
 
         self._backend = backend
         self._rank = LearnerRank(config, branch, rank)
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[dict[str, str]] | None = None
         self._publisher: WeightPublisher | None = None
         self._evaluation_publisher: WeightPublisher | None = None
 
@@ -151,10 +154,27 @@ class LearnerActor(PeerShell):
         with self._turn("fit scaffold"):
             self._learner.fit_scaffold(shown)
 
-    def save(self, folder: str) -> None:
-        """Write this branch's state."""
+    def save(self, folder: str, is_beside: bool) -> dict[str, str]:
+        """Write this rank's part of its branch's state; return the files' digests.
+
+        Where `is_beside`, it is copied to host memory and written while others are called;
+        `written` then has the digests.
+        """
         with self._turn("save"):
-            self._learner.save_state(Path(folder))
+            if not is_beside:
+                return self._learner.save_state(Path(folder))
+            finish = self._learner.snapshot_state(Path(folder))
+        self._writing = self._writer.submit(finish)
+        return {}
+
+    def written(self, waits: bool) -> dict[str, str] | None:
+        """Return what `save` began to write has come to: digests; None: it is not done.
+
+        Raises:
+            RunError: It could not be written.
+        """
+        assert self._writing is not None
+        return self._writing.result() if waits or self._writing.done() else None
 
     def load(self, folder: str) -> None:
         """Read this branch's state."""

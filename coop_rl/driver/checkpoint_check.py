@@ -7,11 +7,11 @@ in a few words; nothing that lies in a folder makes `damage` raise. The manifest
 accidents, not against an attacker.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from coop_rl.algorithm.roles import Progress
+from coop_rl.files import sha256
 from coop_rl.types import PolicyVersion
 
 MANIFEST = "manifest.json"
@@ -80,7 +81,16 @@ def read_stored(checkpoint: Path) -> Stored:
     Raises:
         DamageError: Its progress is not of the form in which it is written.
     """
-    values = _object(checkpoint / PROGRESS)
+    return stored_of(_object(checkpoint / PROGRESS))
+
+
+def stored_of(values: Any) -> Stored:
+    """Return what the content of a progress.json says.
+
+    Raises:
+        DamageError: It is not of the form in which it is written.
+    """
+    _require(isinstance(values, dict), PROGRESS)
     version: Any = values.get("version")
     _require(isinstance(version, dict) and set(version) == {"theta", "adapter"}, PROGRESS)
     numbers = [values.get("next_step"), *version.values(), values.get("commit", 0)]
@@ -115,18 +125,12 @@ def read_inputs(checkpoint: Path) -> Inputs:
     return Inputs(config, files)
 
 
-def sha256(path: Path) -> str:
-    """Return a file's digest."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check(checkpoint: Path, roles: Collection[str]) -> None:
     name = STEP_FOLDER.fullmatch(checkpoint.name)
     _require(name is not None, "its name is not step-NNNNNN", whole=True)
     files = _plain_files(checkpoint)
     _require(MANIFEST in files, f"it has no {MANIFEST}", whole=True)
-    digests = _manifest(checkpoint / MANIFEST)
+    digests = read_manifest(checkpoint / MANIFEST)
     for file in sorted(files - {MANIFEST} - digests.keys()):
         raise DamageError(f"{file} is not in the manifest")
     for file in sorted(digests.keys() - files):
@@ -160,7 +164,12 @@ def _plain_files(checkpoint: Path) -> set[str]:
     return files
 
 
-def _manifest(path: Path) -> dict[str, str]:
+def read_manifest(path: Path) -> dict[str, str]:
+    """Return the digest of every file that a manifest names, none of them outside its folder.
+
+    Raises:
+        DamageError: It is not of the form in which it is written.
+    """
     digests = _object(path)
     for name, digest in digests.items():
         parts = PurePosixPath(name)
@@ -177,6 +186,8 @@ def _check_role(folder: Path, version: PolicyVersion) -> None:
     for count, wanted in expected.items():
         if values.get(count, wanted) != wanted:
             raise DamageError(f"{name} has {count} {values[count]}, the progress {wanted}")
+    if not values.get("rank"):  # of the others tells the first one
+        _check_ranks(folder, values, version)
     file_of_key: Any = values.get("tensors")
     _require(isinstance(file_of_key, dict), name)
     keys_of_file: dict[str, set[str]] = {}
@@ -187,6 +198,33 @@ def _check_role(folder: Path, version: PolicyVersion) -> None:
         _check_tensors(path, keys_of_file.pop(path.name, set()))
     for file in keys_of_file:
         raise DamageError(f"{folder.name}/{file} is missing")
+
+
+def _check_ranks(folder: Path, values: Mapping[str, Any], version: PolicyVersion) -> None:
+    """Check that a role's ranks are all there, and together hold every value of a part once."""
+    others: Any = values.get("others", [])
+    _require(isinstance(others, list), f"{folder.name}/{STATE}")
+    pieces: dict[str, list[tuple[int, int, tuple[int, ...]]]] = {}
+    for name in (folder.name, *others):
+        what = f"{name}/{STATE}"
+        _require(isinstance(name, str) and name == Path(name).name, f"{folder.name}/{STATE}")
+        _require((folder.with_name(name) / STATE).is_file(), f"{what} is missing", whole=True)
+        facts = _object(folder.with_name(name) / STATE)
+        _require(name == folder.name or facts.get("theta") == version.theta, what)
+        for key, part in facts.get("parts", {}).items():
+            is_numbers = isinstance(part, list) and all(type(n) is int and n >= 0 for n in part)
+            _require(is_numbers and key in facts["tensors"], what)
+            file = folder.with_name(name) / Path(facts["tensors"][key]).name
+            with safe_open(file, framework="np") as opened:
+                (count,) = opened.get_slice(key).get_shape()
+            pieces.setdefault(key, []).append((part[0], count, tuple(part[1:])))
+    for key, found in pieces.items():
+        end, whole = 0, found[0][2]
+        for start, count, shape in sorted(found):
+            is_next = start == end and shape == whole
+            _require(is_next, f"{folder.name}: {key} has a gap at {end}", whole=True)
+            end += count
+        _require(end == prod(whole), f"{folder.name}: {key} ends at {end}", whole=True)
 
 
 def _check_tensors(path: Path, keys: set[str]) -> None:

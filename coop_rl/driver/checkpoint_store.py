@@ -1,7 +1,7 @@
 """Checkpoint folders that are complete or absent, and the line that each belongs to.
 
     tmp-000100-<random>/   roles write here
-        joint/ shadow/ meta/ ...    safetensors and JSON, one folder per role
+        joint/ joint-rank-1/ ...     safetensors and JSON, one folder for each rank of a role
         inputs.json                  what the run computes from: its config, digests of its files
         progress.json                next step and version, number of the commit, its ancestors
         manifest.json                SHA-256 of every file; written last, fsynced
@@ -17,13 +17,15 @@ for how long it is kept. Called by `driver.checkpoints` while a run trains,
 and by `commands.resume` and `commands.evaluate` to find a checkpoint.
 """
 
+import errno
 import json
 import math
 import shutil
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from coop_rl.algorithm.roles import Progress
@@ -35,13 +37,14 @@ from coop_rl.driver.checkpoint_check import (
     Inputs,
     damage,
     read_stored,
-    sha256,
 )
 from coop_rl.errors import RunDirectoryError
-from coop_rl.files import put_in_place, write_text
+from coop_rl.files import put_in_place, sha256, write_text
 
 BEST = "best.json"
 KEPT_SNAPSHOTS = 1
+NO_DIGESTS: Mapping[str, str] = MappingProxyType({})
+ELSEWHERE = "node and is not here; give a run.dir that all nodes share"
 UNKNOWN = math.inf
 """Commit number of a folder that does not tell it: looked at first, so that its damage is told."""
 
@@ -91,13 +94,21 @@ class CheckpointStore:
         for leftover in self._folder.glob("tmp-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def commit(self, temporary: Path, progress: Progress, *, is_snapshot: bool = False) -> Path:
+    def commit(
+        self,
+        temporary: Path,
+        progress: Progress,
+        *,
+        is_snapshot: bool = False,
+        digests: Mapping[str, str] = NO_DIGESTS,
+    ) -> Path:
         """Seal a written folder and give it its final name; returns that.
 
         Args:
             temporary: What `begin` returned.
             progress: Where the run stands.
             is_snapshot: Whether it goes as soon as a newer snapshot is there.
+            digests: SHA-256 of files inside that their writers have taken already.
 
         Raises:
             OSError: It cannot be written; all that was committed stands.
@@ -109,7 +120,13 @@ class CheckpointStore:
         (temporary / INPUTS).write_text(json.dumps(asdict(self._inputs), indent=1))
         (temporary / PROGRESS).write_text(json.dumps({**asdict(progress), **stands}, indent=2))
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        manifest = {p.relative_to(temporary).as_posix(): sha256(p) for p in files}
+        names = [path.relative_to(temporary).as_posix() for path in files]
+        if missing := sorted(digests.keys() - set(names)):
+            raise FileNotFoundError(
+                errno.ENOENT, f"{missing[0]} was written on another {ELSEWHERE}"
+            )
+        known = zip(names, files, strict=True)
+        manifest = {name: digests.get(name) or sha256(path) for name, path in known}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
         put_in_place(temporary, final)  # a resumed run may reach the same step again
         self._newest = final
@@ -139,6 +156,11 @@ class CheckpointStore:
         """Return the folders that were committed, whole or not, in the order of their commits."""
         names = (p for p in self._folder.glob("step-*") if STEP_FOLDER.fullmatch(p.name))
         return sorted(names, key=lambda path: (_commit_number(path), path.name))
+
+    def owns(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is one of these, and no snapshot."""
+        is_inside = checkpoint.resolve().parent == self._folder.resolve()
+        return is_inside and not _is_snapshot(checkpoint)
 
     def find(self) -> Found:
         """Look for the checkpoint that was committed last and is whole."""

@@ -20,6 +20,7 @@ from coop_rl.distributed.member import argument, put
 from coop_rl.distributed.team import Team
 from coop_rl.driver.fleet import SyncedFleet
 from coop_rl.driver.generation import Generation, TeamGeneration
+from coop_rl.driver.kept_groups import GROUPS, KeptGroup
 from coop_rl.driver.window import Slot, Window
 from coop_rl.rewards.noise import flip_rewards
 from coop_rl.rewards.scoring import shuffle_rewards
@@ -94,12 +95,39 @@ class TeamRollouts:
         self._restored: list[Slot] = []
 
     def begin(self, state: Mapping[str, Any]) -> None:
-        """Note what a run that ended had begun and not trained; the next batch samples it anew."""
-        self._restored = self._window.restore(state) if state else []
+        """Go on with the groups of a run that ended; what was under way is sampled anew."""
+        if not state:
+            return
+        kept = [self._fitting(one) for one in state.get(GROUPS, ())]
+        groups = {one.slot: one for one in kept if one is not None}
+        ended = [slot for _, slot in state.get("finished", [])] + state.get("dull", [])
+        has_groups = {Slot(*slot) for slot in ended} <= groups.keys()
+        self._restored = self._window.restore(state, has_groups=has_groups)
+        if has_groups:
+            self._done = {slot: (o.group, o.version, o.sampler) for slot, o in groups.items()}
 
     def state(self) -> dict[str, Any]:
-        """Return which prompts were begun and not trained; without a lag there are none."""
-        return self._window.state() if self._config.rollout.max_policy_lag else {}
+        """Return which prompts were begun and not trained, and their groups that had ended.
+
+        Without a lag there are none.
+        """
+        if not self._config.rollout.max_policy_lag:
+            return {}
+        return {
+            **self._window.state(),
+            GROUPS: [KeptGroup(slot, *done) for slot, done in self._done.items()],
+        }
+
+    def _fitting(self, kept: KeptGroup) -> KeptGroup | None:
+        """Return a kept group with its prompt; None: prompts, or their number of responses, are
+        others now."""
+        prompt, was = self._prompts[self._row(kept.slot)], kept.group.prompt
+        is_same = (prompt.id, prompt.token_ids) == (was.id, was.token_ids)
+        num_samples = len(kept.group.rollouts)
+        if not is_same or num_samples != self._config.rollout.samples_per_prompt:
+            return None
+        prompt = replace(prompt, given_ids=was.given_ids, given_text=was.given_text)
+        return replace(kept, group=replace(kept.group, prompt=prompt))
 
     def next_batch(
         self, step: int, version: PolicyVersion, given: Given = NOTHING_GIVEN

@@ -17,7 +17,7 @@ no random numbers.
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 
@@ -144,16 +144,44 @@ class Window:
         return sorted(batch), dropped
 
     def state(self) -> dict[str, Any]:
-        """Return, as JSON, where the orders stand and what was begun and not trained."""
-        ends = (slot for ends in self._finished.values() for _, slot in ends)
-        begun = sorted([*self._waiting, *self._running, *ends])
-        slots = [[slot.step, slot.is_refill, slot.position] for slot in begun]
-        return {"next": self._next, "refill": self._refill, "slots": slots}
+        """Return, as JSON, where the orders stand and what was begun and not trained.
 
-    def restore(self, state: Mapping[str, Any]) -> list[Slot]:
-        """Go on from `state`; returns the slots to sample anew, for their responses are gone."""
+        `slots` are under way; `finished` are those with a group, in the order of their ends and
+        with the version each was sampled at, `dull` those whose group says nothing.
+        """
+        ends = sorted(
+            (end, version, slot) for version, ends in self._finished.items() for end, slot in ends
+        )
+        return {
+            "next": self._next,
+            "refill": self._refill,
+            "slots": [astuple(slot) for slot in sorted([*self._waiting, *self._running])],
+            "finished": [[version, astuple(slot)] for _, version, slot in ends],
+            "dull": [astuple(slot) for slot in self._dull],
+            "unreplaced": self._num_unreplaced,
+        }
+
+    def restore(self, state: Mapping[str, Any], *, has_groups: bool) -> list[Slot]:
+        """Go on from `state`; returns the slots to sample anew.
+
+        Args:
+            state: What `state` returned.
+            has_groups: Whether the groups of what had ended are there; else it is sampled anew.
+        """
         self._next, self._refill = state["next"], state["refill"]
         slots = [Slot(*values) for values in state["slots"]]
+        # A state of before groups were kept has neither.
+        finished = [(version, Slot(*slot)) for version, slot in state.get("finished", [])]
+        dull = [Slot(*values) for values in state.get("dull", [])]
+        ended = [*(slot for _, slot in finished), *dull]
+        if has_groups:
+            self._dull, self._num_unreplaced = dull, state.get("unreplaced", 0)
+            for self._num_finished, (version, slot) in enumerate(finished, 1):
+                self._finished.setdefault(version, deque()).append((self._num_finished, slot))
+            self._num_ends = self._num_finished
+            self._rows.update(self._row_of(slot) for slot in ended)
+        else:
+            slots = sorted([*slots, *ended])
         for slot in slots:
             self._enter(slot)
         return slots

@@ -29,7 +29,9 @@ from coop_rl.learner.engine import (
     EngineSettings,
     NamedTensors,
     OptimizerMoments,
+    ReadValues,
     State,
+    StatePart,
     StepStats,
     live_state,
     swap_states,
@@ -43,6 +45,11 @@ from coop_rl.models.policy import inputs_of
 from coop_rl.types import TokenGrid
 
 TESTED_VERSION = "0.19."
+KINDS: tuple[tuple[str, str | None], ...] = (
+    (MASTER, None),
+    *((f"{moment}/", moment) for moment in MOMENTS),
+)
+"""Prefix in a state's keys, and the moment it stands for; None: the master."""
 
 
 class DeepSpeedEngine:
@@ -270,11 +277,39 @@ class DeepSpeedEngine:
         num_steps = int(take(tensors, NUM_STEPS, (1,)))
         for state in self._storage.states():
             state["step"].fill_(num_steps)
-        for (_, parameter), (name, shape) in zip(self._params, self._metadata, strict=True):
-            self._storage.overwrite(parameter, take(tensors, MASTER + name, shape), None)
-            for moment in MOMENTS:
-                self._storage.overwrite(parameter, take(tensors, f"{moment}/{name}", shape), moment)
+        for part in self._parts():
+            whole = take(tensors, part.key, part.shape).reshape(-1)
+            own = whole[part.start : part.start + part.values.numel()]
+            part.values.copy_(own.view_as(part.values))
         self.refresh_weights()
+
+    def export_parts(self) -> Iterator[StatePart]:
+        """Yield this rank's parts; at stage 0, where all have all, the ranks share them out."""
+        step = self._storage.states()[0]["step"]
+        if self.rank == 0:
+            yield StatePart(NUM_STEPS, (1,), 0, step.to("cpu", torch.int64).view(1))
+        for index, part in enumerate(self._parts()):
+            is_own = self._stage > 0 or index // len(KINDS) % self.world_size == self.rank
+            if is_own and part.values.numel():
+                yield part
+
+    @torch.no_grad()
+    def import_parts(self, read: ReadValues) -> None:
+        """Overwrite step count, masters and moments by what this rank needs of them."""
+        num_steps = int(read(NUM_STEPS, (1,), 0, 1))
+        for state in self._storage.states():
+            state["step"].fill_(num_steps)
+        for key, shape, start, values in self._parts():
+            if values.numel():
+                values.copy_(read(key, shape, start, values.numel()).view_as(values))
+        self.refresh_weights()
+
+    def _parts(self) -> Iterator[StatePart]:
+        """Yield what this rank holds of every master and its moments, live, perhaps nothing."""
+        for (_, parameter), (name, shape) in zip(self._params, self._metadata, strict=True):
+            for prefix, moment in KINDS:
+                start, values = self._storage.part(parameter, moment)
+                yield StatePart(prefix + name, shape, start, values)
 
     def master_tensors(self) -> list[torch.Tensor]:
         """Return this rank's masters."""

@@ -4,7 +4,7 @@ Every method but `metadata` is a collective: all ranks of a learner group call i
 same order and the same number of times.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
@@ -59,6 +59,22 @@ class OptimizerMoments(NamedTuple):
 
     exp_avg: torch.Tensor
     exp_avg_sq: torch.Tensor
+
+
+class StatePart(NamedTuple):
+    """What one rank holds of one tensor of the state."""
+
+    key: str
+    """Of the whole tensor, as in `state_layout`."""
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    start: int
+    """Index of the first value in the whole tensor, flattened."""
+    values: torch.Tensor
+
+
+ReadValues = Callable[[str, tuple[int, ...], int, int], torch.Tensor]
+"""Returns, of the tensor with a key and a shape, so many values from an index on, flat."""
 
 
 class TrainingEngine(Protocol):
@@ -161,6 +177,17 @@ class TrainingEngine(Protocol):
 
     def import_state(self, tensors: NamedTensors) -> None:
         """Become the exporter's exact copy; `tensors` in the order of `state_layout`."""
+        ...
+
+    def export_parts(self) -> Iterator[StatePart]:
+        """Yield this rank's parts of what `export_state` yields, themselves; no communication.
+
+        Over all ranks every value occurs exactly once.
+        """
+        ...
+
+    def import_parts(self, read: ReadValues) -> None:
+        """Become an exact copy of what `read` knows; asks it for this rank's values alone."""
         ...
 
     def master_tensors(self) -> list[torch.Tensor]:

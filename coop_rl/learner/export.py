@@ -72,7 +72,7 @@ class StoredPolicy:
     @property
     def shapes(self) -> dict[str, torch.Size]:
         """Shape of each weight by its checkpoint name."""
-        keys = (key for key in self.reader.values["tensors"] if key.startswith(MASTER))
+        keys = (key for key in self.reader.names if key.startswith(MASTER))
         names = (key.removeprefix(MASTER) for key in keys)
         return {name: self.skeleton.get_parameter(name).shape for name in names}
 

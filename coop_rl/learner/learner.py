@@ -15,6 +15,7 @@ One step (docs/algorithm.md section 3), on every rank at the same time:
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -46,6 +47,7 @@ from coop_rl.learner.resolution import resolve
 from coop_rl.learner.scaffold import Scaffold
 from coop_rl.learner.settings import LearnerSettings
 from coop_rl.learner.state import read_learner, write_learner
+from coop_rl.learner.state_io import Digests, Finish, StateWriter
 from coop_rl.learner.statistics import mean_of
 from coop_rl.models.adapter import Adapter
 from coop_rl.tracing.trace import span
@@ -343,19 +345,29 @@ class Learner:
                 f"asked for {version}, but learner {self.branch} is at {self.version}"
             )
 
-    def save_state(self, folder: Path) -> None:
-        """Write `folder/<branch>`, and what every rank keeps of the last update for guidance."""
+    def save_state(self, folder: Path) -> Digests:
+        """Write this rank's part of `folder/<branch>`, and what it keeps for guidance."""
+        return self._take_in(folder, writes_later=False)()
+
+    def snapshot_state(self, folder: Path) -> Finish:
+        """Copy the same to host memory; what is returned writes it, in any thread."""
+        return self._take_in(folder, writes_later=True)
+
+    def _take_in(self, folder: Path, *, writes_later: bool) -> Finish:
+        engine, version = self.engine, self.version
+        writer = StateWriter(
+            folder / self.branch, engine.rank, engine.world_size, writes_later=writes_later
+        )
+        has_second = self._has_second_optimizer
         with self._moments_at_hand():
-            write_learner(
-                folder / self.branch,
-                self.engine,
-                self.adapter,
-                self.version,
-                has_second_optimizer=self._has_second_optimizer,
-            )
+            write_learner(writer, engine, self.adapter, has_second_optimizer=has_second)
+        finishes: list[Finish] = [
+            partial(writer.finish, {"theta": version.theta, "adapter": version.adapter})
+        ]
         for part in (self._lookahead, self._one_step_shadow):
             if part:
-                part.save(folder)
+                finishes.append(part.save(folder, writes_later=writes_later))
+        return lambda: {name: digest for end in finishes for name, digest in end().items()}
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote, on any number of ranks."""

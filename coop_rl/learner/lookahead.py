@@ -12,6 +12,7 @@ taken at theta_{k+1} instead of theta_k, which differ by one step.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from coop_rl.algorithm.estimators.base import sum_by_row
 from coop_rl.algorithm.lookahead import RL, AdamWRule, clip_differential, clip_factor, response
 from coop_rl.learner.engine import StepStats, TrainingEngine
-from coop_rl.learner.state_io import StateReader, StateWriter
+from coop_rl.learner.state_io import Finish, StateReader, StateWriter
 from coop_rl.learner.statistics import dot
 from coop_rl.types import LookaheadProducts, MicroBatch, Objective, SourceBatch, TokenGrid
 
@@ -174,10 +175,13 @@ class Lookahead:
         values: list[float] = total.tolist()
         return values
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's shards; a run resumed on other ranks goes without them for a step."""
+    def save(self, folder: Path, *, writes_later: bool = False) -> Finish:
+        """Take in this rank's shards, for `StateWriter.finish`.
+
+        A run resumed on other ranks, or at another ZeRO stage, goes without them for a step.
+        """
         rank = self._engine.rank
-        writer = StateWriter(folder / f"lookahead-{rank}")
+        writer = StateWriter(folder / f"lookahead-{rank}", writes_later=writes_later)
         vectors = {f"u/{name}": parts for name, parts in self._kept.items()}
         if self._kept_update:
             vectors |= {"slope": self._kept_update.slope, "fused": self._kept_update.fused}
@@ -188,10 +192,12 @@ class Lookahead:
             for number, micro in enumerate(shown.batch.ranks[rank]):
                 for name, tensor in _tensors_of(micro).items():
                     writer.add(f"shown/{index}/{number}/{name}", tensor)
-        writer.finish(
+        return partial(
+            writer.finish,
             {
                 "names": list(self._kept),
                 "world_size": self._engine.world_size,
+                "cut": self._cut(),
                 "norm": self._kept_update.norm if self._kept_update else None,
                 "shown": [
                     {
@@ -203,17 +209,23 @@ class Lookahead:
                     }
                     for shown in self._kept_shown
                 ],
-            }
+            },
         )
 
+    def _cut(self) -> list[int]:
+        """Return how theta is cut, which says whether shards fit."""
+        return [part.numel() for part in self._engine.master_parts()]
+
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote on as many ranks."""
+        """Read what `save` wrote where theta was cut alike."""
         # Rank 0 has written in every world.
         world_size = StateReader(folder / "lookahead-0").values["world_size"]
         if world_size != self._engine.world_size:
             return
         reader = StateReader(folder / f"lookahead-{self._engine.rank}")
         values = reader.values
+        if values.get("cut", self._cut()) != self._cut():
+            return
         self._kept = {name: self._read_parts(reader, f"u/{name}") for name in values["names"]}
         if values["norm"] is not None:
             slope, fused = (self._read_parts(reader, key) for key in ("slope", "fused"))

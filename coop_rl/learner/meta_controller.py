@@ -22,7 +22,7 @@ from coop_rl.errors import VersionError
 from coop_rl.learner.groups import W_GROUP
 from coop_rl.learner.peers import BroadcastGroup, send_w
 from coop_rl.learner.scalar_guidance import ScalarGuidance
-from coop_rl.learner.state_io import StateReader, StateWriter
+from coop_rl.learner.state_io import Digests, StateReader, StateWriter
 from coop_rl.models.adapter import Adapter, Shapes
 from coop_rl.types import (
     AdapterGradients,
@@ -151,7 +151,7 @@ class MetaController:
         send_w(self._groups[W_GROUP], self.version, self.adapter.flatten())
         return receipt_of(self.adapter.tensors.items())
 
-    def save_state(self, folder: Path) -> None:
+    def save_state(self, folder: Path) -> Digests:
         """Write `folder/meta`."""
         writer = StateWriter(folder / FOLDER)
         num_steps = 0
@@ -162,7 +162,7 @@ class MetaController:
                 num_steps = int(state["step"])
                 for moment in MOMENTS:
                     writer.add(f"{moment}/{name}", state[moment])
-        writer.finish(
+        return writer.finish(
             {
                 "adapter": self.version,
                 "num_steps": num_steps,

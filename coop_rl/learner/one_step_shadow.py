@@ -13,6 +13,7 @@ joint is by then.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from coop_rl.algorithm.lookahead import clip_factor
 from coop_rl.config.optimizer import OptimizerSection
 from coop_rl.learner.engine import MOMENTS, TrainingEngine, fill_state
 from coop_rl.learner.resolution import resolve
-from coop_rl.learner.state_io import StateReader, StateWriter
+from coop_rl.learner.state_io import Finish, StateReader, StateWriter
 from coop_rl.learner.statistics import dot
 from coop_rl.types import SampleSums
 
@@ -123,9 +124,13 @@ class OneStepShadow:
         relative_N = tuple((far - near) / way for far, near in zip(*sides, strict=True))
         return SampleSums(relative_N, (), is_relative=True, resolution=resolution)
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part; a run resumed on other ranks starts its moments anew."""
-        writer = StateWriter(folder / f"one-step-shadow-{self._engine.rank}")
+    def save(self, folder: Path, *, writes_later: bool = False) -> Finish:
+        """Take in this rank's part, for `StateWriter.finish`.
+
+        A run resumed on other ranks, or at another ZeRO stage, starts its moments anew.
+        """
+        name = f"one-step-shadow-{self._engine.rank}"
+        writer = StateWriter(folder / name, writes_later=writes_later)
         num_steps = 0
         for index, value in enumerate(self._theta_hat):
             assert self._optimizer is not None
@@ -135,22 +140,27 @@ class OneStepShadow:
             num_steps = int(state["step"])
             for moment in MOMENTS:
                 writer.add(f"{moment}/{index}", state[moment])
-        writer.finish(
+        return partial(
+            writer.finish,
             {
                 "world_size": self._engine.world_size,
                 "num_parts": len(self._theta_hat),
+                "cut": [value.numel() for value in self._theta_hat],
                 "num_steps": num_steps,
                 "is_beside": self._is_beside,
-            }
+            },
         )
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote on as many ranks."""
+        """Read what `save` wrote where theta was cut alike."""
         # Rank 0 has written in every world.
         facts = StateReader(folder / "one-step-shadow-0").values
         if facts["world_size"] != self._engine.world_size or not facts["num_parts"]:
             return
         reader = StateReader(folder / f"one-step-shadow-{self._engine.rank}")
+        cut = [part.numel() for part in self._engine.master_parts()]
+        if reader.values.get("cut", cut) != cut:
+            return
         self.begin()
         assert self._optimizer is not None
         for index, value in enumerate(self._theta_hat):

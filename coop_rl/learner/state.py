@@ -1,11 +1,16 @@
 """A learner in a checkpoint: masters of theta and AdamW's moments, w flat, and both versions.
 
-<checkpoint>/<branch>/    every rank gathers, rank 0 writes; any number of ranks reads
+    <checkpoint>/<branch>/, <branch>-rank-1/ ...    every rank writes what it holds of them, and
+                                                    reads what it needs, whoever has written it
+
+Nothing is gathered. w, which all ranks have, is rank 0's to write.
 """
 
 from pathlib import Path
 
-from coop_rl.learner.engine import MASTER, NUM_STEPS, TrainingEngine, state_layout
+import torch
+
+from coop_rl.learner.engine import MASTER, NUM_STEPS, TrainingEngine
 from coop_rl.learner.state_io import StateReader, StateWriter
 from coop_rl.models.adapter import Adapter
 from coop_rl.types import PolicyVersion
@@ -16,28 +21,23 @@ SECOND_OPTIMIZER = "own/"
 
 
 def write_learner(
-    folder: Path,
+    writer: StateWriter,
     engine: TrainingEngine,
     adapter: Adapter | None,
-    version: PolicyVersion,
     *,
     has_second_optimizer: bool,
 ) -> None:
-    """Write `folder`; all ranks call it."""
-    writer = StateWriter(folder) if engine.rank == 0 else None
-    for key, tensor in engine.export_state():
-        if writer:
-            writer.add(key, tensor)
+    """Hand `writer` what this rank holds; all ranks call it."""
+    for key, shape, start, values in engine.export_parts():
+        writer.add(key, values, start, shape)
     if has_second_optimizer:
         engine.swap_optimizer_state()
-        for key, tensor in engine.export_state():
-            if writer and not key.startswith(MASTER):
-                writer.add(SECOND_OPTIMIZER + key, tensor)
+        for key, shape, start, values in engine.export_parts():
+            if not key.startswith(MASTER):
+                writer.add(SECOND_OPTIMIZER + key, values, start, shape)
         engine.swap_optimizer_state()
-    if writer:
-        if adapter is not None:
-            writer.add(ADAPTER_KEY, adapter.flatten())
-        writer.finish({"theta": version.theta, "adapter": version.adapter})
+    if adapter is not None and engine.rank == 0:
+        writer.add(ADAPTER_KEY, adapter.flatten())
 
 
 def read_learner(
@@ -45,13 +45,16 @@ def read_learner(
 ) -> tuple[PolicyVersion, bool]:
     """Overwrite `engine` and `adapter`; return the version, and if a second optimiser was used."""
     reader = StateReader(folder)
-    keys = [key for key, _, _ in state_layout(engine.metadata())]
+
+    def read_second(key: str, shape: tuple[int, ...], start: int, count: int) -> torch.Tensor:
+        stored = key if key.startswith(MASTER) else SECOND_OPTIMIZER + key
+        return reader.read_values(stored, shape, start, count)
+
     has_second_optimizer = reader.has(SECOND_OPTIMIZER + NUM_STEPS)
     if has_second_optimizer:
-        stored = [key if key.startswith(MASTER) else SECOND_OPTIMIZER + key for key in keys]
-        engine.import_state((k.removeprefix(SECOND_OPTIMIZER), t) for k, t in reader.read(stored))
+        engine.import_parts(read_second)
         engine.swap_optimizer_state()
-    engine.import_state(reader.read(keys))
+    engine.import_parts(reader.read_values)
     if adapter is not None:
         for _, flat in reader.read([ADAPTER_KEY]):
             adapter.load_flat(flat)

@@ -44,9 +44,9 @@ class WholeMasters:
         full: torch.Tensor = master if moment is None else self.optimizer.state[master][moment]
         return full.detach()
 
-    def overwrite(self, weight: nn.Parameter, value: torch.Tensor, moment: str | None) -> None:
-        """Overwrite the master of a weight, or one of its moments."""
-        self.full(weight, moment).copy_(value)
+    def part(self, weight: nn.Parameter, moment: str | None) -> tuple[int, torch.Tensor]:
+        """Return the first index and the values of what is here of it: all, live."""
+        return 0, self.full(weight, moment)
 
     def gradients(self) -> list[torch.Tensor]:
         """Return the accumulated gradients themselves."""

@@ -113,25 +113,24 @@ class ZeroStorage:
             full = self._access.safe_get_full_optimizer_state(weight, moment)
         return full.detach()
 
-    def overwrite(self, weight: nn.Parameter, value: torch.Tensor, moment: str | None) -> None:
-        """Overwrite this rank's part of a master, or of one of its moments, by the whole value."""
-        access = self._access
-        value = value.to(self.masters[0].device)
+    def part(self, weight: nn.Parameter, moment: str | None) -> tuple[int, torch.Tensor]:
+        """Return what is here of a master, or of one of its moments, flat and live.
+
+        Returns:
+            Index of its first value in the whole tensor, flattened; and the values, perhaps none.
+        """
+        facts: Any = weight  # with what ZeRO has put there
         if self._stage < 3:
-            if moment is None:
-                access.safe_set_full_fp32_param(weight, value)
-            else:
-                access.safe_set_full_optimizer_state(weight, value, moment)
-            return
-        # The full-tensor setter refuses weights that do not divide evenly over the ranks.
-        share = weight.ds_tensor.numel()  # type: ignore[attr-defined] # set by ZeRO-3
-        first = share * self._rank
-        part = value.reshape(-1)[first : first + share]
-        part = nn.functional.pad(part, (0, share - part.numel()))
+            if facts._hp_mapping is None:
+                return 0, self.masters[0].detach()[:0]
+            start = facts._hp_mapping.lp_fragment_address.start
+            return start, facts._hp_mapping.get_hp_fragment(moment).detach()
+        start = facts.ds_tensor.numel() * self._rank
         if moment is None:
-            access.safe_set_local_fp32_param(weight, part)
+            padded = self._access.safe_get_local_fp32_param(weight)
         else:
-            access.safe_set_local_optimizer_state(weight, part, moment)
+            padded = self._access.safe_get_local_optimizer_state(weight, moment)
+        return start, padded.detach()[: max(0, facts.ds_numel - start)]
 
     def refresh(self) -> None:
         """Carry changed masters over to the weights the module computes with."""

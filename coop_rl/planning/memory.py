@@ -21,10 +21,12 @@ from coop_rl.config import RunConfig
 from coop_rl.config.sizes import (
     has_adapter,
     has_one_step_shadow,
+    has_second_optimizer,
     has_shadow,
     learns_by_lookahead,
     num_sources,
     weight_backend,
+    writes_beside,
     zero_stage,
 )
 from coop_rl.learner.deepspeed_config import reduce_bucket
@@ -123,6 +125,8 @@ def learner_memory(
         parts["head's gradient"] = FP32_BYTES * float(shape.embedding_params)
     if is_on_gpu:
         parts |= _device_parts(config, ranks)
+    elif writes_beside(config):
+        parts["checkpoint on its way"] = 3 * FP32_BYTES * own
     if config.learner.offload and config.placement.learner.gpus:
         passes = parts["activations"] + parts["logits"]
         parts["AdamW beyond them"] = max(0.0, parts.pop("AdamW") - passes)
@@ -168,9 +172,19 @@ def starting_bytes(config: RunConfig, shape: ModelShape, ranks: int | None = Non
 
 
 def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> float:
-    """Return the size of one checkpoint: each branch's masters, moments and w; w's own moments."""
+    """Return the size of one checkpoint, all ranks together, however they cut it.
+
+    Each branch's masters, moments and w; w's own moments; what joint keeps of an update for
+    guidance, its shadow of one step, its second AdamW state. With a lag the responses that wait to
+    be trained come on top, 16 bytes a token.
+    """
     branches = 2 if has_shadow(config) else 1
-    size = 3.0 * FP32_BYTES * branches * shape.num_params
+    vectors = 3 * branches + 3 * has_one_step_shadow(config)
+    if learns_by_lookahead(config):
+        vectors += 1 + num_sources(config) + 2 * config.meta.per_example
+    if has_second_optimizer(config):
+        vectors += 2
+    size = float(FP32_BYTES) * vectors * shape.num_params
     if has_adapter(config):
         rank, targets = config.adapter.rank, tuple(config.adapter.targets)
         size += (branches + 3) * FP32_BYTES * shape.adapter_params(rank, targets)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from coop_rl.driver.checkpoint_check import MANIFEST, PROGRESS, damage, sha256
+from coop_rl.driver.checkpoint_check import MANIFEST, PROGRESS, damage
 from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress
 from coop_rl.errors import RunDirectoryError
+from coop_rl.files import sha256
 from tests.driver.tiny_checkpoints import ROLES, save, seal_again
 
 NUM_CORRUPTIONS = 300

@@ -14,11 +14,12 @@ from coop_rl.distributed.calls import wait_a_moment
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.team import Team
 from coop_rl.driver import checkpoint_check, checkpoint_store, checkpoints
-from coop_rl.driver.checkpoint_check import Inputs, damage, sha256
+from coop_rl.driver.checkpoint_check import Inputs, damage, read_stored
 from coop_rl.driver.checkpoint_store import CheckpointStore
 from coop_rl.driver.checkpoints import TeamCheckpoints
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.errors import Interrupted, RunError
+from coop_rl.files import sha256
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion
 from tests.driver.tiny_checkpoints import ROLES, progress, save
@@ -91,13 +92,14 @@ def roles_of(
     stop: StopRequest,
     told: list[str] | None = None,
     config: RunConfig | None = None,
+    kind: type[TeamCheckpoints] = TeamCheckpoints,
 ) -> TeamCheckpoints:
     """The role over a team of nobody, whose steps end with what a test planted."""
     nobody: Any = None
     team = Team(rollouts=(), rewards=(Member("reward", nobody),))
     warn = told.append if told is not None else lambda _: None
     config = config or load_config(DEMO, ["checkpoint.every=1", "run.num_steps=9"])
-    return TeamCheckpoints(config, team, store, found, stop, Stages(), warn)
+    return kind(config, team, store, found, stop, Stages(), warn)
 
 
 def test_a_checkpoint_is_hashed_once_when_resumed_and_not_again_when_stopped(
@@ -150,6 +152,57 @@ def test_snapshots_are_taken_while_they_are_cheap(
         save_s[0] = 1.2 if step >= 2 else 0.4
     assert saved == [1, 2, 3, 4, 6, 9, 12]
     assert [int(p.name[-2:]) for p in store.all()] == [6, 9, 12]
+
+
+class Writing(TeamCheckpoints):
+    """Learners that are done when a test says so."""
+
+    answers: list[dict[str, str] | RunError | None]
+
+    def _written(self, *, waits: bool) -> list[dict[str, str] | None]:
+        answer = self.answers.pop(0)
+        assert answer is not None or not waits
+        if isinstance(answer, RunError):
+            raise answer
+        return [answer]
+
+
+def test_what_is_written_beside_training_is_committed_at_the_boundary_where_it_is_there(
+    tmp_path: Path,
+) -> None:
+    store, told = CheckpointStore(tmp_path, keep=9), list[str]()
+    sets = ["checkpoint.every=2", "run.num_steps=9", "checkpoint.beside_training=true"]
+    roles = roles_of(store, None, StopRequest(), told, load_config(DEMO, sets), Writing)
+    assert isinstance(roles, Writing)
+
+    def step(done: int, *answers: dict[str, str] | RunError | None) -> list[int]:
+        roles.answers = list(answers)
+        roles.maybe_save(done - 1, PolicyVersion(done, done), {}, {})
+        assert not roles.answers
+        return [int(path.name[-2:]) for path in store.all()]
+
+    assert step(2) == []  # begun
+    assert step(3, None) == []
+    assert step(4, {}) == [2]  # and 4 is begun
+    assert step(5, None) == [2]
+    assert step(6, None, {}) == [2, 4]  # one at a time: 4 is waited for
+    failure = RunError("the disk is full")
+    assert step(7, failure) == [2, 4]
+    assert told == [
+        f"no checkpoint after step 6: the disk is full; the last checkpoint is {roles.last}; "
+        "the run goes on"
+    ]
+    assert not list(tmp_path.glob("tmp-*"))
+    assert step(8) == [2, 4]
+    assert step(9, None, {}) == [2, 4, 8, 9]  # the last one is there when the run ends
+    assert read_stored(tmp_path / "step-000008").progress == progress(8)
+
+
+def test_files_of_a_rank_on_another_disk_are_missed(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    folder = store.begin(3)
+    with pytest.raises(OSError, match=r"joint/state\.json was written on another"):
+        store.commit(folder, progress(3), digests={"joint/state.json": "0" * 64})
 
 
 def test_without_room_the_run_goes_on_and_the_last_checkpoint_stands(

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,9 @@ from coop_rl.config import load_config
 from coop_rl.data.collection import Mixture
 from coop_rl.data.order import SeededOrder
 from coop_rl.driver.generation import OnDone, OnReturn, OnStart
+from coop_rl.driver.kept_groups import GROUPS, KeptGroup, read_groups, write_groups
 from coop_rl.driver.rollouts import TeamRollouts
+from coop_rl.driver.window import Slot
 from coop_rl.errors import VersionError
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import (
@@ -26,6 +28,8 @@ from coop_rl.types import (
 )
 
 VERSION = PolicyVersion(0, 0)
+TWO = "rollout.samples_per_prompt=2"
+"""As many as `Answers` gives."""
 
 
 @dataclass
@@ -148,8 +152,9 @@ def test_a_resumed_run_loses_and_repeats_no_prompt() -> None:
     role = rollouts(400, answers, *overrides)
     for step in range(9):
         if step == 4:  # the run ended here, and what was under way is gone
-            state = json.loads(json.dumps(role.state()))
-            assert len(state["slots"]) == 4
+            state = role.state()
+            assert len(state.pop(GROUPS)) + len(state["slots"]) == 4
+            state = json.loads(json.dumps(state))
             answers = Answers(seed=6)
             role = rollouts(400, answers, *overrides)
             role.begin(state)
@@ -157,6 +162,82 @@ def test_a_resumed_run_loses_and_repeats_no_prompt() -> None:
         trained += ids(role.next_batch(step, answers.serves).groups)
     order = SeededOrder(400, 4, 0)
     assert sorted(trained) == sorted(str(r) for s in range(9) for r in order.batch(s))
+
+
+def drained(role: TeamRollouts, answers: Answers, step: int) -> list[tuple[str, int]]:
+    """Take a step's batch, and let all that is under way end; return prompts and versions."""
+    answers.serves = PolicyVersion(step, step)
+    groups = role.next_batch(step, answers.serves).groups
+    while answers._submitted:
+        answers.end_one()
+    return [(group.prompt.id, group.rollouts[0].version.theta) for group in groups]
+
+
+@pytest.mark.parametrize("overrides", [(), ("method.rl.kind=dapo",)], ids=["plain", "dynamic"])
+def test_a_resumed_run_trains_the_very_groups_that_had_ended(
+    tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    """They were sampled with weights that the resumed run never has."""
+    overrides = ("rollout.max_policy_lag=2", "run.num_steps=9", TWO, *overrides)
+    dull = {str(i) for i in range(0, 400, 3)}
+    answers = Answers(dull, seed=5)
+    role, undisturbed = rollouts(400, answers, *overrides), []
+    for step in range(9):
+        undisturbed.append(drained(role, answers, step))
+    again, resumed = Answers(dull, seed=5), []
+    role = rollouts(400, again, *overrides)
+    for step in range(9):
+        if step == 4:
+            state = role.state()
+            write_groups(tmp_path, state.pop(GROUPS))
+            state = json.loads(json.dumps(state))
+            kept, chance = read_groups(tmp_path), again._random
+            again = Answers(dull)
+            again._random = chance
+            role = rollouts(400, again, *overrides)
+            role.begin({**state, GROUPS: kept})
+        resumed.append(drained(role, again, step))
+    assert len(kept) >= 8
+    assert resumed == undisturbed
+
+
+def test_groups_come_back_as_they_were(tmp_path: Path) -> None:
+    prompt = Prompt("7", "", (5, 6), "", given_ids=(9,), given_text="nine")
+    old, new = PolicyVersion(2, 1), PolicyVersion(3, 2)
+    samples = (
+        Rollout((1, 2, 3), (-0.1, float("-inf"), -1e-300), "a\u2028\ud800", True, old),
+        Rollout((4,), (-0.25,), "", False, old, ((old, 1), (new, 2))),
+    )
+    rewards = (
+        Reward(0.5, True, answer="1/2", parts=(("correct", 1.0), ("length", -0.5))),
+        Reward(float("inf"), False, "crashed", has_format=False, is_flipped=True),
+    )
+    kept = KeptGroup(Slot(3, True, 17), ScoredGroup(prompt, samples, rewards), new, "rollout-3")
+    write_groups(tmp_path, [kept, kept])
+    assert read_groups(tmp_path) == [kept, kept]
+    assert read_groups(tmp_path / "none") == []
+
+
+def test_groups_of_other_prompts_are_sampled_anew(tmp_path: Path) -> None:
+    overrides = ("rollout.max_policy_lag=1", "run.num_steps=9", TWO)
+    answers = Answers(seed=5)
+    role = rollouts(400, answers, *overrides)
+    drained(role, answers, 0)
+    state = role.state()
+    assert len(state[GROUPS]) == 4
+    changed = [
+        replace(one, group=replace(one.group, prompt=replace(one.group.prompt, token_ids=(2,))))
+        for one in state[GROUPS]
+    ]
+    for groups in (changed, changed[1:], []):
+        answers = Answers(seed=5)
+        role = rollouts(400, answers, *overrides)
+        role.begin({**state, GROUPS: groups})
+        assert {version for _, version in drained(role, answers, 1)} == {1}
+    answers = Answers()
+    role = rollouts(400, answers, *overrides)
+    role.begin(state)
+    assert {version for _, version in drained(role, answers, 1)} == {0}
 
 
 def test_a_group_sampled_with_other_weights_ends_the_run() -> None:

@@ -209,19 +209,22 @@ def test_a_slow_group_is_waited_for_only_when_it_must_be(max_lag: int) -> None:
         slots = window.begin(step + 1)
 
 
-@given(scenes, st.integers(1, 11))
+@given(scenes, st.integers(1, 11), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_a_resumed_window_loses_and_repeats_nothing(scene: Scene, stop: int) -> None:
+def test_a_resumed_window_loses_and_repeats_nothing(
+    scene: Scene, stop: int, has_groups: bool
+) -> None:
     stop = min(stop, scene.num_steps)
     for step in range(stop):
         scene.step(step)
     if scene.max_lag == 0:
         return
     state = json.loads(json.dumps(scene.window.state()))
-    scene.window = scene.new_window()
+    scene.window, started = scene.new_window(), scene.started
     scene.reset()
+    scene.started = started if has_groups else {}
     scene.version = stop
-    scene.submit(scene.window.restore(state))
+    scene.submit(scene.window.restore(state, has_groups=has_groups))
     for step in range(stop, scene.num_steps):
         scene.step(step)
     trained = [slot.position for batch in scene.batches for slot in batch]

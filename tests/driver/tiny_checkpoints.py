@@ -9,8 +9,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from coop_rl.algorithm.roles import Progress
-from coop_rl.driver.checkpoint_check import MANIFEST, sha256
+from coop_rl.driver.checkpoint_check import MANIFEST
 from coop_rl.driver.checkpoint_store import CheckpointStore
+from coop_rl.files import sha256
 from coop_rl.types import PolicyVersion
 
 ROLES = ("joint", "shadow", "meta")

@@ -107,6 +107,32 @@ def save_and_load(stage: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def moved(stages: Sequence[int], folder: Path) -> dict[str, Any]:
+    """Hand a state from one plain rank through ranks at several ZeRO stages, by their files."""
+    whole = scenes.local_learner()
+    whole.step(0, one_step(build_batch(0, 1)), MIXED)
+    if dist.get_rank() == 0:
+        whole.save_state(folder / "0")
+    state, is_same = scenes.state_of(whole.engine), list[bool]()
+    for number, stage in enumerate(stages):
+        dist.barrier()  # everybody has written
+        learner = learner_at(stage)
+        learner.load_state(folder / str(number))
+        is_same.append(same(scenes.state_of(learner.engine), state))
+        learner.save_state(folder / str(number + 1))
+    dist.barrier()
+    whole = scenes.local_learner()
+    whole.load_state(folder / str(len(stages)))
+    written = {path.name: path for path in (folder / str(len(stages))).iterdir()}
+    return {
+        "is_same": [*is_same, same(scenes.state_of(whole.engine), state)],
+        "bytes": {
+            name: sum(file.stat().st_size for file in path.glob("*.safetensors"))
+            for name, path in written.items()
+        },
+    }
+
+
 def non_finite(stage: int) -> dict[str, Any]:
     """The last rank gets a NaN: everyone skips, and the next step is as if nothing had been."""
     learner, clean = learner_at(stage), learner_at(stage)
@@ -262,6 +288,7 @@ def all_scenes(out: Path) -> dict[str, Callable[[], Any]]:
             steps, stage, is_tied=False, is_checkpointed=True
         )
         plan[f"save-{stage}"] = partial(save_and_load, stage, Path(f"{out}-save-{stage}"))
+    plan["moved-3"] = partial(moved, (2, 0, 1, 3), Path(f"{out}-moved"))
     for stage in (0, 2, 3):
         plan[f"bfloat16-{stage}"] = partial(bfloat16, stage)
     plan |= operations(out)

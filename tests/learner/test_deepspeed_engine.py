@@ -153,6 +153,18 @@ def test_saved_state_loads_into_a_fresh_learner(recorded, world_size, stage) -> 
     assert recorded[world_size][f"save-{stage}"] == {"is_same": True, "version": (2, 0)}
 
 
+@pytest.mark.parametrize(("world_size", "scene"), cases(["moved-3"]))
+def test_a_saved_state_moves_to_other_ranks_and_stages_bit_for_bit(
+    recorded, world_size, scene
+) -> None:
+    """From one plain rank to the world's at stages 2, 0, 1, 3, and back; each wrote its share."""
+    got = recorded[world_size][scene]
+    assert got["is_same"] == [True] * 5
+    names = ["joint", *(f"joint-rank-{rank}" for rank in range(1, world_size))]
+    assert sorted(got["bytes"]) == names
+    assert max(got["bytes"].values()) < 1.1 * sum(got["bytes"].values()) / world_size
+
+
 @pytest.mark.parametrize(("world_size", "stage"), cases([0, 2, 3]))
 def test_bfloat16_keeps_fp32_masters(recorded, world_size, stage) -> None:
     got = recorded[world_size][f"bfloat16-{stage}"]

@@ -10,6 +10,7 @@ import ray
 
 import coop_rl
 from coop_rl.distributed import build
+from coop_rl.driver.checkpoint_store import CheckpointStore
 from coop_rl.errors import ActorLostError
 from tests.main_job.conftest import WHOLE_STEPS
 from tests.main_job.harness import DEMO, SMALL, metrics
@@ -63,8 +64,12 @@ def test_a_run_whose_actors_are_killed_is_bit_for_bit_the_undisturbed_one(
         "placement.rollout.cpus=0.5",
         "sync.timeout_s=60",
         "checkpoint.every=4",
+        "checkpoint.beside_training=true",
     )
     assert rows_of(tmp_path / "run") == rows_of(whole_run)
+    store = CheckpointStore(tmp_path / "run/checkpoints", keep=2, roles=("joint", "shadow", "meta"))
+    assert [path.name for path in store.all()] == ["step-000004", f"step-{WHOLE_STEPS:06d}"]
+    assert store.find().damaged == ()
     out = " ".join(capsys.readouterr().out.split())
     for loss in ("died in generate", "died in receive weights"):
         assert re.search(rf"lost rollout-\d, which is replaced: rollout-\d {loss}", out)

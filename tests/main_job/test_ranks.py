@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from coop_rl.driver.checkpoint_check import damage
 from tests.main_job.harness import Job, metrics, train, wait_for_step
 
 FIELDS = ("loss/rl", "loss/sft", "loss/shadow_rl", "grad/norm", "grad/shadow_norm", "grad/cosine")
@@ -42,7 +43,11 @@ def test_two_ranks_train_as_one_and_a_second_ctrl_c_waits_for_nobody(
     wait_for_step(run_dir, 2, process=job.process)
     stop_at_once(job)
     assert job.left_over() == []
-    assert [p.name for p in (run_dir / "checkpoints").glob("step-*")] == ["step-000002"]
+    (checkpoint,) = (run_dir / "checkpoints").glob("step-*")
+    assert checkpoint.name == "step-000002"
+    assert damage(checkpoint) is None
+    parts = [path.name for path in checkpoint.iterdir() if path.is_dir()]
+    assert sorted(parts) == ["joint", "joint-rank-1", "meta", "shadow", "shadow-rank-1"]
     two, one = (
         [row for row in metrics(folder) if "reward/mean" in row] for folder in (run_dir, whole_run)
     )

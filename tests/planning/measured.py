@@ -22,7 +22,7 @@ LIMIT_S = 240
 
 def learner_bytes(config: RunConfig, num_samples: int, length: int) -> dict[str, float]:
     """Return what rank 0 of a learner group held: at `startup`, `resting` after a step, at its
-    `peak` during one; and the bytes of what it wrote as its `checkpoint`.
+    `peak` during one; and the bytes of what all ranks wrote as their `checkpoint`.
 
     Args:
         config: The run; `learner.num_ranks` processes are started.
@@ -30,22 +30,24 @@ def learner_bytes(config: RunConfig, num_samples: int, length: int) -> dict[str,
         length: Tokens of each, prompt included.
     """
     ours, its = FRESH.Pipe()
-    sizes = (num_samples, length)
-    first = FRESH.Process(target=rank_main, args=(config, 0, *sizes, its, None))
-    first.start()
-    ranks, address = [first], ours.recv()
-    for number in range(1, config.learner.num_ranks):
-        ranks.append(FRESH.Process(target=rank_main, args=(config, number, *sizes, None, address)))
-        ranks[-1].start()
-    try:
-        assert ours.poll(LIMIT_S), f"nothing measured within {LIMIT_S} s"
-        found: dict[str, float] = ours.recv()
-        for rank in ranks:
-            rank.join(LIMIT_S)
-    finally:
-        for rank in ranks:
-            rank.kill()
-    return found
+    with tempfile.TemporaryDirectory() as folder:
+        given = (num_samples, length, Path(folder))
+        first = FRESH.Process(target=rank_main, args=(config, 0, *given, its, None))
+        first.start()
+        ranks, address = [first], ours.recv()
+        for number in range(1, config.learner.num_ranks):
+            other = FRESH.Process(target=rank_main, args=(config, number, *given, None, address))
+            ranks.append(other)
+            other.start()
+        try:
+            assert ours.poll(LIMIT_S), f"nothing measured within {LIMIT_S} s"
+            found: dict[str, float] = ours.recv()
+            for rank in ranks:
+                rank.join(LIMIT_S)
+        finally:
+            for rank in ranks:
+                rank.kill()
+        return {**found, "checkpoint": bytes_in(Path(folder))}
 
 
 def _samples(num_samples: int, length: int) -> list[TokenSample]:
@@ -68,6 +70,11 @@ def _resting() -> float:
     return float(sum(storages.values()))
 
 
+def bytes_in(folder: Path) -> float:
+    """Return the bytes of all files in a folder."""
+    return float(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+
+
 def held(recorded: Any) -> list[int]:
     """Return the bytes that were held after each allocation and release that a profiler saw."""
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -85,6 +92,7 @@ def rank_main(
     number: int,
     num_samples: int,
     length: int,
+    folder: Path,
     pipe: Connection | None,
     address: tuple[str, int] | None,
 ) -> None:
@@ -108,9 +116,7 @@ def rank_main(
         for step in range(1, NUM_STEPS):
             learner.step(step, BranchBatch((batch,)), Objective(1.0, 0.0))
     tokens = sum(micro.num_tokens for micro in batch.rl[number])
-    with tempfile.TemporaryDirectory() as folder:
-        learner.save_state(Path(folder))
-        written = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    learner.save_state(folder)
     if pipe:
         pipe.send(
             {
@@ -118,6 +124,5 @@ def rank_main(
                 "resting": resting,
                 "peak": resting + most_held(recorded),
                 "tokens": tokens,
-                "checkpoint": written,
             }
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 
 import torch
 from torch import nn
@@ -13,10 +14,13 @@ from coop_rl.learner.engine import (
     EngineSettings,
     NamedTensors,
     OptimizerMoments,
+    ReadValues,
     State,
+    StatePart,
     StepStats,
     fill_state,
     live_state,
+    state_layout,
     swap_states,
     take,
 )
@@ -160,6 +164,16 @@ class LocalEngine:
             state["step"].fill_(num_steps)
             for moment in MOMENTS:
                 state[moment].copy_(take(tensors, f"{moment}/{name}", shape))
+
+    def export_parts(self) -> Iterator[StatePart]:
+        """Yield all of the state."""
+        for key, tensor in self.export_state():
+            yield StatePart(key, tuple(tensor.shape), 0, tensor)
+
+    def import_parts(self, read: ReadValues) -> None:
+        """Read all of the state."""
+        layout = state_layout(self.metadata())
+        self.import_state((key, read(key, shape, 0, prod(shape))) for key, shape, _ in layout)
 
     def master_tensors(self) -> list[torch.Tensor]:
         """Return the parameters."""
