@@ -74,8 +74,9 @@ class Fleets:
                 engines,
                 checks[0].check_when_due,
                 stages=stages,
-                elastic=team.room
-                and Elastic(team, team.room, config.rollout.max_actors, milestone, note),
+                elastic=Elastic(team, team.room, config.rollout.max_actors, milestone, note)
+                if team.room
+                else None,
             ),
             shadow=SyncedFleet(
                 config, team.shadow_rollouts, team.shadow, engines, checks[1].check_new

@@ -40,6 +40,7 @@ def mortal_meta(num_pushes: list[int]) -> type:
 if __name__ == "__main__":
     deaths = json.loads(sys.argv.pop(1))
     pushes = [number for _, number in deaths.pop("meta-controller", [])]
-    build.MetaControllerActor = mortal_meta(pushes)  # type: ignore[misc]
-    build.RolloutActor = mortal_rollouts(deaths)  # type: ignore[misc]
+    ours: Any = build
+    ours.MetaControllerActor = mortal_meta(pushes)
+    ours.RolloutActor = mortal_rollouts(deaths)
     main()

@@ -58,15 +58,17 @@ def node_of(run_dir: Path, actor: str) -> str:
 
 def announce_end(cluster: Cluster, node_id: str) -> None:
     """Do what a spot node's agent, or the autoscaler, does."""
-    store: Any = ray._raylet.GcsClient(address=cluster.address)
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")  # type: ignore[attr-defined]
+    raylet: Any = ray._raylet
+    messages: Any = autoscaler_pb2
+    store = raylet.GcsClient(address=cluster.address)
+    reason = messages.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     accepted, why = store.drain_node(node_id, reason, "a test", 0)
     assert accepted, why
 
 
 def kill_node(cluster: Cluster, node_id: str) -> None:
     """Kill a node, and all that runs on it, as a machine that loses its power does."""
-    (node,) = (one for one in cluster.worker_nodes if one.node_id == node_id)
+    (node,) = (one for one in cluster.worker_nodes if one._node_id == node_id)
     for started in node.all_processes["raylet"]:
         raylet = psutil.Process(started.process.pid)
         for process in [*raylet.children(recursive=True), raylet]:
@@ -95,7 +97,7 @@ def test_actors_come_and_go_with_nodes(cluster: Cluster, tmp_path: Path) -> None
     assert metrics(run_dir)[-1][NUM_ROLLOUTS] == 1
     second = cluster.add_node(num_cpus=1, labels={"role": "rollout"})
     told("a node joins", "rollout-1", "has joined: 2 of at most 2 rollout actors sample")
-    assert node_of(run_dir, "rollout-1") == second.node_id
+    assert node_of(run_dir, "rollout-1") == second._node_id
     goes_on()
     assert metrics(run_dir)[-1][NUM_ROLLOUTS] == 2
 
@@ -108,7 +110,7 @@ def test_actors_come_and_go_with_nodes(cluster: Cluster, tmp_path: Path) -> None
     told("another comes", "rollout-0", "has joined: 2 of at most 2 rollout actors sample")
     assert node_of(run_dir, "rollout-0") != first
 
-    kill_node(cluster, second.node_id)
+    kill_node(cluster, second._node_id)
     told("a node is lost", "lost rollout-1,", "which is replaced")
     goes_on()
     assert job.process is not None

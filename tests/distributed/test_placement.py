@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 from ray.util.placement_group import placement_group_table
 
 from coop_rl.config import RunConfig, load_config
@@ -259,9 +260,10 @@ def test_rollouts_that_come_and_go_have_places_of_their_own(cluster: Cluster) ->
         wait(lambda: room.found() in ([2], [3]))
         (index,) = room.found()
         store: Any = ray._private.worker.global_worker
-        reason = autoscaler.autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        store.gcs_client.drain_node(late.node_id, reason, "a test", 0)
-        wait(lambda: room.ending() == {late.node_id})
+        reasons: Any = autoscaler_pb2
+        reason = reasons.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        store.gcs_client.drain_node(late._node_id, reason, "a test", 0)
+        wait(lambda: room.ending() == {late._node_id})
         assert room.found() == []
         room.give_back(1)
         wait(lambda: 1 in room.found() or 5 - index in room.found())

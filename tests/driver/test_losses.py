@@ -160,7 +160,9 @@ class Scene:
             Replacements.of_rollouts(config, self.team, *told),
             self.check,
             stages=self.stages,
-            elastic=self.places and Elastic(self.team, self.places, 3, *told[1:], every_s=0),
+            elastic=Elastic(self.team, self.places, 3, *told[1:], every_s=0)
+            if self.places
+            else None,
         )
         self.scoring = Scoring(self.team.rewards, Replacements.of_rewards(config, self.team, *told))
         self.generation = TeamGeneration(config, self.fleet, self.scoring, StopRequest())
