@@ -163,7 +163,6 @@ SCENES = (
         (
             ends("meta-controller", "between update and push"),
             kill("learner-shadow-0"),
-            kill("learner-joint-0"),
             kill("meta-controller"),
         ),
         deaths={"meta-controller": [("push_w", 3)]},
@@ -173,6 +172,12 @@ SCENES = (
         (
             Fault("SIGKILL of driver, saving", "driver", driver, when=while_saving),
             Fault("SIGKILL of gcs_server", "ray", ray_process("gcs_server")),
+        ),
+    ),
+    Scene(
+        "one of each",
+        (
+            kill("learner-joint-0"),
             Fault("SIGKILL of driver", "driver", driver),
             Fault("SIGKILL of raylet", "ray", ray_process("raylet")),
         ),
