@@ -4,8 +4,8 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
-    PlainValidator,
     TypeAdapter,
     ValidationError,
     field_validator,
@@ -53,10 +53,7 @@ class RolloutSection(Section):
     """Rollout actors: one vLLM engine each."""
 
     num_actors: Annotated[
-        int | ActorRange,
-        PlainValidator(
-            _read_num_actors, json_schema_input_type=Annotated[int, Field(ge=1)] | ActorRange
-        ),
+        Annotated[int, Field(ge=1)] | ActorRange, BeforeValidator(_read_num_actors)
     ] = 1
     """Rollout actors, each with an engine of its own; `{min: A, max: B}`: they come and go with the
     nodes of a cluster."""

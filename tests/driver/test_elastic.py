@@ -113,6 +113,7 @@ def test_who_dies_with_an_announced_node_is_no_loss_and_what_it_had_goes_to_othe
         scene.submit("a", "never")
         announce_end(scene, places, "rollout-0")
         scene.kill(0)
+        scene.generation.wait_until(lambda: scene.returned == ["a"])
         scene.generation.wait_until(lambda: names(scene) == ["rollout-1"])
     assert scene.returned == ["a"]
     assert len(scene.log) == 2
