@@ -15,7 +15,7 @@ SMOLLM2 := models/smollm2-135m-instruct
 QUICK := algorithm units
 GROUPS := jobs whole engines loop $(QUICK)
 
-.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check check-newest contracts gpu prove chaos study study-sources study-mix format audit bench docs site clean
+.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check check-newest contracts gpu prove chaos study format audit bench docs site clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
@@ -31,9 +31,8 @@ help:
 	@echo "              environment it is called from; writes bench/results.d/gpu (ARGS=--tiny: small, on any machine)"
 	@echo "make prove    rarer whole jobs, then whole training runs: bridge x 3 seeds, rl, shuffled rewards"
 	@echo "make chaos    kill each process of a run, one run each, and compare with the undisturbed run; a table"
-	@echo "make study    does the shadow matter: five meta.w_objective x five seeds (about 100 minutes)"
-	@echo "make study-sources  does guidance pay where half of the demonstrations are harmful (60 minutes)"
-	@echo "make study-mix  is a learned lambda as good as a fixed one on good demonstrations (25 minutes)"
+	@echo "make study    GRID=configs/study/mixed-sources.yaml: arms over paired seeds, tables and a page (ARGS=--dry-run: what"
+	@echo "              it would take)"
 	@echo "make audit    ask the advisory databases about the pinned packages; pip-audit comes for the moment"
 	@echo "make bench    every measure against its floor; writes bench/results.json (ARGS='packing controller': only those)"
 	@echo "make docs     renew what docs/ holds of the code: config, metrics, data-flow, the worked example, the picture"
@@ -111,13 +110,7 @@ chaos: setup
 	pytest -m chaos tests/chaos $(ARGS)
 
 study: setup
-	@python bench/w_objective.py runs/w-objective
-
-study-sources: setup
-	@python bench/mixed_sources.py runs/mixed-sources
-
-study-mix: setup
-	@python bench/learned_mix.py runs/learned-mix
+	@coop-rl study $(GRID) $(ARGS)
 
 format: setup
 	ruff format coop_rl tests bench docs

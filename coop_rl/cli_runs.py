@@ -1,5 +1,6 @@
 """The part of `coop-rl`'s command line that is about what runs left; `cli` adds it to its own."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,8 +10,8 @@ RunFolders = Annotated[list[Path], typer.Argument(help="Run directories.", metav
 
 
 def add_run_commands(app: typer.Typer) -> None:
-    """Add `report`, `watch`, `compare` and `export`."""
-    for command in (report, watch, compare, export):
+    """Add `report`, `watch`, `compare`, `study` and `export`."""
+    for command in (report, watch, compare, study, export):
         app.command()(command)
 
 
@@ -50,6 +51,45 @@ def compare(
     from coop_rl.commands.report import compare_runs
 
     compare_runs(runs, typer.echo, as_json=as_json)
+
+
+def study(
+    grid: Annotated[Path, typer.Argument(help="YAML: arms, seeds, contrasts.", metavar="GRID")],
+    folder: Annotated[
+        Path | None,
+        typer.Option("--study-dir", help="Where runs lie; default: <run.dir>/<name of GRID>."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take; start nothing.")
+    ] = False,
+    table_only: Annotated[
+        bool, typer.Option("--table-only", help="Tables of what has finished; start nothing.")
+    ] = False,
+    archive: Annotated[
+        Path | None,
+        typer.Option("--from", help="Tables of a folder that --export wrote; start nothing."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--export", help="Folder for the raw figures, as parquet.")
+    ] = None,
+    num_parallel: Annotated[int, typer.Option("--num-parallel", min=1, help="Runs at a time.")] = 1,
+    budget_hours: Annotated[
+        float | None,
+        typer.Option("--budget-hours", min=0.0, help="Start no run after so many hours."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as one object.")] = False,
+) -> None:
+    """Run a declared grid and say what it found; the same command goes on where it stopped.
+
+    Every run is an ordinary one of train, in ARM/SEED of the study's folder; finished ones are
+    not run again. Tables: paired by seed, at equal steps, generated tokens and device-seconds.
+    """
+    from coop_rl.commands.study import StudyRequest, run_study
+
+    request = StudyRequest(
+        grid, folder, dry_run, table_only, archive, to, num_parallel, budget_hours, as_json
+    )
+    run_study(request, typer.echo, partial(typer.echo, err=as_json))
 
 
 def export(

@@ -1,8 +1,9 @@
 """Draws docs/learned-sources.svg from the stored series in docs/learned-sources.json: `make docs`.
 
-The series are those of `make study-sources`: configs/local/mixed-sources.yaml, 40 steps, seeds 0 to
-4, with learned, fixed and placebo weights of the sources; rewards and weights of every step, and
-pass@1 on 512 held-out items before and after. The drawing follows the reader's light or dark theme.
+The series are those of runs of configs/local/mixed-sources.yaml (28 November 2026), 40 steps, seeds
+0 to 4, with learned, fixed and placebo weights of the sources; rewards and weights of every step,
+and pass@1 on 512 held-out items before and after. The drawing follows the reader's light or dark
+theme.
 """
 
 import json

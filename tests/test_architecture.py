@@ -61,10 +61,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {
         "config", "errors", "evaluation", "files", "metric_names", "observability", "version",
     },
+    "study": {
+        "config", "errors", "evaluation", "files", "metric_names", "observability", "report",
+    },
     "commands": {
         "algorithm", "config", "data", "diagnosis", "distributed", "driver", "errors",
         "evaluation", "files", "learner", "models", "observability", "planning", "report",
-        "rewards", "tracing", "types",
+        "rewards", "study", "tracing", "types",
     },
     "api": {"commands", "config", "errors", "evaluation", "metric_names", "observability"},
     "cli_runs": {"commands"},

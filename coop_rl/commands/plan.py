@@ -41,7 +41,7 @@ def plan_run(
         UserError: It could not start.
     """
     shape = shape_of(config.model.path)
-    kind = device_named(device or _device_of(config))
+    kind = device_named(device or device_of(config))
     held = device_gib or kind.memory_gib or psutil.virtual_memory().total / GIB
     console.print(
         f"{config.run.name}: {config.method.kind} on {shown(config.model.path)}, "
@@ -90,7 +90,8 @@ def _check(config: RunConfig, console: Console) -> None:
         console.print("not looked at, as they may lie elsewhere: tokenizer and data")
 
 
-def _device_of(config: RunConfig) -> str:
+def device_of(config: RunConfig) -> str:
+    """Return the kind of the devices that a config asks for."""
     if not config.placement.learner.gpus:
         return "cpu"
     return config.placement.learner.labels.get(ACCELERATOR_LABEL, "H100")

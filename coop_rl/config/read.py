@@ -42,7 +42,7 @@ def read_sections(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: A file cannot be read or is no mapping, or the extended one extends a third.
     """
-    values = _read_mapping(path)
+    values = read_mapping(path)
     elsewhere = settle_paths(values, path.parent)
     extended = _extended_file(path, values)
     if extended is None:
@@ -50,7 +50,7 @@ def read_sections(path: Path) -> dict[str, Any]:
         return values
     named = values.pop(EXTENDS)
     try:
-        base = _read_mapping(extended)
+        base = read_mapping(extended)
     except ConfigError as error:
         raise ConfigError(f"{path} extends {named}: {error}") from None
     _tell([*settle_paths(base, extended.parent), *elsewhere], path)
@@ -59,12 +59,12 @@ def read_sections(path: Path) -> dict[str, Any]:
             f"{path} extends {named}, which itself extends {base[EXTENDS]}; one level is allowed, "
             f"so write what {named} takes from there into {named}"
         )
-    return _lay_over(base, values)
+    return lay_over(base, values)
 
 
 def config_files(path: Path) -> list[Path]:
     """Return the files a config is read from: itself, and the one it extends."""
-    extended = _extended_file(path, _read_mapping(path))
+    extended = _extended_file(path, read_mapping(path))
     return [path] if extended is None else [path, extended]
 
 
@@ -93,8 +93,12 @@ def parse_yaml(text: str, origin: str, section: Sequence[str] = ()) -> Any:
         loader.dispose()
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    """Return a file's own values."""
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return a file's own values.
+
+    Raises:
+        ConfigError: It cannot be read, or is no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -134,7 +138,7 @@ def _tell(elsewhere: Sequence[str], path: Path) -> None:
         )  # fmt: skip
 
 
-def _lay_over(
+def lay_over(
     base: dict[str, Any], overlay: dict[str, Any], section: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Return `base` with the values of `overlay`; only mappings are merged, lists are replaced.
@@ -147,7 +151,7 @@ def _lay_over(
     for name, value in overlay.items():
         below = merged.get(name)
         if isinstance(below, dict) and isinstance(value, dict):
-            merged[name] = _lay_over(below, value, (*section, name))
+            merged[name] = lay_over(below, value, (*section, name))
         else:
             merged[name] = value
     return merged

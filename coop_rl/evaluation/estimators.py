@@ -159,11 +159,11 @@ def t_quantile(degrees: int) -> float:
     low, high = Z_95, 13.0  # 12.706 with one degree of freedom
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_within(middle, degrees) < 0.95 else (low, middle)
+        low, high = (middle, high) if t_within(middle, degrees) < 0.95 else (low, middle)
     return (low + high) / 2
 
 
-def _t_within(t: float, degrees: int) -> float:
+def t_within(t: float, degrees: int) -> float:
     """Return the probability that |T| < t."""
     angle = math.atan(t / math.sqrt(degrees))
     cosine = math.cos(angle)

@@ -5,8 +5,9 @@
 
 Two evaluations are equal in cost when they lie within `TOLERANCE` of each other (steps: exactly),
 so a run that was evaluated before and after alone can be compared at equal tokens only with runs
-that spent as many. The reward of training needs no evaluation: it is the mean of the last steps
-that fit into what the cheaper run has spent in all.
+that spent as many. The reward of training needs no evaluation: it is the mean of the last steps up
+to what the cheaper run has spent in all, to the nearest step, so that runs which spent nearly the
+same are compared on the same steps' prompts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +103,7 @@ def _figures(arms: Sequence[Arm]) -> Iterator[tuple[str, Measure]]:
     if any(numbers(run.evaluations, VALIDATION_NLL) for run in runs):
         yield HELD_OUT_NLL, _held_out_nll
     if any(numbers(run.steps, REWARD) for run in runs):
-        yield TRAINING, _training_reward
+        yield TRAINING, training_reward
 
 
 def _difference(
@@ -170,19 +171,26 @@ def _held_out_nll(pair: Pair, axis: Axis) -> Found | None:
     return Found(measured[0][steps[0]], measured[1][steps[1]]) if steps else None
 
 
-def _training_reward(pair: Pair, axis: Axis) -> Found | None:
+def training_reward(pair: Pair, axis: Axis) -> Found | None:
+    """Return the mean reward of the last steps that fit into what the cheaper run spent in all."""
     costs = [run.costs(axis) for run in pair]
     if not all(costs):
         return None
     budget = min(c[-1] for c in costs)
     rewards = [
-        numbers((r for r, cost in zip(run.steps, spent, strict=True) if cost <= budget), REWARD)
+        numbers(run.steps[: _steps_within(spent, budget)], REWARD)
         for run, spent in zip(pair, costs, strict=True)
     ]
     if not all(rewards):
         return None
     reference, other = (fmean(values[-LAST_STEPS:]) for values in rewards)
     return Found(reference, other)
+
+
+def _steps_within(costs: Sequence[float], budget: float) -> int:
+    """Return how many steps a budget is for, to the nearest: costs differ by less than a step."""
+    before = (0.0, *costs)
+    return sum((a + b) / 2 <= budget for a, b in zip(before, costs, strict=False))
 
 
 def _equal(pair: Pair, axis: Axis, steps: Sequence[Sequence[int]]) -> tuple[int, int] | None:

@@ -25,9 +25,17 @@ DIGITS = 5
 STAGE = "time/"
 
 
-def content_of(runs: Sequence[StoredRun], *, is_live: bool = False) -> Row:
-    """Return everything the page shows, as JSON values."""
-    arms = arms_of(runs)
+def content_of(
+    runs: Sequence[StoredRun], *, is_live: bool = False, arms: Sequence[Arm] | None = None
+) -> Row:
+    """Return everything the page shows, as JSON values.
+
+    Args:
+        runs: What it is of.
+        is_live: Whether the page asks for more.
+        arms: The runs in groups; None: those that differ in their seed alone.
+    """
+    arms = arms_of(runs) if arms is None else arms
     ordered = [run for arm in arms for run in arm.runs]
     points = max(FEWEST_POINTS, min(MAX_POINTS, ALL_POINTS // len(ordered)))
     drawn = [_run(run, arm, arms, points) for arm in arms for run in arm.runs]
@@ -47,6 +55,7 @@ def content_of(runs: Sequence[StoredRun], *, is_live: bool = False) -> Row:
         "runs": drawn,
         "charts": charts,
         "missing": missing,
+        "tables": [],
         "tiles": list(_tiles(summary)) if summary else [],
         "notes": [*summary["recovered"], *summary["forgetting"], *summary["warnings"]]
         if summary

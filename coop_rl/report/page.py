@@ -30,7 +30,16 @@ def write_report(paths: list[Path], out: Path) -> Path:
     """
     if out.is_dir():
         out = out / "report.html"
-    html = page(content_of(read_runs(paths)))
+    return write_page(content_of(read_runs(paths)), out)
+
+
+def write_page(content: Row, out: Path) -> Path:
+    """Write a page; returns the file.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    html = page(content)
     try:
         write_text(out, html)
     except OSError as error:

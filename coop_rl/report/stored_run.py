@@ -12,8 +12,9 @@ from coop_rl.evaluation.result import EvaluationResult
 from coop_rl.metric_names import DEVICE_SECONDS, LEDGER
 
 Row = dict[str, Any]
-Axis = Literal["steps", "tokens", "device_seconds"]
+Axis = Literal["steps", "tokens", "generated_tokens", "device_seconds"]
 AXES: tuple[Axis, ...] = ("steps", "tokens", "device_seconds")
+"""What charts and `coop-rl compare` go over."""
 TOKEN_TOTALS = ("tokens_generated", "tokens_rl", "tokens_sft", "tokens_shadow")
 """What the tokens of a run are: generated ones, and those in each loss, so that SFT costs too."""
 
@@ -90,6 +91,8 @@ class StoredRun:
 
 def spent(row: Row, axis: Axis) -> float:
     """Return the tokens, or the device-seconds, of a step's running totals."""
+    if axis == "generated_tokens":
+        return float(row.get(LEDGER + "tokens_generated") or 0)
     if axis == "tokens":
         return float(sum(row.get(LEDGER + name) or 0 for name in TOKEN_TOTALS))
     return float(sum(row[name] or 0 for name in row if name.startswith(DEVICE_SECONDS)))
@@ -110,7 +113,7 @@ def read_run(path: Path) -> StoredRun:
     Raises:
         RunDirectoryError: It is no run directory.
     """
-    config = _read_object(path / "config.json")
+    config = read_object(path / "config.json")
     if config is None:
         found = "no readable config.json" if path.is_dir() else "no such folder"
         raise RunDirectoryError(
@@ -123,7 +126,7 @@ def read_run(path: Path) -> StoredRun:
     return StoredRun(
         path.resolve(),
         config,
-        _read_object(path / "run.json") or {},
+        read_object(path / "run.json") or {},
         tuple(row for row in rows if OF_STEPS in row),
         tuple(row for row in rows if OF_STEPS not in row),
         tuple(samples),
@@ -161,7 +164,8 @@ def numbers(rows: Iterable[Row], name: str) -> list[float]:
     return [row[name] for row in rows if isinstance(row.get(name), int | float)]
 
 
-def _read_object(path: Path) -> Row | None:
+def read_object(path: Path) -> Row | None:
+    """Return the object of a JSON file; None where there is none that can be read."""
     try:
         return _object(path.read_bytes())
     except OSError:

@@ -36,7 +36,7 @@ def summarise(run: StoredRun) -> dict[str, Any]:
         "status": run.status.get("status", "unknown"),
         "num_steps": run.config.get("run", {}).get("num_steps"),
         "steps_done": len(run.steps),
-        "seconds": _seconds(run.status),
+        "seconds": seconds_of(run.status),
         "evaluations": list(_evaluations(run)),
         "training_reward": {
             "first": fmean(rewards[:over]),
@@ -218,7 +218,7 @@ def _warnings(run: StoredRun) -> Iterator[str]:
         yield f"warning: {run.num_unreadable:,} lines of metrics or samples could not be read"
 
 
-def _seconds(status: Row) -> float | None:
+def seconds_of(status: Row) -> float | None:
     """Return the time from start to end; of a resumed run, pauses included."""
     try:
         ends = [datetime.fromisoformat(status[name]) for name in ("started_at", "ended_at")]

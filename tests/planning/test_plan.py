@@ -28,7 +28,7 @@ def plan(*arguments: str) -> Ended:
         return coop_rl("plan", *arguments)
 
 
-CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("*/*.yaml"))
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").glob("[clp]*/*.yaml"))
 RIVALS = (
     "rl", "sft", "cold_start", "sum", "alternate", "chord", "hpt", "luffy", "srft", "relift",
     "lspo",

@@ -92,6 +92,17 @@ def test_the_latest_evaluations_of_equal_cost_are_compared(tmp_path: Path) -> No
     assert found["training reward", "tokens"].value == pytest.approx(0.1)
 
 
+def test_runs_that_spent_nearly_the_same_are_compared_on_the_same_steps(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", cost=1.0)
+    b = write_run(tmp_path / "b", cost=1.01, overrides=RL)
+    for folder in (a, b):  # the prompts of the last step are easy
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows[-1]["reward/mean"] = 1.0
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compared(a, b)["training reward", "device_seconds"]
+    assert found.value == pytest.approx(0.0)
+
+
 def test_seeds_under_way_wait_for_their_end(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_run(tmp_path / f"a-{seed}", seed=seed, num_steps=20 if seed == 0 else 2)

@@ -2,7 +2,7 @@
 // The page itself: header, switches, sections; on the live page, new figures as they come.
 
 const SECTIONS = [
-  ["compare", "Methods compared"], ["learning", "Learning"], ["gain", "Cooperative gain"], ["guidance", "Guidance"], ["gradients", "Gradients"],
+  ["study", "The study"], ["compare", "Methods compared"], ["learning", "Learning"], ["gain", "Cooperative gain"], ["guidance", "Guidance"], ["gradients", "Gradients"],
   ["forgetting", "Forgetting"], ["time", "Time"], ["samples", "Samples"], ["config", "Configuration"], ["any", "Every metric"],
 ];
 const POLL_MS = 2000;
@@ -73,6 +73,14 @@ function comparison() {
   return section("compare", "Methods compared", el("div", { class: "charts" }, figure), el("p", {}), differencesTable(content));
 }
 
+/** What a study declared and found, where the page is of one. */
+function studyTables() {
+  if (!content.tables.length) return null;
+  return section("study", "The study", content.tables.map((t) => [
+    table(t.title, t.columns, t.rows, (i) => i > 0),
+    el("ul", { class: "small soft" }, t.notes.map((note) => el("li", {}, note)))]).flat());
+}
+
 function time() {
   const figure = chartFigure({ title: "Where the seconds went", about: "Of the driver, by stage; evaluations included.", unit: "" }, true);
   redraws.push(() => drawTime(figure, content));
@@ -101,6 +109,7 @@ function build() {
   const isOne = content.runs.length === 1;
   // Made in the page's order, in which they are drawn too.
   const inside = {
+    study: studyTables,
     compare: comparison,
     time,
     samples: () => content.samples.length ? section("samples", "Samples", samplesSection(content)) : null,

@@ -6,6 +6,9 @@ Files, pairwise disjoint but for the last because each draws from its own split 
     prompts.jsonl         {"id", "prompt", "answer"}                for RL
     held_out.jsonl        {"id", "prompt", "answer"}                for evaluation
     careless.jsonl        as demonstrations.jsonl, the same problems with every carry lost
+
+With `--carries` demonstrations.jsonl and held_out.jsonl alone, of problems in which every addition
+carries: the base model, which loses most carries, is rarely right there.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from pathlib import Path
 from tests.support.demo.task import Problem, Split, draw_distinct, solve, solve_forgetfully
 
 LOG = logging.getLogger(__name__)
+NUM_CARRIES = {Split.DEMONSTRATIONS: 512, Split.HELD_OUT: 512}
 NUM_ROWS = {Split.DEMONSTRATIONS: 2048, Split.PROMPTS: 2048, Split.HELD_OUT: 512}
 
 
@@ -54,15 +58,39 @@ def write_careless(folder: Path) -> Path:
     return path
 
 
+def write_carries(folder: Path, seed: int) -> None:
+    """Write the two data sets of problems in which every addition carries."""
+    for split, num_rows in NUM_CARRIES.items():
+        problems = draw_distinct(random.Random(f"{seed}-{split}-carries"), split)
+        hard = islice(filter(always_carries, problems), num_rows)
+        rows = [to_row(problem, split, index) for index, problem in enumerate(hard)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+
+
+def always_carries(problem: Problem) -> bool:
+    """Return whether the units of every addition come to 10 or more."""
+    subtotal, *rest = problem.terms
+    for term in rest:
+        if subtotal % 10 + term % 10 < 10:
+            return False
+        subtotal += term
+    return True
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write every data set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the files in")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--carries", action="store_true", help="problems that always carry")
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     parsed.out.mkdir(parents=True, exist_ok=True)
+    if parsed.carries:
+        write_carries(parsed.out, parsed.seed)
+        return
     for split in NUM_ROWS:
         path = write_split(parsed.out, split, parsed.seed)
         LOG.info("%s: %d rows, %d bytes", path, NUM_ROWS[split], path.stat().st_size)

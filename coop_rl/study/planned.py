@@ -1,0 +1,227 @@
+"""A grid to runs: a config and a folder each, all checked before the first one starts.
+
+    base --set--> arm --trial--> seed
+
+Runs come seed by seed over all arms, so that a study that was stopped is a paired one with fewer
+seeds.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coop_rl.config import RunConfig
+from coop_rl.config.load import build_config
+from coop_rl.config.paths import settle_paths
+from coop_rl.config.read import lay_over, read_sections
+from coop_rl.errors import ConfigError
+from coop_rl.study.grid import NAME, Grid, Overrides, read_grid
+
+OWN_FIELDS = ("run.seed", "run.name", "run.dir")
+"""Fields of a run that the study sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One ordinary run of `coop-rl train`."""
+
+    arm: str
+    seed: int
+    trial: int | None
+    """Which trial of the arm, from 1; None: a run of the study itself."""
+    config: RunConfig
+    folder: Path
+    """Its run directory."""
+
+    @property
+    def name(self) -> str:
+        """How lines call it, and where in the study's folder it lies."""
+        return run_name(self.arm, self.seed, self.trial)
+
+    @property
+    def declared(self) -> Path:
+        """The config it is started from, beside its run directory."""
+        return self.folder.with_name(f"{self.folder.name}.json")
+
+    @property
+    def log(self) -> Path:
+        """What it printed, beside its run directory."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A grid whose every config was built; nothing was started."""
+
+    path: Path
+    grid: Grid
+    folder: Path
+    """Where its runs lie."""
+    configs: Mapping[str, RunConfig]
+    """The config of every arm, before trials and at the base's seed."""
+    trials: Mapping[str, tuple[RunConfig, ...]]
+    """The configs of every arm's trials."""
+
+    @property
+    def name(self) -> str:
+        """The grid's file, without its suffix."""
+        return self.path.stem
+
+    @property
+    def primary_set(self) -> str:
+        """The evaluation set that figures are of."""
+        return next(iter(self.configs.values())).evaluation.set_names[0]
+
+    def trial_runs(self) -> list[PlannedRun]:
+        """Return the runs that settings are chosen by, trial by trial."""
+        return [
+            self._run(arm, seed, config, number)
+            for arm, configs in self.trials.items()
+            for seed in self.grid.trial_seeds
+            for number, config in enumerate(configs, 1)
+        ]
+
+    def runs(self, chosen: Mapping[str, int]) -> list[PlannedRun]:
+        """Return the study's own runs, seed by seed.
+
+        Args:
+            chosen: The trial, from 1, that each arm with trials takes; arms whose trials are not
+                done yet have no runs.
+        """
+        return [
+            self._run(arm, seed, self.trials[arm][chosen[arm] - 1] if arm in chosen else config)
+            for seed in self.grid.seeds
+            for arm, config in self.configs.items()
+            if arm in chosen or arm not in self.trials
+        ]
+
+    def _run(self, arm: str, seed: int, config: RunConfig, trial: int | None = None) -> PlannedRun:
+        name = run_name(arm, seed, trial)
+        own = {"seed": seed, "name": f"{self.name}-{name.replace('/', '-')}"}
+        config = config.model_copy(update={"run": config.run.model_copy(update=own)})
+        return PlannedRun(arm, seed, trial, config, self.folder / name)
+
+
+def run_name(arm: str, seed: int, trial: int | None = None) -> str:
+    """Return the run's folder from the study's."""
+    return f"{arm}/{seed}" if trial is None else f"{arm}/trial-{trial}/{seed}"
+
+
+def read_study(path: Path, folder: Path | None = None) -> Study:
+    """Read a grid and build the config of every arm and trial.
+
+    Args:
+        path: The grid.
+        folder: Where the runs lie; None: `<run.dir>/<the grid's name>`.
+
+    Raises:
+        ConfigError: The grid, its base or one of its arms is wrong; the arm is named.
+    """
+    grid = read_grid(path)
+    base = path.parent / grid.base
+    try:
+        sections = read_sections(base)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: base {grid.base}: {error}") from None
+    common = lay_over(sections, _overlay(grid.set, path, "set"))
+    configs, trials = {}, {}
+    for arm, overrides in grid.arms.items():
+        own = lay_over(common, _overlay(overrides, path, f"arms.{arm}"))
+        configs[arm] = build_config(own, f"{path}: arm {arm}")
+        if tried := grid.trials.get(arm, ()):
+            wheres = [f"trials.{arm}.{number}" for number in range(1, len(tried) + 1)]
+            trials[arm] = tuple(
+                build_config(lay_over(own, _overlay(trial, path, where)), f"{path}: {where}")
+                for trial, where in zip(tried, wheres, strict=True)
+            )
+    if folder is None:
+        folder = Path(next(iter(configs.values())).run.dir) / path.stem
+    study = Study(path, grid, folder.absolute(), configs, trials)
+    _check(study)
+    return study
+
+
+def _overlay(overrides: Overrides, path: Path, where: str) -> dict[str, Any]:
+    """Return overrides as nested sections whose paths are absolute."""
+    values: dict[str, Any] = {}
+    for dotted, value in _leaves(overrides):
+        if dotted in OWN_FIELDS:
+            raise ConfigError(f"{path}: {where}: the study sets {dotted} of each run; remove it")
+        *names, leaf = dotted.split(".")
+        section = values
+        for name in names:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"{path}: {where}: {dotted}: {name} is not a section")
+        if leaf in section:
+            raise ConfigError(f"{path}: {where}: {dotted} is set twice; keep one")
+        section[leaf] = value
+    settle_paths(values, path.parent)
+    return values
+
+
+def _leaves(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every field that is set, by its dotted name."""
+    for name, value in overrides.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _check(study: Study) -> None:
+    """Refuse figures that no run measures, and arms that cannot be compared.
+
+    Raises:
+        ConfigError: With what was got and what to change.
+    """
+    path, grid = study.path, study.grid
+    if not re.fullmatch(NAME, study.name):
+        raise ConfigError(
+            f"{path}: the file's name is the study's, of letters, digits, dots, dashes and "
+            f"underscores, got {study.name!r}; rename it"
+        )
+    first_arm, first = next(iter(study.configs.items()))
+    for figure in (grid.primary, grid.second):
+        if figure not in first.evaluation.figures:
+            raise ConfigError(
+                f"{path}: the figure {figure} is not measured; allowed are "
+                f"{', '.join(first.evaluation.figures)} (evaluation.num_samples "
+                f"{first.evaluation.num_samples}); change primary or second, or set "
+                "evaluation.num_samples"
+            )
+    everything = {arm: [config] for arm, config in study.configs.items()}
+    everything |= {arm: [*everything[arm], *configs] for arm, configs in study.trials.items()}
+    for arm, configs in everything.items():
+        for config in configs:
+            _refuse_other_protocol(path, (first_arm, first), (arm, config))
+    seen: dict[str, str] = {}
+    for arm, config in study.configs.items():
+        if arm in study.trials:
+            continue
+        if (same := seen.setdefault(config.model_dump_json(), arm)) != arm:
+            raise ConfigError(f"{path}: arms {same} and {arm} are the same run; remove one")
+    for arm in study.trials:
+        if not study.configs[arm].method.samples:
+            raise ConfigError(
+                f"{path}: trials.{arm}: trials are chosen by the training reward, and method.kind "
+                f"{study.configs[arm].method.kind} samples nothing; remove them"
+            )
+
+
+def _refuse_other_protocol(
+    path: Path, first: tuple[str, RunConfig], second: tuple[str, RunConfig]
+) -> None:
+    """Refuse arms that are evaluated otherwise than the first: their figures would not compare."""
+    (_, a), (arm, b) = first, second
+    sections = [config.evaluation.model_dump() for config in (a, b)]
+    named = [f"evaluation.{name}" for name in sections[0] if sections[0][name] != sections[1][name]]
+    if a.max_evaluation_tokens != b.max_evaluation_tokens:
+        named.append("evaluation.max_tokens (rollout.max_tokens, where it is null)")
+    if named:
+        raise ConfigError(
+            f"{path}: arms {first[0]} and {arm} differ in {named[0]}, so their figures would not "
+            "compare; set it for all arms in set"
+        )
