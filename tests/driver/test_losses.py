@@ -16,6 +16,7 @@ from coop_rl.distributed.actors import Whereabouts
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.team import Team
+from coop_rl.driver.elastic import Elastic, Places
 from coop_rl.driver.fleet import Engine, SyncedFleet
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.replacement import Replacements
@@ -50,7 +51,7 @@ def engine_class() -> Any:
         async def start(self, lost: Any = None) -> Whereabouts:
             self._calls.append("start")
             self._is_first = lost is None
-            return Whereabouts("node", "127.0.0.1", os.getpid(), [])
+            return Whereabouts(f"node {os.getpid()}", "127.0.0.1", os.getpid(), [])
 
         async def generate(self, prompt: Prompt, sampling: SamplingSettings) -> Any:
             import asyncio
@@ -122,6 +123,7 @@ class Scene:
 
     num_engines: int = 2
     overrides: Sequence[str] = ()
+    places: Places | None = None
     log: list[str] = field(default_factory=list)
     served: dict[str, ScoredGroup] = field(default_factory=dict)
     returned: list[str] = field(default_factory=list)
@@ -142,7 +144,7 @@ class Scene:
             rollouts=tuple(Member(name, make[name]()) for name in names),
             rewards=(Member("reward", make["reward"]()),),
             joint=(learner,),
-            remake=lambda name: Member(name, make[name]()),
+            remake=lambda name: Member(name, make.get(name, engine_class().remote)()),
         )
         connect: Any = learner.handle.connect_rollouts.remote(list(self.team.rollouts))
         gather([Call("learner-joint-0", "connect", connect)], 60)
@@ -157,6 +159,10 @@ class Scene:
             self.team.joint,
             Replacements.of_rollouts(config, self.team, *told),
             self.check,
+            stages=self.stages,
+            elastic=Elastic(self.team, self.places, 3, *told[1:], every_s=0)
+            if self.places
+            else None,
         )
         self.scoring = Scoring(self.team.rewards, Replacements.of_rewards(config, self.team, *told))
         self.generation = TeamGeneration(config, self.fleet, self.scoring, StopRequest())
