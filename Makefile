@@ -15,7 +15,7 @@ SMOLLM2 := models/smollm2-135m-instruct
 QUICK := algorithm units
 GROUPS := jobs whole engines loop $(QUICK)
 
-.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check check-newest contracts gpu prove chaos study format audit bench docs site clean
+.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check check-newest contracts gpu prove fuzz chaos study format audit bench docs site clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
@@ -29,7 +29,8 @@ help:
 	@echo "make contracts  hold what we use of vLLM against the Python files of its GPU wheels, fetched from the package index"
 	@echo "make gpu      learner, engine and a run measured on one GPU, then the tests that need one, in the Python"
 	@echo "              environment it is called from; writes bench/results.d/gpu (ARGS=--tiny: small, on any machine)"
-	@echo "make prove    rarer whole jobs, then whole training runs: bridge x 3 seeds, rl, shuffled rewards"
+	@echo "make prove    rarer whole jobs, then whole training runs: bridge x 3 seeds, rl, shuffled rewards; fuzz"
+	@echo "make fuzz     10,000 changed files and texts for everything that reads some (ARGS='-k config': only those)"
 	@echo "make chaos    kill each process of a run, one run each, and compare with the undisturbed run; a table"
 	@echo "make study    GRID=configs/study/mixed-sources.yaml: arms over paired seeds, tables and a page (ARGS=--dry-run: what"
 	@echo "              it would take)"
@@ -104,6 +105,11 @@ gpu:
 prove: setup
 	pytest -m prove
 	pytest -m slow
+	$(MAKE) --no-print-directory fuzz
+
+# What make check tries some hundred of; a case is told by its number.
+fuzz: setup
+	COOP_RL_FUZZ_CASES=10000 pytest --timeout 7200 --durations 0 tests/fuzz $(ARGS)
 
 # pytest's own tags: one fault alone with ARGS='-k raylet'.
 chaos: setup

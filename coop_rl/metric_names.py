@@ -154,6 +154,9 @@ METRICS: dict[str, Metric] = {
         "actors", "lost rollout actors that were replaced since the row before; only where any was"
     ),
     "recovered/reward_actors": Metric("actors", "lost reward actors that were, likewise"),
+    "recovered/poisoned_prompts": Metric(
+        "prompts", "set aside since the row before: they ended every engine they were sampled on"
+    ),
     "ledger/tokens_generated": Metric(
         "tokens", "sampled for training so far, shadow and scaffold included"
     ),

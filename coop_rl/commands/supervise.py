@@ -171,8 +171,7 @@ class Supervisor:
                 f"{reason} (after step {loss.step}); lost before, within {section.window} steps: "
                 f"{before}; recovery.restarts is {section.restarts}; {TO_GO_ON}"
             )
-        pause_s = section.backoff_s * 2 ** (len(recent) - 1)
-        if self.signals.pause(pause_s):
+        if self.signals.pause(section.pause_s(len(recent))):
             close_status(self._folder, "interrupted", f"stopped after a loss: {loss}")
             raise Interrupted(f"{loss}; stopped before it went on; run the same command to go on")
         return Restart(loss, len(recent), section.restarts)

@@ -16,7 +16,7 @@ from coop_rl.config.paths import settle_paths
 from coop_rl.config.read import read_sections
 from coop_rl.config.schema import RunConfig, ServingConfig
 from coop_rl.config.section_path import SectionPath
-from coop_rl.errors import ConfigError
+from coop_rl.errors import ConfigError, printable
 from coop_rl.redaction import path_of_secret
 
 DEFAULT_METHOD = "bridge"
@@ -100,7 +100,7 @@ def _validate(
     except ValidationError as error:
         problem = describe(error)
         culprit = blamed(problem, overrides, options) or origin
-        raise ConfigError(f"{culprit}: {problem.text}") from None
+        raise ConfigError(f"{printable(culprit)}: {problem.text}") from None
 
 
 def _with_kinds(method: dict[str, Any]) -> dict[str, Any]:

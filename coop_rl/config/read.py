@@ -87,8 +87,9 @@ def parse_yaml(text: str, origin: str, section: Sequence[str] = ()) -> Any:
             return None
         _refuse_duplicate_keys(root, origin, tuple(section), set())
         return loader.construct_document(root)
-    except (ValueError, RecursionError) as error:  # !!int x; brackets a thousand deep
-        raise yaml.YAMLError(first_line(error)) from None
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:
+        # !!int x, !!bool x, !!timestamp x; brackets a thousand deep
+        raise yaml.YAMLError(f"{type(error).__name__}: {first_line(error)}") from None
     finally:
         loader.dispose()
 

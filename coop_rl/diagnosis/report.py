@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coop_rl.diagnosis.finding import Finding
-from coop_rl.errors import UserError
+from coop_rl.errors import UserError, printable
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -26,11 +26,12 @@ def report(findings: Iterable[Finding], console: Console, *, as_json: bool) -> N
     else:
         table = Table(box=None, show_header=False, pad_edge=False)
         for finding in findings:
-            # What comes from files and templates is no markup.
-            found = Text(finding.found)
+            # What comes from files and templates is no markup, and steers no terminal.
+            found = Text(printable(finding.found))
             if finding.fix:
                 found.append("\nfix:", "bold").append(f" {finding.fix}", "none")
-            table.add_row(Text(finding.status, COLOURS[finding.status]), finding.check, found)
+            check = Text(printable(finding.check))
+            table.add_row(Text(finding.status, COLOURS[finding.status]), check, found)
         console.print(table)
     failed = [finding.check for finding in findings if finding.status == "fail"]
     if failed:

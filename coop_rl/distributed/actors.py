@@ -11,8 +11,10 @@ its own log file and hides devices that it did not reserve, then imports what is
 terminal stays readable and an import error is in the log too.
 """
 
+import asyncio
 import inspect
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,8 +160,9 @@ class RolloutActor(Shell):
         super().__init__(log)
         self._config, self._backend = config, backend
 
-    async def start(self, lost: Whereabouts | None = None) -> Whereabouts:
-        """Load the engine, once nothing is left of a `lost` one in whose place this one is."""
+    async def start(self, lost: Whereabouts | None = None, pause_s: float = 0.0) -> Whereabouts:
+        """Load the engine, after a pause and once nothing is left of a `lost` one before it."""
+        await asyncio.sleep(pause_s)
         if lost is not None and lost.node_id == whereabouts().node_id:
             await gone(lost.pid, GONE_LIMIT_S)
         self._engine = EngineProcess(self._config, self._backend)
@@ -272,8 +275,9 @@ class RewardActor(Shell):
         super().__init__(log)
         self._config = config
 
-    def start(self) -> Whereabouts:
-        """Start the worker processes."""
+    def start(self, pause_s: float = 0.0) -> Whereabouts:
+        """Start the worker processes, after a pause."""
+        time.sleep(pause_s)
         from coop_rl.evaluation.benchmarks import verifiers_of
         from coop_rl.rewards.pool import RewardPool
 

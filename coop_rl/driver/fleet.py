@@ -305,10 +305,10 @@ class SyncedFleet(Fleet):
         if self._elastic and self._elastic.is_ending(name):
             self._leave(name)
             return
-        new = self._replacements.begin(lost, error)
+        new, pause_s = self._replacements.begin(lost, error)
         self._membership.lost(name)
         self._forget(lost)
-        self._begin(new, self._replacements.place(name))
+        self._begin(new, self._replacements.place(name), pause_s)
 
     def join(self, new: Engine) -> None:
         """Let one more engine start, beside everything else."""
@@ -345,10 +345,10 @@ class SyncedFleet(Fleet):
             self._closing.discard(engine)
             self._on_lost(engine)
 
-    def _begin(self, new: Engine, lost: Whereabouts | None) -> None:
-        """Start an engine, in the place of one that was `lost` there, if any."""
+    def _begin(self, new: Engine, lost: Whereabouts | None, pause_s: float = 0.0) -> None:
+        """Start an engine after a pause, in the place of one that was `lost` there, if any."""
         self._members[new.name] = new
         self._membership.starting(new.name)
-        start = new.call(RolloutActor.start, lost)
+        start = new.call(RolloutActor.start, lost, pause_s)
         self._starting[start.ref] = start
-        self._began = time.monotonic()
+        self._began = time.monotonic() + pause_s

@@ -17,6 +17,7 @@ from coop_rl.driver.canary import Canary
 from coop_rl.driver.elastic import Elastic
 from coop_rl.driver.fleet import SyncedFleet
 from coop_rl.driver.generation import TeamGeneration
+from coop_rl.driver.poison import Poison
 from coop_rl.driver.replacement import Replacements
 from coop_rl.driver.scoring import Scoring
 from coop_rl.driver.stop import StopRequest
@@ -32,6 +33,7 @@ class Fleets:
     shadow: SyncedFleet
     evaluation: SyncedFleet
     scoring: Scoring
+    poison: Poison
 
     @classmethod
     def build(
@@ -93,6 +95,7 @@ class Fleets:
                 may_resend=False,
             ),
             scoring=Scoring(team.rewards, rewards),
+            poison=Poison(stages, warn),
         )
 
     def generations(
@@ -100,7 +103,9 @@ class Fleets:
     ) -> tuple[TeamGeneration, TeamGeneration, TeamGeneration]:
         """Return generation by the policy, by the shadow, and for evaluations beside training."""
         return (
-            TeamGeneration(config, self.policy, self.scoring, stop, stages=stages),
-            TeamGeneration(config, self.shadow, self.scoring, stop),
-            TeamGeneration(config, self.evaluation, self.scoring, stop),
+            TeamGeneration(
+                config, self.policy, self.scoring, stop, stages=stages, poison=self.poison
+            ),
+            TeamGeneration(config, self.shadow, self.scoring, stop, poison=self.poison),
+            TeamGeneration(config, self.evaluation, self.scoring, stop, poison=self.poison),
         )

@@ -2,7 +2,7 @@
 
     submit --> router --> rollout actor --> reward actor --> on_done
                  ^ waits while weights change, unless updates are in flight
-                 ^ what a lost rollout actor had, with the same seeds
+                 ^ what a lost rollout actor had, with the same seeds (`driver.poison`)
 
 A sampled group goes from the rollout actor to the reward actor directly (`driver.scoring`). Which
 rollout actors there are, `driver.fleet` knows. `distributed.calls` serves this in every wait, so
@@ -10,6 +10,7 @@ generation goes on while learners train. Called by `driver.rollouts`, by
 `driver.learners.TeamWeights` and, through `run`, by evaluations.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from coop_rl.config.schema import ServingConfig
 from coop_rl.distributed.actors import RolloutActor
 from coop_rl.distributed.calls import AnyRef, Call, breaking_off, in_background, wait_until
 from coop_rl.driver.fleet import Fleet
+from coop_rl.driver.poison import MOST_LOSSES, Poison, stand_in
 from coop_rl.driver.router import Router, Work
 from coop_rl.driver.scoring import Scoring
 from coop_rl.driver.stop import StopRequest
@@ -77,7 +79,7 @@ class AskedGeneration(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Group:
     """A group that was submitted, and who waits for it."""
 
@@ -86,6 +88,8 @@ class _Group:
     on_start: OnStart
     on_done: OnDone
     on_return: OnReturn
+    num_losses: int = 0
+    """Engines that were lost while they sampled it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ class _Generating:
     call: Call[RolloutGroup]
     engine: int
     work: Work[_Group]
+    number: int
+    """How many groups were given to engines before."""
 
 
 class TeamGeneration:
@@ -108,6 +114,7 @@ class TeamGeneration:
         stop: StopRequest,
         on_group: Callable[[], None] | None = None,
         stages: Stages | None = None,
+        poison: Poison | None = None,
     ) -> None:
         """Sample on `fleet`, judge by `scoring`; `on_group` is called after each sampled one."""
         self._fleet = fleet
@@ -116,10 +123,16 @@ class TeamGeneration:
         self._timeout_s = config.placement.call_timeout_s
         self._on_group = on_group
         self._stages = stages or Stages()
+        self._poison = poison or Poison()
         self._may_change_in_flight = config.rollout.in_flight_updates
         self._router: Router[_Group] = Router(fleet.serving, sequences_at_once(config))
         fleet.subscribe(self._drop, self._router.add_engine, self._router.close)
         self._generating: dict[AnyRef, _Generating] = {}
+        self._num_started = 0
+        self._dead_since: dict[int, int] = {}
+        """By lost engine: groups of a higher number were given to it when it was dead already."""
+        self._unjudged: Counter[int] = Counter()
+        """By engine: calls that ended, of which is not known yet whether the engine had died."""
         self._num_events = 0
         self._is_paused = False
         self._owed: tuple[PolicyVersion, Callable[[], None]] | None = None
@@ -260,10 +273,10 @@ class TeamGeneration:
         self._num_events += 1
         ended = self._generating.pop(ref)
         self._router.finish(ended.engine, ended.work)
+        self._unjudged[ended.engine] += 1
         # Not earlier: an actor that runs calls in order would wait for the slowest group.
-        self._scoring.judge(
-            ended.call, partial(self._on_scored, ended), partial(self._on_failed, ended)
-        )
+        failed = partial(self._on_failed, ended, self._num_started)
+        self._scoring.judge(ended.call, partial(self._on_scored, ended), failed)
         self._start()
         if self._on_group:
             self._on_group()
@@ -271,18 +284,26 @@ class TeamGeneration:
     def _on_scored(self, ended: _Generating, scored: ScoredGroup) -> None:
         """Hand a group to who submitted it."""
         self._num_events += 1
+        self._unjudged[ended.engine] -= 1
         ended.work.item.on_done(scored, ended.call.actor)
+        self._start()
 
-    def _on_failed(self, ended: _Generating, error: RunError) -> None:
+    def _on_failed(self, ended: _Generating, num_started: int, error: RunError) -> None:
         """Sample a group again that was lost with its engine, or with the node that held it.
+
+        `num_started` groups had been given to engines when its call ended.
 
         Raises:
             RunError: It failed for another reason, or the engine is not replaced.
         """
         self._num_events += 1
+        self._unjudged[ended.engine] -= 1
         if not isinstance(error, ActorLostError | ResultLostError):
             raise error
-        self._take_back([ended.work])
+        if isinstance(error, ActorLostError):
+            self._dead_since.setdefault(ended.engine, num_started)
+            self._blame(ended)
+        ended.work.item.on_return()
         self._router.add(ended.work)
         if isinstance(error, ActorLostError):
             self._fleet.lose(ended.engine, error)
@@ -290,22 +311,39 @@ class TeamGeneration:
 
     def _drop(self, engine: int) -> None:
         """Forget a lost engine's calls, so that a late answer counts for nobody."""
+        lost = [entry for entry in self._generating.values() if entry.engine == engine]
         self._generating = {r: e for r, e in self._generating.items() if e.engine != engine}
-        self._take_back(self._router.remove(engine))
+        self._router.remove(engine)
+        for entry in lost:
+            self._blame(entry)
+            entry.work.item.on_return()
 
-    def _take_back(self, works: Sequence[Work[_Group]]) -> None:
-        for work in works:
-            work.item.on_return()
+    def _blame(self, lost: _Generating) -> None:
+        """Note that an engine was lost while it sampled a group, which may be why."""
+        group = lost.work.item
+        if lost.number >= self._dead_since.get(lost.engine, self._num_started):
+            return
+        group.num_losses += 1
+        lost.work.is_alone = group.num_losses == MOST_LOSSES - 1
+        if group.num_losses == MOST_LOSSES:
+            self._poison.set_aside(group.prompt)
 
     def _start(self) -> None:
         """Give waiting groups to engines that have room."""
         if self._is_paused:
             return
-        for engine, work in self._router.start():
+        for engine, work in self._router.start(lambda engine: not self._unjudged[engine]):
             group = work.item
             member = self._fleet.serving[engine]
+            if group.prompt in self._poison:
+                self._router.finish(engine, work)
+                group.on_start(self._version)
+                nothing = stand_in(group.prompt, group.sampling, self._version)
+                group.on_done(nothing, member.name)
+                continue
             call = member.call(RolloutActor.generate, group.prompt, group.sampling)
-            self._generating[call.ref] = _Generating(call, engine, work)
+            self._generating[call.ref] = _Generating(call, engine, work, self._num_started)
+            self._num_started += 1
             group.on_start(self._version)
 
     def _under_way(self) -> list[Call[object]]:

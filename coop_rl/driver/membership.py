@@ -104,8 +104,8 @@ class Budget:
         self.limit = limit
         self._losses: list[tuple[int, str]] = []
 
-    def spend(self, step: int, loss: str) -> None:
-        """Note a loss at `step`.
+    def spend(self, step: int, loss: str) -> int:
+        """Note a loss at `step`; returns how many there are in the window.
 
         Raises:
             BudgetSpentError: It is one too many; the text tells all of the window.
@@ -118,3 +118,4 @@ class Budget:
                 f"{len(self._losses)} losses within {self._window} steps, and {self._field} lets "
                 f"{self.limit} be replaced: {told}"
             )
+        return len(self._losses)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from coop_rl.config.recovery import RecoverySection
 from coop_rl.config.schema import ServingConfig
 from coop_rl.distributed.actors import Whereabouts
 from coop_rl.distributed.member import Member
@@ -30,6 +31,7 @@ class Replacements:
         team: Team,
         role: str,
         budget: Budget,
+        section: RecoverySection,
         stages: Stages,
         report: Callable[[str], None],
         note: Callable[[], object],
@@ -40,6 +42,7 @@ class Replacements:
             team: All actors.
             role: `rollouts` or `reward_actors`, as the metric is called.
             budget: How many losses are borne.
+            section: How long each new actor waits before it starts.
             stages: Counts replacements.
             report: Gets a line at every loss and at every return.
             note: Called once `team.places` has changed.
@@ -47,6 +50,7 @@ class Replacements:
         self._team = team
         self._role = role
         self._budget = budget
+        self._section = section
         self._stages = stages
         self._report = report
         self._note = note
@@ -71,7 +75,7 @@ class Replacements:
         is_alone = not config.placement.colocated and (gpus == 0 or gpus >= 1)
         limit = section.rollout_restarts if is_alone else 0
         budget = Budget("recovery.rollout_restarts", limit, section.window)
-        return cls(team, "rollouts", budget, stages, report, note)
+        return cls(team, "rollouts", budget, section, stages, report, note)
 
     @classmethod
     def of_rewards(
@@ -85,10 +89,12 @@ class Replacements:
         """Replace reward actors as section `recovery` says."""
         section = config.recovery
         budget = Budget("recovery.reward_restarts", section.reward_restarts, section.window)
-        return cls(team, "reward_actors", budget, stages, report, note)
+        return cls(team, "reward_actors", budget, section, stages, report, note)
 
-    def begin(self, lost: Member[A], error: RunError) -> Member[A]:
-        """Put a new actor into the place of a lost one.
+    def begin(self, lost: Member[A], error: RunError) -> tuple[Member[A], float]:
+        """Put a new actor into the place of a lost one; returns how long it waits to start, too.
+
+        It waits by itself, so that nobody waits for it.
 
         Raises:
             RunError: `error` itself, where this role is not replaced, or Ray itself is lost.
@@ -96,10 +102,10 @@ class Replacements:
         """
         if self._budget.limit == 0 or isinstance(error, RayLostError):
             raise error
-        self._budget.spend(self.step, str(error))
+        pause_s = self._section.pause_s(self._budget.spend(self.step, str(error)))
         self._lost_at.setdefault(lost.name, time.monotonic())
         self._report(f"lost {lost.name}, which is replaced: {error}")
-        return self._team.replace(lost)
+        return self._team.replace(lost), pause_s
 
     def place(self, name: str) -> Whereabouts | None:
         """Return where the actor called `name` runs, or ran."""

@@ -6,7 +6,7 @@ place in the queue. Called by `driver.generation`. Plain Python: no Ray, no cloc
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -41,6 +41,8 @@ class Work(Generic[T]):
     """Number of responses."""
     tokens: int
     """Prompt tokens, counted once, and the most response tokens of all samples together."""
+    is_alone: bool = False
+    """Whether it gets an engine to itself; others wait behind it until one is empty."""
     place: int | None = None
     """Its place in the queue, which it keeps; the router gives it."""
 
@@ -95,16 +97,27 @@ class Router(Generic[T]):
             self._num_added += 1
         heapq.heappush(self._waiting, (work.place, work))
 
-    def start(self) -> Iterator[tuple[int, Work[T]]]:
-        """Yield (engine, group) for groups that can begin now, until none can."""
+    def start(
+        self, may_be_alone: Callable[[int], bool] = lambda _: True
+    ) -> Iterator[tuple[int, Work[T]]]:
+        """Yield (engine, group) for groups that can begin now, until none can.
+
+        `may_be_alone` tells whether an empty engine may take a group that is to be alone.
+        """
         while self._waiting and self._free:
-            _, engine, stamp = heapq.heappop(self._free)
+            _, engine, stamp = self._free[0]
             load = self._loads.get(engine)
             if load is None or stamp != load.stamp:
+                heapq.heappop(self._free)
                 continue
-            _, work = heapq.heappop(self._waiting)
+            _, work = self._waiting[0]
+            # If this engine has groups, so has every other one.
+            if work.is_alone and (load.works or not may_be_alone(engine)):
+                return
+            heapq.heappop(self._free)
+            heapq.heappop(self._waiting)
             load.works.add(work)
-            load.sequences += work.sequences
+            load.sequences += self._share(work)
             load.tokens += work.tokens
             self._note(engine)
             yield engine, work
@@ -113,9 +126,13 @@ class Router(Generic[T]):
         """Take a generated group off its engine."""
         load = self._loads[engine]
         load.works.remove(work)
-        load.sequences -= work.sequences
+        load.sequences -= self._share(work)
         load.tokens -= work.tokens
         self._note(engine)
+
+    def _share(self, work: Work[T]) -> int:
+        """Return how much of an engine's room a group takes: all, where it is to be alone."""
+        return self._limit if work.is_alone else work.sequences
 
     def _note(self, engine: int) -> None:
         load = self._loads[engine]

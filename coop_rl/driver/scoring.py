@@ -138,8 +138,8 @@ class Scoring:
     def _replace(self, lost: Member[RewardActor], error: RunError) -> None:
         if self._replacements is None:
             raise error
-        new = self._replacements.begin(lost, error)
-        start = new.call(RewardActor.start)
+        new, pause_s = self._replacements.begin(lost, error)
+        start = new.call(RewardActor.start, pause_s)
         self._starting[start.ref] = new, start
 
     def _take_on(self, new: Member[RewardActor], start: Call[Whereabouts]) -> None:

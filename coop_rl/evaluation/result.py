@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coop_rl.errors import DataError, RunError
+from pydantic import TypeAdapter
+
+from coop_rl.errors import DataError, RunError, first_line
 from coop_rl.evaluation.estimators import (
     Estimate,
     mean_interval,
@@ -111,13 +113,15 @@ class EvaluationResult:
             DataError: It is no such file.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            fields: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is no evaluation result: {error}") from None
-        for name, value in fields.items():
-            fields[name] = tuple(value) if isinstance(value, list) else value
-        return cls(**fields)
+            result = TypeAdapter(cls).validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is no evaluation result: {first_line(error)}") from None
+        items = (result.greedy_correct, result.num_correct, result.majority_correct)
+        counts = (*result.num_correct, *result.pass_ks)
+        are_possible = result.num_samples > 0 and all(0 <= n <= result.num_samples for n in counts)
+        if not (result.ids and are_possible and {len(i) for i in items} == {len(result.ids)}):
+            raise DataError(f"{path} is no evaluation result: its counts cannot be")
+        return result
 
 
 @dataclass(frozen=True, slots=True)

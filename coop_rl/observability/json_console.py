@@ -81,7 +81,8 @@ class JsonConsole(RunConsole):
 
     def _write(self, kind: str, **values: Any) -> None:
         said = {"kind": kind, **{name: _finite(value) for name, value in values.items()}}
-        self._console.file.write(json.dumps(said, ensure_ascii=False, allow_nan=False) + "\n")
+        # In ASCII: some of Unicode steers terminals too, and half characters have no UTF-8.
+        self._console.file.write(json.dumps(said, allow_nan=False) + "\n")
         self._console.file.flush()
 
 

@@ -14,6 +14,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from coop_rl.errors import printable
 from coop_rl.metric_names import REWARD, STEP_SECONDS
 
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=*#"
@@ -134,7 +135,7 @@ class LiveView(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         """Return the lines, none of which is wider than the terminal, and the bar."""
         for line in self._lines():
-            yield Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+            yield Text(printable(line), style="dim", no_wrap=True, overflow="ellipsis")
         yield self.make_tasks_table(self.tasks)
 
     def _lines(self) -> Iterator[str]:

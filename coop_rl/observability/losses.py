@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from coop_rl.errors import ActorLostError, RayLostError
 from coop_rl.files import write_text
 from coop_rl.metric_names import STEP_SECONDS
@@ -75,10 +77,15 @@ def read_status(folder: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+LOSSES = TypeAdapter(list[Loss])
+
+
 def losses(status: Mapping[str, Any]) -> list[Loss]:
-    """Return the losses that run.json lists."""
-    found = status.get("losses")
-    return [Loss(**{**one, "who": tuple(one["who"])}) for one in found or []]
+    """Return the losses that run.json lists; none where somebody has damaged the list."""
+    try:
+        return LOSSES.validate_python(status.get("losses", []))
+    except ValidationError:
+        return []
 
 
 def close_status(folder: Path, status: str, error: str, lost: Sequence[Loss] = ()) -> None:
@@ -88,7 +95,7 @@ def close_status(folder: Path, status: str, error: str, lost: Sequence[Loss] = (
         OSError: run.json cannot be written.
     """
     values = read_status(folder)
-    listed = [*values.get("losses", []), *map(asdict, lost)]
+    listed = [asdict(loss) for loss in (*losses(values), *lost)]
     values |= {"status": status, "ended_at": now(), "error": error, "losses": listed}
     write_text(folder / "run.json", json.dumps(values, indent=2) + "\n")
 

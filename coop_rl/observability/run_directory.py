@@ -31,7 +31,7 @@ from coop_rl.config.paths import settle_paths
 from coop_rl.errors import RunDirectoryError, RunError
 from coop_rl.files import aside, remove, write_text
 from coop_rl.observability.logs import route_library_logs
-from coop_rl.observability.losses import now, read_status
+from coop_rl.observability.losses import losses, now, read_status
 from coop_rl.observability.run_status import RunStatus
 from coop_rl.observability.sinks import read_rows
 
@@ -257,6 +257,7 @@ class RunDirectory:
 
     def _first_values(self) -> dict[str, Any]:
         before, time = read_status(self.path), now()
+        num_resumes = before.get("num_resumes", -1)
         return {
             "status": "running",
             "name": self.config.run.name,
@@ -265,10 +266,10 @@ class RunDirectory:
             "num_steps": self.config.run.num_steps,
             "started_at": before.get("started_at", time),
             "resumed_at": time if before else None,
-            "num_resumes": before.get("num_resumes", -1) + 1,
+            "num_resumes": num_resumes + 1 if isinstance(num_resumes, int) else 1,
             "ended_at": None,
             "error": None,
-            "losses": before.get("losses", []),
+            "losses": [asdict(loss) for loss in losses(before)],
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "python": platform.python_version(),

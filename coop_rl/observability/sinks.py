@@ -103,15 +103,26 @@ def read_rows(path: Path) -> tuple[list[JsonObject], list[int]]:
     rows: list[JsonObject] = []
     unreadable: list[int] = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict) and type(row.get("step")) is int:
+        row = parse_row(line)
+        if row is not None and type(row.get("step")) is int:
             rows.append(row)
         elif line:
             unreadable.append(number)
     return rows, unreadable
+
+
+def parse_row(line: str | bytes) -> JsonObject | None:
+    """Return the JSON object of a line; None where it holds none that could be written again.
+
+    JSON can escape half a character, which has no UTF-8 form.
+    """
+    try:
+        row = json.loads(line)
+        if (b"\\ud" if isinstance(line, bytes) else "\\ud") in line.lower():  # type: ignore[operator]
+            json.dumps(row, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _guard(path: Path, action: Callable[[], None]) -> None:

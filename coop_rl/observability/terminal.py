@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from coop_rl.errors import printable
+
 
 class Terminal:
     """Prints lines, and one bar at a time."""
@@ -20,8 +22,8 @@ class Terminal:
         self._progress: Progress | None = None
 
     def line(self, text: str, style: str = "") -> None:
-        """Print a line, which stays one line however wide it is."""
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        """Print a line, which stays one line however wide it is, and whatever stands in it."""
+        self._console.print(Text(printable(text), style=style), soft_wrap=True)
 
     def milestone(self, text: str) -> None:
         """Print a line with the seconds since this object was made."""

@@ -1,6 +1,5 @@
 """A run read from its folder, finished or still growing; who reads it never writes there."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from coop_rl.errors import DataError, RunDirectoryError
 from coop_rl.evaluation.result import EvaluationResult
 from coop_rl.metric_names import DEVICE_SECONDS, LEDGER
+from coop_rl.observability.sinks import parse_row
 
 Row = dict[str, Any]
 Axis = Literal["steps", "tokens", "generated_tokens", "device_seconds"]
@@ -122,13 +122,14 @@ def read_run(path: Path) -> StoredRun:
         )
     rows, num_unreadable = read_rows(path / "metrics.jsonl")
     samples, num_torn = read_rows(path / "samples.jsonl")
-    rows = [row for row in rows if isinstance(row.get("step"), int)]
+    good = [row for row in rows if _is_measured(row)]
+    num_unreadable += len(rows) - len(good)
     return StoredRun(
         path.resolve(),
         config,
         read_object(path / "run.json") or {},
-        tuple(row for row in rows if OF_STEPS in row),
-        tuple(row for row in rows if OF_STEPS not in row),
+        tuple(row for row in good if OF_STEPS in row),
+        tuple(row for row in good if OF_STEPS not in row),
         tuple(samples),
         num_unreadable + num_torn,
     )
@@ -173,8 +174,10 @@ def read_object(path: Path) -> Row | None:
 
 
 def _object(data: bytes) -> Row | None:
-    try:
-        value = json.loads(data.decode("utf-8", errors="replace"))
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    return parse_row(data.decode("utf-8", errors="replace"))
+
+
+def _is_measured(row: Row) -> bool:
+    """Whether a row holds a step and numbers, as all rows of metrics do."""
+    has_step = type(row.get("step")) is int
+    return has_step and all(isinstance(value, int | float | None) for value in row.values())

@@ -54,7 +54,7 @@ def arms_table(arms: Sequence[Arm]) -> Table:
             str(len(arm.runs)),
             ", ".join(map(str, arm.by_seed)),
             *(_span(values) for values in spent),
-            ", ".join(statuses),
+            clean(", ".join(statuses)),
         )
     return table
 
@@ -66,7 +66,7 @@ def config_table(arms: Sequence[Arm], fields: Sequence[str]) -> Table:
         table.add_column(name, overflow="fold")
     flats = [flatten(arm.runs[0].config) for arm in arms]
     for field in fields:
-        table.add_row(field, *(Text(clean(str(flat.get(field, "–")))) for flat in flats))
+        table.add_row(clean(field), *(Text(clean(str(flat.get(field, "–")))) for flat in flats))
     return table
 
 
@@ -81,11 +81,11 @@ def differences_table(differences: Sequence[Difference]) -> Table:
     for figure in figures:
         for axes, d in _merged([d for d in differences if d.figure == figure]):
             if d.value is None:
-                table.add_row(figure, axes, "", "", Text(d.over, style="dim"), "")
+                table.add_row(clean(figure), axes, "", "", Text(d.over, style="dim"), "")
                 continue
             values = [f"{v:.3f}" for v in (d.reference_value, d.other_value) if v is not None]
             over = d.over if d.low is not None else f"none, {d.over}"
-            table.add_row(figure, axes, *values, _difference(d), over)
+            table.add_row(clean(figure), axes, *values, _difference(d), over)
         table.add_section()
     return table
 

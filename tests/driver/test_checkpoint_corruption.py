@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from coop_rl.driver.checkpoint_check import MANIFEST, PROGRESS, damage
-from coop_rl.driver.checkpoint_store import CheckpointStore
+from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress
+from coop_rl.errors import RunDirectoryError
 from coop_rl.files import sha256
 from tests.driver.tiny_checkpoints import ROLES, save, seal_again
 
@@ -108,6 +109,24 @@ def swap(folder: Path, rng: random.Random) -> None:
     two.write_bytes(a + b" ")
 
 
+def swap_files(folder: Path, rng: random.Random) -> None:
+    one, two = rng.sample([path for path in files(folder) if path.name != MANIFEST], 2)
+    a, b = one.read_bytes(), two.read_bytes()
+    one.write_bytes(b + (b" " if a == b else b""))
+    two.write_bytes(a)
+
+
+def rename(folder: Path, rng: random.Random) -> None:
+    path = any_file(folder, rng)
+    path.rename(path.with_name(rng.choice([f"{path.name}.bak", "x", f".{path.name}"])))
+
+
+def another_steps_manifest(folder: Path, rng: random.Random) -> None:
+    names = rng.choice([[MANIFEST], [MANIFEST, PROGRESS], [MANIFEST, PROGRESS, "inputs.json"]])
+    for name in names:
+        shutil.copy(folder.parent / "step-000003" / name, folder / name)
+
+
 def another_steps_content(folder: Path, rng: random.Random) -> None:
     shutil.rmtree(folder)
     shutil.copytree(folder.parent / "step-000003", folder)
@@ -179,8 +198,8 @@ def no_folder(folder: Path, rng: random.Random) -> None:
 CORRUPTIONS: tuple[Callable[[Path, random.Random], None], ...] = (
     flip, truncate, grow, overwrite, remove, remove_role, remove_role_from_the_manifest_too,
     remove_file_from_the_manifest_too, drop_entry, point_outside, link, link_role, pipe, swap,
-    another_steps_content, another_steps_role, wrong_progress, wrong_state, not_finite, stray,
-    no_folder,
+    swap_files, rename, another_steps_manifest, another_steps_content, another_steps_role,
+    wrong_progress, wrong_state, not_finite, stray, no_folder,
 )  # fmt: skip
 
 
@@ -206,6 +225,8 @@ def test_no_corruption_is_resumed_from(whole: Path, tmp_path: Path) -> None:
         assert found.newest == tmp_path / "run/step-000003", what
         assert [path.name for path, _ in found.damaged] == ["step-000006"], what
         assert all("\n" not in why and why for _, why in found.damaged), what
+        with pytest.raises(RunDirectoryError, match=r"is damaged: |is no checkpoint"):
+            read_progress(tmp_path / "run/step-000006", ROLES)
 
 
 def test_both_corrupted_leave_nothing_to_resume_from(whole: Path, tmp_path: Path) -> None:

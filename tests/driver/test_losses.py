@@ -48,9 +48,9 @@ def engine_class() -> Any:
             self._worker = RolloutWorker(self._engine)
             self._calls: list[str] = []
 
-        async def start(self, lost: Any = None) -> Whereabouts:
+        async def start(self, lost: Any = None, pause_s: float = 0.0) -> Whereabouts:
             self._calls.append("start")
-            self._is_first = lost is None
+            self._is_first, self._pause_s = lost is None, pause_s
             return Whereabouts(f"node {os.getpid()}", "127.0.0.1", os.getpid(), [])
 
         async def generate(self, prompt: Prompt, sampling: SamplingSettings) -> Any:
@@ -76,6 +76,9 @@ def engine_class() -> Any:
         async def calls(self) -> list[str]:
             return self._calls
 
+        async def pause_s(self) -> float:
+            return self._pause_s
+
     return ray.remote(num_cpus=0, max_concurrency=64)(ScriptedActor)  # type: ignore[call-overload]
 
 
@@ -83,7 +86,7 @@ def judge_class() -> Any:
     class Judge:
         """Dies of one answer."""
 
-        def start(self) -> Whereabouts:
+        def start(self, pause_s: float = 0.0) -> Whereabouts:
             return Whereabouts("node", "127.0.0.1", os.getpid(), [])
 
         def score(self, group: Any) -> ScoredGroup:
@@ -237,6 +240,7 @@ def test_a_new_engine_starts_joins_gets_the_weights_passes_the_canary_and_only_t
     scene.wait_for(2)
     new = scene.team.rollouts[0]
     assert ray.get(new.handle.calls.remote()) == ["start"]
+    assert ray.get(new.handle.pause_s.remote()) == scene.config().recovery.backoff_s == 1.0
     scene.publish(NEXT)
     for i in range(4):
         scene.submit(f"c{i}")

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coop_rl.config.recovery import RecoverySection
 from coop_rl.distributed.member import Member
 from coop_rl.driver.membership import Budget, Membership, State
 from coop_rl.driver.replacement import Replacements
-from coop_rl.errors import BudgetSpentError, RayLostError
+from coop_rl.errors import ActorLostError, BudgetSpentError, RayLostError
 from coop_rl.tracing.stages import Stages
 
 NAMES = ("rollout-0", "rollout-1", "rollout-2")
@@ -85,7 +86,27 @@ def test_where_ray_is_lost_nobody_asks_it_for_a_new_actor() -> None:
     nobody: Any = None
     told: list[str] = []
     budget = Budget("recovery.rollout_restarts", 9, window=10)
-    replacements = Replacements(nobody, "rollouts", budget, Stages(), told.append, lambda: None)
+    said = (Stages(), told.append, lambda: None)
+    replacements = Replacements(nobody, "rollouts", budget, RecoverySection(), *said)
     with pytest.raises(RayLostError):
         replacements.begin(Member("rollout-0", nobody), RayLostError("raylet died"))
     assert told == []
+
+
+def test_each_further_replacement_waits_twice_as_long_up_to_a_minute() -> None:
+    class SomeTeam:
+        def replace(self, lost: Member[Any]) -> Member[Any]:
+            return lost
+
+    team: Any = SomeTeam()
+    section = RecoverySection(backoff_s=2.0, window=10)
+    budget = Budget("recovery.rollout_restarts", 9, section.window)
+    said = (Stages(), lambda _: None, lambda: None)
+    replacements = Replacements(team, "rollouts", budget, section, *said)
+    lost: Member[Any] = Member("rollout-0", team)
+    pauses = [replacements.begin(lost, ActorLostError("died"))[1] for _ in range(7)]
+    assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    replacements.step = 10  # the others are forgotten
+    assert replacements.begin(lost, ActorLostError("died"))[1] == 2.0
+    assert RecoverySection(backoff_s=90.0).pause_s(1) == 90.0
+    assert RecoverySection(backoff_s=0.0).pause_s(5) == 0.0

@@ -4,11 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
 
+import coop_rl
+from coop_rl.distributed import build
 from coop_rl.driver.checkpoint_store import CheckpointStore
+from coop_rl.errors import ActorLostError
 from tests.main_job.conftest import WHOLE_STEPS
-from tests.main_job.harness import metrics
+from tests.main_job.harness import DEMO, SMALL, metrics
 from tests.main_job.mortal_actors import (
     Deaths,
     mortal_reward,
@@ -78,3 +83,27 @@ def test_a_run_whose_actors_are_killed_is_bit_for_bit_the_undisturbed_one(
     assert counts in ([num_losses, 1], [num_losses - (len(deaths) == 2), 1])
     places = json.loads((tmp_path / "run/actors.json").read_text())
     assert len({place["pid"] for place in places.values()}) == len(places)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+def test_after_a_loss_the_same_call_of_the_api_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one process, which is the driver of both attempts; in the third step (see `ALONE`)."""
+    deaths: Deaths = {"rollout-0": [("generate", 4 + 32 + 16 + 3)]}
+    monkeypatch.setattr(build, "RolloutActor", mortal_rollouts(deaths))
+    few = ("run.num_steps=4", "checkpoint.every=2", "recovery.rollout_restarts=0")
+
+    def train() -> coop_rl.Result:
+        return coop_rl.train(DEMO, overrides=[*SMALL, *few], run_dir=tmp_path / "run")
+
+    with pytest.raises(ActorLostError, match=r"^rollout-0 died in generate"):
+        train()
+    assert not ray.is_initialized()
+    assert psutil.Process().children(recursive=True) == []
+    result = train()
+    assert list(result.metrics.index) == [0, 1, 2, 3]
+    (loss,) = result.status["losses"]
+    assert (loss["who"], loss["resumed_from"]) == (["rollout-0"], 2)
+    assert result.status["status"] == "finished"

@@ -81,6 +81,23 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, case: str) -> None:
     assert_same(whole, resumed, rows)
 
 
+def test_a_guided_run_goes_on_bit_for_bit_from_every_step(tmp_path: Path) -> None:
+    """Stops at an epoch's end (3, 6), inside a window of gains, and between two re-syncs."""
+    config = configure(
+        "run.num_steps=8", *CASES["per_example_all"], "gain.every=1", "gain.window=3"
+    )
+    task = make_task(6, 3, **SOURCES)
+    whole = start(config, tmp_path / "whole", task)
+    assert whole.column("gain/pooled_steps") == [1, 2, 3, 3, 3, 3, 3, 3]
+    assert all(whole.column("guidance/update_norm"))
+    assert 3 * config.prompts.per_step % len(task.prompts) == 0
+    for stop_after in range(1, 8):
+        folder = tmp_path / str(stop_after)
+        stopped = start(config, folder, task, stop_after=stop_after)
+        resumed = start(config, folder, task, resumes=stopped)
+        assert_same(whole, resumed, stopped.rows + resumed.rows)
+
+
 @pytest.mark.parametrize("stop_after", [1, 2, 7])
 def test_the_lookahead_survives_a_stop_at_any_step(tmp_path: Path, stop_after: int) -> None:
     """After the first step it has nothing to say yet, after the second one it does."""
