@@ -4,6 +4,7 @@ What starts Ray, an engine or learner ranks is marked `boots` here, by its place
 that `make quick` can leave it out; a test outside that starts Ray all the same fails.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -36,7 +37,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what boots and what shares a run; skip `gpu` tests where there is no CUDA device."""
+    """Mark what boots and what shares a run; skip `gpu` tests where there is no CUDA device.
+
+    What shares a Ray comes last: others start and end one of their own.
+    """
     has_device = torch.cuda.is_available()
     for item in items:
         fixtures = set(item.fixturenames) if isinstance(item, pytest.Function) else set()
@@ -47,6 +51,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.whole_run)
         if item.get_closest_marker("gpu") and not has_device:
             item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
+    items.sort(key=lambda item: "local_ray" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for all tests that need any, with a device that only its books know of."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=1,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield
+    ray.shutdown()
 
 
 def has_ray() -> bool:

@@ -1,10 +1,8 @@
 """The start of a team's actors: their order, their devices, and what learners leave on them."""
 
-import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +21,6 @@ from coop_rl.distributed.team import Team
 from coop_rl.errors import WeightSyncError
 
 DEMO = Path("configs/local/demo.yaml")
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """Ray with a device that only its books know of."""
-    ray.init(
-        num_cpus=1,
-        num_gpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield
-    ray.shutdown()
 
 
 def timed_team(engine_gpus: float) -> Team:

@@ -1,8 +1,7 @@
 """Generation in the background of other waits, and weights that change meanwhile (real Ray)."""
 
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,11 @@ from coop_rl.rollout.worker import RolloutWorker
 from coop_rl.types import PolicyVersion, Prompt, Reward, SamplingSettings, ScoredGroup
 from tests.support.scripted_engine import ScriptedEngine
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 SAMPLING = SamplingSettings(2, 1.0, 1.0, 4, 0)
 NEXT = PolicyVersion(1, 1)
 Served = list[tuple[str, int, int]]
 """(prompt, version at its start, version it was sampled with)."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """Rollout and reward actors that are killed while a run goes on (real Ray, scripted engines)."""
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,15 +26,9 @@ from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion, Prompt, Reward, SamplingSettings, ScoredGroup
 from tests.support.scripted_engine import ScriptedEngine
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 SAMPLING = SamplingSettings(2, 1.0, 1.0, 4, 0)
 FIRST, NEXT = PolicyVersion(0, 0), PolicyVersion(1, 1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
 
 
 def engine_class() -> Any:
