@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from coop_rl.config import load_config
+from coop_rl.config.paths import PACKAGES
 from tests.support.in_process import ROOT, coop_rl
 
 DEMO = ROOT / "configs/local/demo.yaml"
@@ -81,6 +82,12 @@ def test_unwritable_run_directory(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
     assert "cannot write run directory" in refuse(blocker / "run")
+
+
+def test_a_run_directory_in_a_jobs_package_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / PACKAGES / "_ray_pkg_1/runs/demo"
+    assert "lies in the job's package, which Ray deletes" in refuse(folder)
+    assert not (tmp_path / PACKAGES).exists()
 
 
 def test_run_directory_of_another_config(tmp_path: Path) -> None:
