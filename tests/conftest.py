@@ -26,6 +26,11 @@ BOOTING_PLACES = {
     "test_memory.py",
     "test_world.py",
 }
+BOOTING_FOLDERS = {
+    "chaos", "distributed", "driver", "gpu", "learner", "main_job", "planning", "rollout",
+    "weights",
+}  # fmt: skip
+"""Where the Makefile looks for tests that boot."""
 BOOTING_FIXTURES = {"local_ray", "cluster", "placement", "rig", "recorded"}
 HAD_RAY = pytest.StashKey[bool]()
 _unexpected: list[str] = []
@@ -47,6 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         places = set(item.path.relative_to(Path(__file__).parent).parts)
         if BOOTING_PLACES & places or BOOTING_FIXTURES & fixtures:
             item.add_marker(pytest.mark.boots)
+        if item.get_closest_marker("boots") and not BOOTING_FOLDERS & places:
+            raise pytest.UsageError(f"{item.nodeid} boots: add its folder here and to the Makefile")
         if "whole" in fixtures:
             item.add_marker(pytest.mark.whole_run)
         if item.get_closest_marker("gpu") and not has_device:

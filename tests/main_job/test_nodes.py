@@ -1,4 +1,4 @@
-"""A run over several nodes: roles where the config says, weights and w across them; a lost learner."""
+"""A run over several nodes: roles where the config says, weights and w across them; its end."""
 
 import json
 import tempfile
