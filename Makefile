@@ -2,8 +2,6 @@
 PYTHON ?=
 TORCH_INDEX_URL ?=
 BIN := $(CURDIR)/.venv/bin
-# A fixed place for DeepSpeed's compiled collective; ninja and the compiler are found through PATH.
-export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.venv/torch_extensions
 OWN_PATH := $(PATH)
 export PATH := $(BIN):$(PATH)
 export PYTHON TORCH_INDEX_URL

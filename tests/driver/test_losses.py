@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,10 @@ def judge_class() -> Any:
     return ray.remote(num_cpus=0)(Judge)
 
 
-def learner_class() -> Any:
+@cache
+def learner_actor() -> Any:
+    """One for all scenes."""
+
     class Learner:
         """Sends a version to every engine; says who was lost instead of failing."""
 
@@ -106,7 +109,7 @@ def learner_class() -> Any:
                     lost.append((engine.name, f"{engine.name} died in receive weights"))
             return SimpleNamespace(num_bytes=1, seconds=0.0, lost=tuple(lost))
 
-    return ray.remote(num_cpus=0)(Learner)
+    return ray.remote(num_cpus=0)(Learner).remote()
 
 
 @dataclass
@@ -130,7 +133,7 @@ class Scene:
         }
         make["reward"] = judge_class().remote
         names = list(make)[:-1]
-        learner: Member[Any] = Member("learner-joint-0", learner_class().remote())
+        learner: Member[Any] = Member("learner-joint-0", learner_actor())
         self.team = Team(
             rollouts=tuple(Member(name, make[name]()) for name in names),
             rewards=(Member("reward", make["reward"]()),),
