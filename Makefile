@@ -13,7 +13,7 @@ SMOLLM2 := models/smollm2-135m-instruct
 QUICK := tensors units
 GROUPS := whole engines jobs loop $(QUICK)
 
-.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check types contracts gpu prove chaos study study-sources study-mix format audit bench docs site clean
+.PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check types check-newest contracts gpu prove chaos study study-sources study-mix format audit bench docs site clean
 
 help:
 	@echo "make demo     run the main job: cooperative SFT and RL of a small model on 2 CPU cores"
@@ -23,6 +23,7 @@ help:
 	@echo "make quick    the tests that start no Ray and no engine, and run no loop"
 	@echo "make test     run the tests"
 	@echo "make check    what CI runs: format, lint, types, tests"
+	@echo "make check-newest  models, learner, algorithm and loop under the newest torch and transformers there are"
 	@echo "make contracts  hold what we use of vLLM against the Python files of its GPU wheels, fetched from the package index"
 	@echo "make gpu      learner, engine and a run measured on one GPU, then the tests that need one, in the Python"
 	@echo "              environment it is called from; writes bench/results.d/gpu (ARGS=--tiny: small, on any machine)"
@@ -89,6 +90,13 @@ contracts: setup
 	@python -m tests.contracts.wheels
 	@pytest -p no:cacheprovider -rs tests/contracts
 
+# The newest torch and transformers in .venv-newest: what needs no engine.
+check-newest: setup
+	@.ci/setup-newest
+	@PATH="$(CURDIR)/.venv-newest/bin:$$PATH" PYTHONPATH=$(CURDIR) \
+	python -m pytest -p no:cacheprovider tests/models tests/algorithm tests/whole_loop tests/learner \
+	-m "not boots and $(CHECKED)"
+
 # In the environment it is called from: .venv holds the CPU builds.
 gpu: export PATH := $(OWN_PATH)
 gpu:
@@ -138,4 +146,4 @@ site:
 	@echo "site: open $(or $(SITE),site)/index.html"
 
 clean:
-	rm -rf .venv .venv-docs site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-newest site .mypy_cache .ruff_cache .pytest_cache .hypothesis

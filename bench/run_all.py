@@ -30,6 +30,7 @@ SCRIPTS = (
     "overlap",
     "packing",
     "controller",
+    "report_page",
     "step_against_trl",
 )
 LIMIT_S = 5400.0

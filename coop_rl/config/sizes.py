@@ -160,6 +160,16 @@ def weight_backend(config: ServingConfig) -> Literal["gloo", "nccl"]:
     return "nccl" if own_devices else "gloo"
 
 
+def shadow_backend(config: RunConfig) -> Literal["gloo", "nccl"]:
+    """Return how theta gets to the shadow: `nccl` where both branches have whole devices of GPUs.
+
+    `sync.backend` gloo takes all through host memory.
+    """
+    place = config.placement
+    own_devices = min(place.learner.gpus, place.shadow.gpus) >= 1
+    return "nccl" if own_devices and config.sync.backend != "gloo" else "gloo"
+
+
 def named_verifiers(config: ServingConfig) -> set[str]:
     """Return the verifiers that sources of data name for their rows."""
     return {source.verifier for source in config.sources if source.verifier is not None}

@@ -53,7 +53,7 @@ from coop_rl.weights.lifeline import gone
 from coop_rl.weights.receipt import Receipt
 
 if TYPE_CHECKING:
-    from coop_rl.weights.process_group import PeerGroup
+    from coop_rl.weights.process_group import PeerGroup, SyncBackend
 
 LOOPBACK = "127.0.0.1"
 GONE_LIMIT_S = 30.0
@@ -140,9 +140,11 @@ class PeerShell(Shell):
         """Hold the store of a group; return the host and port at which its members join."""
         return self._groups.open(name)
 
-    def join_group(self, name: str, host: str, port: int, rank: int, size: int) -> None:
+    def join_group(
+        self, name: str, host: str, port: int, rank: int, size: int, backend: "SyncBackend"
+    ) -> None:
         """Join a group as one of `size` ranks; what the shell wraps uses it by its name."""
-        self._attach(name, self._groups.join(name, host, port, rank, size))
+        self._attach(name, self._groups.join(name, host, port, rank, size, backend=backend))
 
     def _attach(self, name: str, group: "PeerGroup") -> None:
         """Hand a joined group to what the shell wraps."""

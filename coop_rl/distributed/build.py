@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from coop_rl.config import RunConfig
 from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import ServingConfig
-from coop_rl.config.sizes import role_counts, weight_backend
+from coop_rl.config.sizes import role_counts, shadow_backend, weight_backend
 from coop_rl.distributed.actors import MetaControllerActor, RewardActor, RolloutActor
 from coop_rl.distributed.calls import lost_ray_process
 from coop_rl.distributed.heartbeat import BEAT_GROUP
@@ -121,6 +122,7 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
         joint=learners("joint"),
         shadow=learners("shadow"),
         meta=next(iter(actors("meta-controller", MetaControllerActor, ())), None),
+        shadow_backend=shadow_backend(config) if isinstance(config, RunConfig) else "gloo",
         engine_gpus=config.placement.rollout.gpus,
         remake=lambda name: recipes[name](),
     )

@@ -37,8 +37,8 @@ from coop_rl.types import (
 from coop_rl.weights.receipt import Receipt
 
 if TYPE_CHECKING:  # they import torch, which the driver has no use for
-    from coop_rl.weights.process_group import PeerGroup
-    from coop_rl.weights.publisher import SyncBackend, SyncReport, WeightPublisher
+    from coop_rl.weights.process_group import PeerGroup, SyncBackend
+    from coop_rl.weights.publisher import SyncReport, WeightPublisher
 
 
 class LearnerActor(PeerShell):

@@ -13,7 +13,7 @@ joint ranks among themselves, shadow ranks among themselves     (DeepSpeed's tor
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
@@ -29,6 +29,9 @@ from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member, argument
 from coop_rl.learner.groups import RESYNC_GROUP, W_GROUP
+
+if TYPE_CHECKING:
+    from coop_rl.weights.process_group import SyncBackend
 
 NAME_LIMIT_S = 5.0
 """How long a killed actor's name may stay taken; Ray 2.60 frees it after 0.02 s."""
@@ -53,6 +56,8 @@ class Team:
     """Ranks of the shadow; empty where the method has none."""
     meta: Member[MetaControllerActor] | None = None
     """The keeper of w; None where the method has no guidance."""
+    shadow_backend: "SyncBackend" = "gloo"
+    """How theta gets from `joint` to `shadow`."""
     engine_gpus: float = 0.0
     """Devices that one engine reserves; a fraction means that others run on the same device."""
     remake: Callable[[str], Member[Any]] | None = None
@@ -159,16 +164,16 @@ class Team:
 
         Everybody takes the calls in this order, so all of them can be started at once.
         """
-        groups: list[tuple[str, Sequence[Member[PeerShell]]]] = []
+        groups: list[tuple[str, SyncBackend, Sequence[Member[PeerShell]]]] = []
         if self.meta:
-            groups.append((W_GROUP, (self.meta, *self.learners)))
+            groups.append((W_GROUP, "gloo", (self.meta, *self.learners)))
         for pair in zip(self.joint, self.shadow, strict=False):  # a run may have no shadow
-            groups.append((RESYNC_GROUP, pair))
-        opening = [members[0].call(PeerShell.open_group, name) for name, members in groups]
+            groups.append((RESYNC_GROUP, self.shadow_backend, pair))
+        opening = [members[0].call(PeerShell.open_group, name) for name, _, members in groups]
         stores = gather(opening, sync_timeout_s)
         joining = [
-            member.call(PeerShell.join_group, name, *store, rank, len(members))
-            for (name, members), store in zip(groups, stores, strict=True)
+            member.call(PeerShell.join_group, name, *store, rank, len(members), backend)
+            for (name, backend, members), store in zip(groups, stores, strict=True)
             for rank, member in enumerate(members)
         ]
         connecting = [

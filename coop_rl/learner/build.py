@@ -31,8 +31,8 @@ from coop_rl.models.head import chunk_for
 from coop_rl.models.loading import unloaded_causal_lm
 from coop_rl.types import Branch
 from coop_rl.weights.gloo_sender import WeightSyncClient
-from coop_rl.weights.process_group import open_store
-from coop_rl.weights.publisher import SyncBackend, WeightPublisher
+from coop_rl.weights.process_group import SyncBackend, open_store
+from coop_rl.weights.publisher import WeightPublisher
 from coop_rl.weights.source import MergedWeightSource
 
 GIB = 2**30

@@ -1,7 +1,7 @@
 """Messages between the meta-controller, `joint` and `shadow`, in groups that link their worlds.
 
 A message is a header, then tensors: all of it broadcast from rank 0 of the group, out of and into
-host memory.
+memory of the group's device, which is the host's for gloo.
 """
 
 from typing import Protocol
@@ -18,6 +18,9 @@ ROOT = 0
 
 class BroadcastGroup(Protocol):
     """A member of such a group: `coop_rl.weights.process_group.PeerGroup`, as far as used here."""
+
+    device: torch.device
+    """Where tensors must lie to be sent and received."""
 
     def broadcast(self, tensor: torch.Tensor, src: int = 0) -> None:
         """Send `tensor` from `src` into the same-sized tensor of all others, in place."""
@@ -61,9 +64,9 @@ def send_state(
 ) -> None:
     """Send this rank's part of theta and, if wanted, of its optimiser state and its gradient."""
     header = torch.tensor([theta_version, has_gradient, has_moments], dtype=torch.int64)
-    group.broadcast(header, ROOT)
+    group.broadcast(header.to(group.device), ROOT)
     for tensor in _tensors(engine, has_gradient=has_gradient, has_moments=has_moments):
-        group.broadcast(tensor.detach().to("cpu").contiguous(), ROOT)
+        group.broadcast(tensor.detach().to(group.device).contiguous(), ROOT)
 
 
 @span("re-sync")
@@ -74,11 +77,11 @@ def receive_state(group: BroadcastGroup, engine: TrainingEngine, theta_version: 
     Raises:
         VersionError: The sender is at another step.
     """
-    header = torch.zeros(3, dtype=torch.int64)
+    header = torch.zeros(3, dtype=torch.int64, device=group.device)
     group.broadcast(header, ROOT)
     version, has_gradient, has_moments = header.tolist()
     for tensor in _tensors(engine, has_gradient=bool(has_gradient), has_moments=bool(has_moments)):
-        received = torch.empty(tensor.shape, dtype=tensor.dtype)
+        received = torch.empty(tensor.shape, dtype=tensor.dtype, device=group.device)
         group.broadcast(received, ROOT)
         tensor.copy_(received)
     engine.refresh_weights()
@@ -91,16 +94,18 @@ def receive_state(group: BroadcastGroup, engine: TrainingEngine, theta_version: 
 def send_masters(group: BroadcastGroup, engine: TrainingEngine) -> None:
     """Send this rank's masters of theta, which a bracket of rounded weights needs at the shadow."""
     for tensor in engine.master_tensors():
-        group.broadcast(tensor.to("cpu").contiguous(), ROOT)
+        group.broadcast(tensor.to(group.device).contiguous(), ROOT)
 
 
 @span("theta to the shadow")
 def receive_masters(group: BroadcastGroup, engine: TrainingEngine) -> list[torch.Tensor]:
     """Return what `send_masters` sends, in host memory; the masters of `engine` stay."""
-    received = [torch.empty(own.shape, dtype=own.dtype) for own in engine.master_tensors()]
-    for tensor in received:
-        group.broadcast(tensor, ROOT)
-    return received
+    masters = []
+    for own in engine.master_tensors():
+        received = torch.empty(own.shape, dtype=own.dtype, device=group.device)
+        group.broadcast(received, ROOT)
+        masters.append(received.to("cpu"))
+    return masters
 
 
 def _tensors(

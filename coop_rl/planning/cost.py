@@ -10,6 +10,7 @@ from coop_rl.config.sizes import (
     learner_devices,
     scaffold_fit_steps,
     scaffold_samples,
+    shadow_backend,
     weight_backend,
 )
 from coop_rl.planning.devices import Device
@@ -87,7 +88,7 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
         num_tries, num_syncs = sizes.num_prompts * scaffold_samples(config), 2
     sft_tokens = num_demonstrations * (prompt + response)
     sync_bytes = float(num_syncs * BYTES[config.rollout.dtype] * shape.num_params)
-    speed = GLOO_GBS if weight_backend(config) == "gloo" else device.link_gbs
+    speeds = {"gloo": GLOO_GBS, "nccl": device.link_gbs}
     shadow_bytes = shadow_bytes_per_step(config, shape)
     evaluated, most = evaluated_samples(config), config.evaluation.max_tokens
     most = most or config.rollout.max_tokens
@@ -101,9 +102,9 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
         + _generate_s(config, shape, device, num_tries, prompt, response)
         + tail_s,
         train_s=_train_s(config, shape, device, rl_tokens, sft_tokens),
-        sync_s=sync_bytes / (speed * 1e9),
+        sync_s=sync_bytes / (speeds[weight_backend(config)] * 1e9),
         shadow_bytes=shadow_bytes,
-        shadow_s=shadow_bytes / (GLOO_GBS * 1e9),
+        shadow_s=shadow_bytes / (speeds[shadow_backend(config)] * 1e9),
         evaluated_samples=evaluated,
         evaluate_s=_generate_s(
             config, shape, device, evaluated, prompt, most * RESPONSE_SHARE, evaluating
@@ -139,7 +140,7 @@ def run_s(config: RunConfig, cost: StepCost) -> float:
 
 
 def shadow_bytes_per_step(config: RunConfig, shape: ModelShape) -> float:
-    """Return what a rank of joint sends its counterpart, through host memory: re-syncs, theta."""
+    """Return what a rank of joint sends its counterpart: re-syncs, theta."""
     if not has_shadow(config):
         return 0.0
     part = FP32_BYTES * shape.num_params / config.learner.num_ranks

@@ -5,7 +5,7 @@ import math
 from rich.table import Table
 
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.config.sizes import role_counts, weight_backend, zero_stage
+from coop_rl.config.sizes import role_counts, shadow_backend, weight_backend, zero_stage
 from coop_rl.planning.cost import StepCost, num_evaluations, run_s
 from coop_rl.planning.memory import (
     GIB,
@@ -84,7 +84,8 @@ def step_table(config: RunConfig, cost: StepCost) -> Table:
     sent = f"bytes sent to each engine, by {weight_backend(config)}"
     table.add_row(sent, f"{cost.sync_bytes / GIB:,.3f} GiB")
     if cost.shadow_bytes:
-        table.add_row("bytes to each shadow rank, by gloo", f"{cost.shadow_bytes / GIB:,.3f} GiB")
+        sent = f"bytes to each shadow rank, by {shadow_backend(config)}"
+        table.add_row(sent, f"{cost.shadow_bytes / GIB:,.3f} GiB")
     for name, seconds in (
         ("generating", cost.generate_s),
         ("training", cost.train_s),

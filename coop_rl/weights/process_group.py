@@ -4,6 +4,7 @@ The default world belongs to DeepSpeed; these groups link processes across world
 
     w            meta-controller (root) --> every learner rank          push of w
     resync       joint rank r (root)    --> shadow rank r               theta, moments, gradient
+                                            (nccl where both have devices of their own)
     weights      joint rank 0 (root)    --> every engine worker         weight sync (gloo backend)
 
 The root opens a store and tells the others where it is; then all of them, the root included, join
@@ -28,7 +29,7 @@ from torch._C._distributed_c10d import (
 
 from coop_rl.errors import ActorLostError, first_line
 
-GroupBackend = Literal["gloo", "nccl"]
+SyncBackend = Literal["gloo", "nccl"]
 
 
 def open_store(host: str, timeout_s: float) -> tuple[TCPStore, int]:
@@ -63,10 +64,19 @@ class PeerGroup:
     """One membership of a group; unusable after the first failure or `close`."""
 
     def __init__(
-        self, name: str, rank: int, size: int, timeout_s: float, group: Any, store: Store
+        self,
+        name: str,
+        rank: int,
+        size: int,
+        timeout_s: float,
+        group: Any,
+        store: Store,
+        device: torch.device,
     ) -> None:
         """Wrap a connected torch group; use `join`."""
         self.name = name
+        self.device = device
+        """Where tensors must lie to be sent and received."""
         self.rank = rank
         self.size = size
         self.timeout_s = timeout_s
@@ -85,7 +95,7 @@ class PeerGroup:
         timeout_s: float,
         name: str,
         *,
-        backend: GroupBackend = "gloo",
+        backend: SyncBackend = "gloo",
         store: TCPStore | None = None,
     ) -> "PeerGroup":
         """Join as `rank` of `size`; returns once all of them have joined.
@@ -116,13 +126,14 @@ class PeerGroup:
                 f"group {name}, rank {rank} of {size}: not all members joined at {host}:{port} "
                 f"within {timeout_s:g} s: {first_line(error)}"
             ) from error
-        return cls(name, rank, size, timeout_s, group, connected)
+        device = torch.device("cuda" if backend == "nccl" else "cpu")
+        return cls(name, rank, size, timeout_s, group, connected, device)
 
     def broadcast(self, tensor: torch.Tensor, src: int = 0, *, what: str = "a tensor") -> None:
         """Send `tensor` from rank `src` into the same-sized `tensor` of all others, in place.
 
         Args:
-            tensor: Contiguous; on the CPU for gloo, on a CUDA device for nccl.
+            tensor: Contiguous, on the group's device.
             src: Rank that sends.
             what: What is being sent, for the error text.
 
@@ -180,7 +191,7 @@ class GroupRegistry:
         rank: int,
         size: int,
         *,
-        backend: GroupBackend = "gloo",
+        backend: SyncBackend = "gloo",
     ) -> PeerGroup:
         """Join group `name`; the group then owns the store, if this process opened it."""
         store = self._stores.pop(name, None)
@@ -190,7 +201,7 @@ class GroupRegistry:
 
 
 def _connect(
-    backend: GroupBackend,
+    backend: SyncBackend,
     store: Store,
     rank: int,
     size: int,

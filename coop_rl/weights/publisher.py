@@ -6,16 +6,15 @@ client, the other ranks gather along.
 
 import time
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from coop_rl.errors import WeightSyncError
 from coop_rl.types import PolicyVersion
 from coop_rl.weights.buckets import DEFAULT_BUCKET_BYTES
 from coop_rl.weights.gloo_sender import GlooSender, WeightSyncClient
+from coop_rl.weights.process_group import SyncBackend
 from coop_rl.weights.receipt import Receipt, receipt_of
 from coop_rl.weights.source import MergedWeightSource
-
-SyncBackend = Literal["gloo", "nccl"]
 
 
 class WeightSender(Protocol):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from coop_rl.config import derive_sizes, load_config
-from coop_rl.config.sizes import has_shadow, mix_and_penalty, weight_backend
+from coop_rl.config.sizes import has_shadow, mix_and_penalty, shadow_backend, weight_backend
 from coop_rl.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -101,6 +101,10 @@ def test_shared_devices_need_turns_fractions_and_no_nccl(minimal: Path) -> None:
     assert weight_backend(config) == "gloo"
     own = ["placement.rollout.gpus=1", "placement.learner.gpus=1"]
     assert weight_backend(load_config(minimal, own)) == "nccl"
+    assert shadow_backend(load_config(minimal, own)) == "gloo"  # the shadow has none
+    own.append("placement.shadow.gpus=1")
+    assert shadow_backend(load_config(minimal, own)) == "nccl"
+    assert shadow_backend(load_config(minimal, [*own, "sync.backend=gloo"])) == "gloo"
     for override, said in (
         ("rollout.max_policy_lag=1", r"set rollout\.max_policy_lag 0, got 1"),
         ("placement.rollout.gpus=1", r"fractions, got 1 and 0\.5"),

@@ -228,6 +228,7 @@ class Pipe:
 class PipeEnd:
     """One member."""
 
+    device = torch.device("cpu")
     pipe: Pipe
     is_source: bool
 

@@ -41,6 +41,7 @@ class Branches:
 class ToAll:
     """The root's end of a group that has several receivers."""
 
+    device = torch.device("cpu")
     ends: Sequence[PipeEnd]
 
     def broadcast(self, tensor: torch.Tensor, src: int = 0) -> None:
