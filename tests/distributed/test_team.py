@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from coop_rl.errors import WeightSyncError
 DEMO = Path("configs/local/demo.yaml")
 
 
-def timed_team(engine_gpus: float) -> Team:
+@cache
+def timed_members() -> list[Member[Any]]:
     """Actors that only say when they started, two engines among them."""
 
     class Timed:
@@ -45,6 +47,11 @@ def timed_team(engine_gpus: float) -> Team:
     members: list[Member[Any]] = [Member(name, actor.remote()) for name in names]
     ready = [member.handle.open_world.remote() for member in members]
     ray.get(ready, timeout=60)
+    return members
+
+
+def timed_team(engine_gpus: float) -> Team:
+    members = timed_members()
     return Team(
         rollouts=tuple(members[:2]),
         rewards=(members[2],),

@@ -86,6 +86,9 @@ def judge_class() -> Any:
     return ray.remote(num_cpus=0)(Judge)
 
 
+shared_judge = cache(lambda: judge_class().remote())
+
+
 @cache
 def learner_actor() -> Any:
     """One for all scenes."""
@@ -118,6 +121,8 @@ class Scene:
 
     num_engines: int = 2
     overrides: Sequence[str] = ()
+    kills_judge: bool = False
+    """Then it has one of its own; the others share one."""
     log: list[str] = field(default_factory=list)
     served: dict[str, ScoredGroup] = field(default_factory=dict)
     returned: list[str] = field(default_factory=list)
@@ -136,7 +141,7 @@ class Scene:
         learner: Member[Any] = Member("learner-joint-0", learner_actor())
         self.team = Team(
             rollouts=tuple(Member(name, make[name]()) for name in names),
-            rewards=(Member("reward", make["reward"]()),),
+            rewards=(Member("reward", make["reward"]() if self.kills_judge else shared_judge()),),
             joint=(learner,),
             remake=lambda name: Member(name, make[name]()),
         )
@@ -322,7 +327,7 @@ def test_a_group_that_is_lost_with_the_node_that_held_it_is_sampled_again(
 
 
 def test_what_a_lost_reward_actor_held_is_judged_again() -> None:
-    scene = Scene()
+    scene = Scene(kills_judge=True)
     ray.kill(scene.team.rewards[0].handle)
     for i in range(8):
         scene.submit(str(i))
@@ -332,7 +337,7 @@ def test_what_a_lost_reward_actor_held_is_judged_again() -> None:
 
 
 def test_a_group_that_kills_its_reward_actor_twice_counts_as_crashed_and_no_other_does() -> None:
-    scene = Scene()
+    scene = Scene(kills_judge=True)
     for i in range(6):
         scene.submit(str(i), answer="poison" if i == 3 else "")
     scene.wait_for(6)
