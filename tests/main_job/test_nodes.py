@@ -75,7 +75,8 @@ def test_roles_lie_where_the_config_says_weights_cross_nodes_and_a_lost_learner_
     assert "learner-joint-0" in done.stderr, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     assert job.left_over() == []
-    assert psutil.wait_procs(everyone, timeout=15)[1] == []
+    _, left = psutil.wait_procs(everyone, timeout=15)
+    assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
     # Where the reward actor lies, which reserves nothing, is Ray's choice: maybe on the head.
     used = len({place["node_id"] for place in places.values()})
     assert used in (4, 5)
