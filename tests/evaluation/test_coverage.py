@@ -19,7 +19,6 @@ def coverage() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    vars(module)["MEANS"] = module.MEANS[::2]  # from end to end
     return module
 
 
