@@ -40,7 +40,7 @@ class RecoverySection(Section):
 
     def pause_s(self, num_losses: int) -> float:
         """Return the seconds before what was lost starts again, for the n-th time in the window."""
-        doubled = self.backoff_s * 2 ** (num_losses - 1)
+        doubled = self.backoff_s * 2.0 ** (num_losses - 1)
         return min(doubled, max(self.backoff_s, LONGEST_BACKOFF_S))
 
     @model_validator(mode="after")

@@ -60,14 +60,9 @@ class Fleets:
         """
         engines = Replacements.of_rollouts(config, team, stages, warn, note)
         rewards = Replacements.of_rewards(config, team, stages, warn, note)
-        checks = [
-            Canary(config, ranks, held_out, timers, milestone)
-            for ranks, timers in (
-                (team.joint, stages),
-                (team.shadow, Stages()),
-                (team.joint, Stages()),
-            )
-        ]
+        whose = ((team.joint, stages), (team.shadow, Stages()), (team.joint, Stages()))
+        checks = [Canary(config, ranks, held_out, timers, milestone) for ranks, timers in whose]
+        most = config.rollout.max_actors
         return cls(
             policy=SyncedFleet(
                 config,
@@ -76,9 +71,7 @@ class Fleets:
                 engines,
                 checks[0].check_when_due,
                 stages=stages,
-                elastic=Elastic(team, team.room, config.rollout.max_actors, milestone, note)
-                if team.room
-                else None,
+                elastic=Elastic(team, team.room, most, milestone, note) if team.room else None,
             ),
             shadow=SyncedFleet(
                 config, team.shadow_rollouts, team.shadow, engines, checks[1].check_new

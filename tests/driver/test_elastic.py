@@ -6,8 +6,9 @@ import pytest
 import ray
 
 from coop_rl.metric_names import NUM_ROLLOUTS
-from tests.driver.test_losses import FIRST, NEXT, Scene, local_ray, text_of  # noqa: F401 - fixture
+from tests.driver.test_losses import FIRST, NEXT, Scene, text_of
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 NO_LOSSES = ("recovery.rollout_restarts=0",)
 """So that whoever counts as lost ends the test."""
 

@@ -42,7 +42,7 @@ TERMS = {
 
 @pytest.mark.parametrize("kind", sorted(GOLDS))
 def test_verifiers(kind: str) -> None:
-    settings = settings_of(RewardSection(kind=kind))  # type: ignore[arg-type]
+    settings = settings_of(RewardSection(kind=kind))
     verifier = VERIFIERS[kind]
     assert verifier.render is not None
 
