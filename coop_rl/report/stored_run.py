@@ -1,5 +1,6 @@
 """A run read from its folder, finished or still growing; who reads it never writes there."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,6 @@ from typing import Any, Literal
 from coop_rl.errors import DataError, RunDirectoryError
 from coop_rl.evaluation.result import EvaluationResult
 from coop_rl.metric_names import DEVICE_SECONDS, LEDGER
-from coop_rl.observability.sinks import parse_row
 
 Row = dict[str, Any]
 Axis = Literal["steps", "tokens", "generated_tokens", "device_seconds"]
@@ -174,10 +174,18 @@ def read_object(path: Path) -> Row | None:
 
 
 def _object(data: bytes) -> Row | None:
-    return parse_row(data.decode("utf-8", errors="replace"))
+    try:
+        value = json.loads(data.decode("utf-8", errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _is_measured(row: Row) -> bool:
-    """Whether a row holds a step and numbers, as all rows of metrics do."""
+    """Whether a row holds a step and numbers by names that can be written, as those of metrics."""
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:  # half a character
+        return False
     has_step = type(row.get("step")) is int
     return has_step and all(isinstance(value, int | float | None) for value in row.values())
