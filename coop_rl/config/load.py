@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from coop_rl.config.hints import describe
 from coop_rl.config.overrides import apply_overrides, blamed
@@ -96,11 +97,18 @@ def _validate(
         )
     given = {name: section for name, section in values.items() if section is not None}
     try:
-        return model.model_validate(given)
+        config = model.model_validate(given)
+        config.model_dump_json()  # as config.json keeps it
+    except PydanticSerializationError:
+        raise ConfigError(
+            f"{origin}: a text holds half a character (\\ud800 to \\udfff), which no file takes; "
+            "write the whole one"
+        ) from None
     except ValidationError as error:
         problem = describe(error)
         culprit = blamed(problem, overrides, options) or origin
-        raise ConfigError(f"{printable(culprit)}: {problem.text}") from None
+        raise ConfigError(printable(f"{culprit}: {problem.text}")) from None
+    return config
 
 
 def _with_kinds(method: dict[str, Any]) -> dict[str, Any]:

@@ -108,6 +108,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"config {path} is not UTF-8; save it as UTF-8") from None
+    except ValueError as error:  # a path that no file can have
+        raise ConfigError(f"cannot read config {str(path)!r}: {first_line(error)}") from None
     try:
         values = parse_yaml(text, str(path))
     except yaml.YAMLError as error:

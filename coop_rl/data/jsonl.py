@@ -20,7 +20,7 @@ import numpy as np
 from coop_rl.data.chats import Chat, is_chat, read_chat
 from coop_rl.data.opening import MOST_ROW_BYTES, has_lines, read_json, read_lines
 from coop_rl.data.rows import BadRows, ByPosition, ReadRows, RowError, TextRow, Wanted
-from coop_rl.errors import DataError
+from coop_rl.errors import DataError, printable
 
 ID_COLUMN = "id"
 EXCERPT_CHARACTERS = 40
@@ -255,7 +255,7 @@ def require_whole_characters(place: str, column: str, text: str) -> None:
 
 def names_of(row: Mapping[str, object]) -> str:
     """Return the names of a row's columns, for messages."""
-    return shortened(", ".join(map(str, row)) or "none", MOST_NAMES_CHARACTERS)
+    return printable(shortened(", ".join(map(str, row)) or "none", MOST_NAMES_CHARACTERS))
 
 
 def shortened(text: str, length: int) -> str:

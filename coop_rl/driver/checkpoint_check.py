@@ -185,7 +185,7 @@ def _check_role(folder: Path, version: PolicyVersion) -> None:
     expected = {"theta": version.theta, "adapter": version.adapter}
     for count, wanted in expected.items():
         if values.get(count, wanted) != wanted:
-            raise DamageError(f"{name} has {count} {values[count]}, the progress {wanted}")
+            raise DamageError(f"{name} has {count} {values[count]!r}, the progress {wanted}")
     if not values.get("rank"):  # of the others tells the first one
         _check_ranks(folder, values, version)
     file_of_key: Any = values.get("tensors")

@@ -154,6 +154,9 @@ def test_scalars_of_a_file(text: str, value: object) -> None:
         ("run: !!int ''", "is not valid YAML"),
         ("run: !!bool x", "is not valid YAML"),
         ("run: !!timestamp x", "is not valid YAML"),
+        ('extends: "a\\0"', "cannot read config"),
+        ('extends: "\\ud83d"', "cannot read config"),
+        ('"\\n": 1', r"unknown config key \n"),
         ("run: !!python/name:os.system x", "is not valid YAML"),
         ("run: " + "[" * 2000, "is not valid YAML"),
         ("1: 2", "Keys should be strings"),
@@ -209,3 +212,8 @@ def test_a_section_that_the_method_never_reads_is_not_required(minimal: Path) ->
             ConfigError, match=f"learns from {left_out}: give one of {left_out}.mix"
         ):
             load(left_out, kind)
+
+
+def test_half_a_character_would_be_in_no_config_json() -> None:
+    with pytest.raises(ConfigError, match="a text holds half a character"):
+        load_config(Path("configs/local/demo.yaml"), ['run.name="\\ud83d"'])

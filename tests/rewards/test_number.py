@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coop_rl.rewards.number import render_number, verify_number
+from coop_rl.rewards.number import gold_number, render_number, verify_number
 from coop_rl.rewards.verdict import Answer, VerifierSettings
 
 SETTINGS = VerifierSettings(marker="#")
@@ -36,6 +36,22 @@ def test_last_number_counts(text: str, gold: str, is_right: bool) -> None:
     verdict = verify_number(Answer(text, gold), SETTINGS)
     assert verdict.is_correct == is_right
     assert verdict.value == float(is_right)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("gold", "is_number"),
+    [
+        (r"4 \text{cm}", True),
+        (r"4~\mathrm{km/h}.", True),
+        ("4 °C", True),
+        ("4 apples, of those that are sold in the shops of this town!", False),
+        ("4" + "a" * 60 + "!", False),
+        ("4" + ". " * 180 + "!", False),
+    ],
+)
+def test_what_follows_a_gold_answer_is_read_in_no_time(gold: str, is_number: bool) -> None:
+    assert (gold_number(gold) is not None) == is_number
 
 
 @given(st.integers(-(10**30), 10**30), st.text(alphabet="abc .=\n"))
