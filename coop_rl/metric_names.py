@@ -18,6 +18,7 @@ DEVICE_SECONDS = "time/device_s/"
 RECOVERED = "recovered/"
 """How the names of counts of replaced actors begin; the role follows."""
 REWARD = "reward/mean"
+NUM_ROLLOUTS = "rollout/num_actors"
 STEP_SECONDS = "time/step_s"
 
 
@@ -146,6 +147,9 @@ METRICS: dict[str, Metric] = {
         "nats", "mean |log pi_engine - log pi_learner| of the worst engine; when checked"
     ),
     "sync/canary_max": Metric("nats", "largest such difference of a token"),
+    NUM_ROLLOUTS: Metric(
+        "actors", "that sample at the step's end; only where rollout.num_actors is a range"
+    ),
     "recovered/rollouts": Metric(
         "actors", "lost rollout actors that were replaced since the row before; only where any was"
     ),

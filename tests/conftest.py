@@ -4,6 +4,7 @@ What starts Ray, an engine or learner ranks is marked `boots` here, by its place
 that `make quick` can leave it out; a test outside that starts Ray all the same fails.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -25,6 +26,11 @@ BOOTING_PLACES = {
     "test_memory.py",
     "test_world.py",
 }
+BOOTING_FOLDERS = {
+    "chaos", "distributed", "driver", "gpu", "learner", "main_job", "planning", "rollout",
+    "weights",
+}  # fmt: skip
+"""Where the Makefile looks for tests that boot."""
 BOOTING_FIXTURES = {"local_ray", "cluster", "placement", "rig", "recorded"}
 HAD_RAY = pytest.StashKey[bool]()
 _unexpected: list[str] = []
@@ -36,17 +42,40 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what boots and what shares a run; skip `gpu` tests where there is no CUDA device."""
+    """Mark what boots and what shares a run; skip `gpu` tests where there is no CUDA device.
+
+    What shares a Ray comes last: others start and end one of their own.
+    """
     has_device = torch.cuda.is_available()
     for item in items:
         fixtures = set(item.fixturenames) if isinstance(item, pytest.Function) else set()
         places = set(item.path.relative_to(Path(__file__).parent).parts)
         if BOOTING_PLACES & places or BOOTING_FIXTURES & fixtures:
             item.add_marker(pytest.mark.boots)
+        if item.get_closest_marker("boots") and not BOOTING_FOLDERS & places:
+            raise pytest.UsageError(f"{item.nodeid} boots: add its folder here and to the Makefile")
         if "whole" in fixtures:
             item.add_marker(pytest.mark.whole_run)
         if item.get_closest_marker("gpu") and not has_device:
             item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
+    items.sort(key=lambda item: "local_ray" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for all tests that need any, with a device that only its books know of."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=1,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield
+    ray.shutdown()
 
 
 def has_ray() -> bool:

@@ -123,7 +123,7 @@ def describe(error: ValidationError) -> Problem:
         return Problem(dotted, message, is_rule=True)
     if isinstance(value, dict):  # a rule of a whole section says itself what it got
         return Problem(dotted, f"{dotted}: {message}", is_rule=True)
-    if SectionPath(dotted.split(".")).fields:
+    if first["type"] != "value_error" and SectionPath(dotted.split(".")).fields:
         message = "must be a section, with fields of its own"
     elif first["type"] == "string_type":
         message += ", in quotes if need be"

@@ -78,8 +78,9 @@ def _section(dotted: str, name_of_model: str, models: Schema, seen: set[str]) ->
         value = "section" if inner else _value(field)
         if inner and field.get("type") in MANY:
             value = MANY[field["type"]]
-        if inner and {"type": "null"} in field.get("anyOf", ()):
-            value = "section or null"
+        others = [_value(one) for one in field.get("anyOf", ()) if not _sections_of(one)]
+        if inner and others:
+            value = " or ".join(["section", *others])
         lines.append(_row(f"`{name}`", value, default, field.get("description", "")))
         for section in inner:
             nested += _section(f"{dotted}.{name}", section, models, seen)

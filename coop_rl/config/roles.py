@@ -1,20 +1,62 @@
 """Sections that size the roles: `rollout`, `learner`, `sync`, `placement`."""
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from coop_rl.config.base import Section
 from coop_rl.config.optimizer import OptimizerSection
 from coop_rl.redaction import SECRET_NAME
 
 
+class ActorRange(Section):
+    """How many rollout actors a run has on a cluster whose nodes come and go."""
+
+    min: int = Field(ge=1)
+    """The run starts as soon as so many have room, and goes on with as few."""
+    max: int = Field(ge=1)
+    """As many more as find room join while the run goes on, up to so many in all."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(f"max must be at least min {self.min}, got {self.max}")
+        return self
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.min} to {self.max}"
+
+
+def _read_num_actors(value: Any) -> int | ActorRange:
+    """Read either form, so that an error tells of both."""
+    if isinstance(value, ActorRange | dict):
+        return ActorRange.model_validate(value)
+    try:
+        number = TypeAdapter(int).validate_python(value)
+    except ValidationError:
+        number = 0
+    if number < 1:
+        raise ValueError("must be an integer of at least 1, or {min: A, max: B}")
+    return number
+
+
 class RolloutSection(Section):
     """Rollout actors: one vLLM engine each."""
 
-    num_actors: int = Field(1, ge=1)
-    """Rollout actors, each with an engine of its own."""
+    num_actors: Annotated[
+        Annotated[int, Field(ge=1)] | ActorRange, BeforeValidator(_read_num_actors)
+    ] = 1
+    """Rollout actors, each with an engine of its own; `{min: A, max: B}`: they come and go with the
+    nodes of a cluster."""
     samples_per_prompt: int = Field(8, ge=1)
     """G, the group size; the group-relative baseline needs at least 2."""
     max_tokens: int = Field(256, ge=1)
@@ -46,6 +88,21 @@ class RolloutSection(Section):
     """Devices per engine, all of one node; on GPUs `placement.rollout.gpus` must be the same."""
     prefix_caching: bool = True
     """Share the prompt's key-value cache between the samples of a group."""
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether rollout actors come and go with the nodes of a cluster."""
+        return isinstance(self.num_actors, ActorRange)
+
+    @property
+    def min_actors(self) -> int:
+        """Rollout actors that a run starts with."""
+        return self.num_actors.min if isinstance(self.num_actors, ActorRange) else self.num_actors
+
+    @property
+    def max_actors(self) -> int:
+        """Rollout actors that a run has at most."""
+        return self.num_actors.max if isinstance(self.num_actors, ActorRange) else self.num_actors
 
 
 class LearnerSection(OptimizerSection):

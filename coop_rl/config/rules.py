@@ -18,22 +18,12 @@ from coop_rl.config.method import (
 )
 from coop_rl.config.reward import RewardSection
 from coop_rl.config.rivals import LspoMethod
-from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection, SyncSection
+from coop_rl.config.roles import LearnerSection, PlacementSection, RolloutSection
 from coop_rl.config.run import CheckpointSection, ModelSection, ObservabilitySection, RunSection
 from coop_rl.metric_names import VALIDATION_NLL, evaluation_name
 
 LOOKAHEAD = ("mix", "demonstrations")
 """Guidance that learns from what one update does to the next batch's return."""
-
-
-def check_engines(rollout: RolloutSection, placement: PlacementSection) -> None:
-    """Refuse an engine that has not exactly one device for each of its workers."""
-    gpus, workers = placement.rollout.gpus, rollout.tensor_parallel_size
-    if workers > 1 and gpus not in (0, workers):
-        raise ValueError(
-            f"rollout.tensor_parallel_size {workers} needs as many devices for every engine; set "
-            f"placement.rollout.gpus {workers}, got {gpus:g}"
-        )
 
 
 def check_verifiers(sources: Sequence[RowSource], reward: RewardSection) -> None:
@@ -332,43 +322,6 @@ def check_lag(rollout: RolloutSection, method: Method) -> None:
             f"method.kind {method.kind} has steps without rollouts, so what is sampled "
             f"ahead grows too old; set rollout.max_policy_lag 0, got {lag}"
         )
-
-
-def check_colocated(
-    placement: PlacementSection, rollout: RolloutSection, sync: SyncSection
-) -> None:
-    """Refuse turns on a device that engines and learners do not share, or cannot take."""
-    lag = rollout.max_policy_lag
-    if not placement.colocated:
-        return
-    if lag > 0:
-        raise ValueError(
-            "placement.colocated makes engines rest while learners train; set "
-            f"rollout.max_policy_lag 0, got {lag}"
-        )
-    if placement.rollout.gpus >= 1 or placement.learner.gpus >= 1:
-        raise ValueError(
-            "placement.colocated shares devices; give placement.rollout.gpus and "
-            f"placement.learner.gpus fractions, got {placement.rollout.gpus:g} and "
-            f"{placement.learner.gpus:g}"
-        )
-    if sync.backend == "nccl":
-        raise ValueError(
-            "sync.backend nccl cannot connect two processes on one device, which "
-            "placement.colocated asks for; set auto or gloo"
-        )
-
-
-def check_ranks(placement: PlacementSection, learner: LearnerSection) -> None:
-    """Refuse two ranks of a learner group on one device, which NCCL cannot connect."""
-    ranks = learner.num_ranks
-    for name, role in (("learner", placement.learner), ("shadow", placement.shadow)):
-        if ranks > 1 and 0 < role.gpus <= 0.5 and role.strategy != "strict_spread":
-            raise ValueError(
-                f"placement.{name}.gpus {role.gpus:g} lets two of learner.num_ranks {ranks} lie on "
-                "one device, which NCCL cannot connect; give more than 0.5, or one rank, or on "
-                "nodes of one GPU strategy strict_spread"
-            )
 
 
 def check_profile(observability: ObservabilitySection, run: RunSection) -> None:

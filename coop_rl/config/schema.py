@@ -1,6 +1,7 @@
 """`ServingConfig`: what it takes to sample and judge; `RunConfig`: one training run, whole.
 
-Sections are defined in their own modules; what has to hold between them lies in `rules`.
+Sections are defined in their own modules; what has to hold between them lies in `rules`
+and `placement_rules`.
 """
 
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from coop_rl.config import rules
+from coop_rl.config import placement_rules, rules
 from coop_rl.config.base import Section
 from coop_rl.config.data import DemonstrationsSection, PromptsSection, RowSource
 from coop_rl.config.defaults import weigh_named_sources
@@ -50,7 +51,7 @@ class ServingConfig(Section):
 
     @model_validator(mode="after")
     def _check_serving(self) -> Self:
-        rules.check_engines(self.rollout, self.placement)
+        placement_rules.check_engines(self.rollout, self.placement)
         rules.check_verifiers(self.sources, self.reward)
         return self
 
@@ -100,8 +101,9 @@ class RunConfig(ServingConfig):
         rules.check_scaffold(self.method, self.meta, self.rollout, self.reward, self.placement)
         rules.check_split(self.demonstrations, self.meta, self.method)
         rules.check_lag(self.rollout, self.method)
-        rules.check_colocated(self.placement, self.rollout, self.sync)
-        rules.check_ranks(self.placement, self.learner)
+        placement_rules.check_colocated(self.placement, self.rollout, self.sync)
+        placement_rules.check_elastic(self.rollout, self.placement)
+        placement_rules.check_ranks(self.placement, self.learner)
         rules.check_profile(self.observability, self.run)
         rules.check_masters(self.model, self.learner)
         return self

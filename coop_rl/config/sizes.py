@@ -218,13 +218,13 @@ def derive_sizes(config: RunConfig) -> DerivedSizes:
 
 
 def role_counts(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
-    """Return how many actors each role has, and what one of them asks for.
+    """Return how many actors each role starts with, and what one of them asks for.
 
     A config that is no `RunConfig` has rollout and reward actors only.
     """
     place = config.placement
     serving = {
-        "rollout": (config.rollout.num_actors, place.rollout),
+        "rollout": (config.rollout.min_actors, place.rollout),
         "reward": (config.reward.num_actors, place.reward),
     }
     if not isinstance(config, RunConfig):

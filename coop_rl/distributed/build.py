@@ -84,9 +84,12 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
     recipes: dict[str, Callable[[], Member[Any]]] = {}
 
     def actors(
-        role: str, shell: type[A], arguments: Sequence[Any], **more: Any
+        role: str, shell: type[A], arguments: Sequence[Any], most: int = 0, **more: Any
     ) -> tuple[Member[A], ...]:
-        """Create the actors of a role; each gets its index, where `arguments` has INDEX."""
+        """Create the actors of a role, of which there may be `most` some day.
+
+        Each gets its index, where `arguments` has INDEX.
+        """
         count, need = counts.get(role, (0, RoleResources()))
         # The group moves the methods off the main thread, onto one other.
         untyped: Any = ray.remote
@@ -101,9 +104,10 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
             return Member(name, chosen.remote(config, *given, log_dir / f"{name}.log"))
 
         is_single = role in SINGLE and count == 1
-        names = [role.replace(" ", "-") + f"-{i}" * (not is_single) for i in range(count)]
+        indices = range(max(count, most))
+        names = [role.replace(" ", "-") + f"-{i}" * (not is_single) for i in indices]
         recipes.update({name: partial(make, name, i) for i, name in enumerate(names)})
-        return tuple(make(name, index) for index, name in enumerate(names))
+        return tuple(make(name, index) for index, name in enumerate(names[:count]))
 
     def learners(branch: str) -> tuple[Member[LearnerActor], ...]:
         role = f"learner {branch}"
@@ -115,7 +119,7 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
     threads = {"max_concurrency": config.reward.num_workers + 1}
     engines = {"max_concurrency": MANY_CALLS}
     return Team(
-        rollouts=actors("rollout", RolloutActor, (backend,), **engines),
+        rollouts=actors("rollout", RolloutActor, (backend,), config.rollout.max_actors, **engines),
         rewards=actors("reward", RewardActor, (), **threads),
         shadow_rollouts=actors("rollout shadow", RolloutActor, (backend,), **engines),
         evaluation_rollouts=actors("rollout evaluation", RolloutActor, (backend,), **engines),
@@ -125,4 +129,5 @@ def _create(config: ServingConfig, log_dir: Path, placement: Placement) -> Team:
         shadow_backend=shadow_backend(config) if isinstance(config, RunConfig) else "gloo",
         engine_gpus=config.placement.rollout.gpus,
         remake=lambda name: recipes[name](),
+        room=placement.room,
     )

@@ -4,7 +4,8 @@
 
 A group is placed as a whole, so no actor of a role starts before all of them have room. Roles tied
 to labelled nodes are placed first, then those with GPUs, then the others. On a cluster that scales,
-asking for a group is what makes it grow. Groups go when the run ends.
+asking for a group is what makes it grow. Groups go when the run ends. Rollout actors that come and
+go (`rollout.num_actors: {min, max}`) have a group each, since a group cannot grow (`Room`).
 
 Roles that reserve nothing go where rank 0 of `joint` is. Ray alone would put them on any node, also
 on one for rollouts that may be taken away, and no run survives the meta-controller's loss.
@@ -26,7 +27,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from coop_rl.config.roles import RoleResources
-from coop_rl.config.schema import ServingConfig
+from coop_rl.config.schema import RunConfig, ServingConfig
 from coop_rl.config.sizes import role_counts
 from coop_rl.distributed import autoscaler
 from coop_rl.distributed.calls import lost_ray_process, wait_a_moment
@@ -46,12 +47,18 @@ ADVICE = "add nodes, or lower placement, rollout.num_actors or learner.num_ranks
 class Placement:
     """Where each role's actors go."""
 
-    def __init__(self, groups: Mapping[str, PlacementGroup]) -> None:
-        """Put actors into the group of their role; roles that reserve nothing have none."""
+    def __init__(self, groups: Mapping[str, PlacementGroup], room: "Room | None" = None) -> None:
+        """Put actors into the group of their role; roles that reserve nothing have none.
+
+        `room` is where more rollout actors may come to lie; None: nowhere.
+        """
         self._groups = groups
+        self.room = room
 
     def options(self, role: str, index: int) -> dict[str, Any]:
         """Return the options that put actor `index` of `role` into its bundle."""
+        if (own := f"{role} {index}") in self._groups:
+            role, index = own, 0
         if role not in self._groups:
             role, index = ANCHOR, 0
         if role not in self._groups:
@@ -60,6 +67,51 @@ class Placement:
             self._groups[role], placement_group_bundle_index=index
         )
         return {"scheduling_strategy": strategy}
+
+
+class Room:
+    """Places for rollout actors that come and go with the cluster's nodes; nothing here waits."""
+
+    def __init__(self, need: RoleResources, groups: dict[str, PlacementGroup], most: int) -> None:
+        """Add to `groups`, and take from them; `most` places in all, those that exist included."""
+        self._need = need
+        self._groups = groups
+        self._most = most
+        self._taken = {i for i in range(most) if _own(i) in groups}
+
+    def found(self) -> list[int]:
+        """Return places that are free and have room; ask for those not asked for yet."""
+        free = [i for i in range(self._most) if i not in self._taken]
+        for index in free:
+            if _own(index) not in self._groups:
+                self._groups[_own(index)] = _ask(_own(index), 1, self._need)
+        tables = {index: placement_group_table(self._groups[_own(index)]) for index in free}
+        ready = [index for index, table in tables.items() if table["state"] == "CREATED"]
+        ending = self.ending() if ready else set()
+        # Ray moves those that lie on a node that ends, once it has ended.
+        return [i for i in ready if ending.isdisjoint(tables[i]["bundles_to_node_id"].values())]
+
+    def take(self, index: int) -> None:
+        """Let an actor lie there."""
+        self._taken.add(index)
+
+    def give_back(self, index: int) -> None:
+        """Leave a place, whose actor is gone."""
+        self._taken.discard(index)
+        remove_placement_group(self._groups.pop(_own(index)))
+
+    def ending(self) -> set[str]:
+        """Return the ids of nodes whose end Ray was told of: spot nodes, and scaling down.
+
+        Ray 2.60 says so in its internal state alone, where Ray Train looks too; `ray.nodes()` does
+        not tell them from others.
+        """
+        state: Any = ray._private.state.state
+        return set(state.get_draining_nodes())
+
+
+def _own(index: int) -> str:
+    return f"rollout {index}"
 
 
 @contextmanager
@@ -74,11 +126,7 @@ def reserved(config: ServingConfig, report: Callable[[str], None]) -> Iterator[P
         ResourceError: Too few nodes came; or the cluster, scaled up as far as it may be, cannot
             hold all actors; or there was not enough room within `placement.startup_timeout_s`.
     """
-    wanted = {
-        role: (count, need)
-        for role, (count, need) in role_counts(config).items()
-        if count and resources_of(need)
-    }
+    wanted = _wanted(config)
     began, limit_s = time.monotonic(), config.placement.startup_timeout_s
     _wait_for_nodes(config.placement.min_nodes, began, limit_s, report)
     if (lack := _what_lacks(wanted)) and not autoscaler.may_grow():
@@ -89,10 +137,26 @@ def reserved(config: ServingConfig, report: Callable[[str], None]) -> Iterator[P
             asked = {r: w for r, w in wanted.items() if _precedence(w[1]) == precedence}
             groups |= {role: _ask(role, count, need) for role, (count, need) in asked.items()}
             _wait({role: groups[role] for role in asked}, wanted, began, limit_s, report)
-        yield Placement(groups)
+        is_elastic, most = _is_elastic(config), config.rollout.max_actors
+        room = Room(config.placement.rollout, groups, most) if is_elastic else None
+        yield Placement(groups, room)
     finally:
         for group in groups.values() if lost_ray_process() is None else ():
             remove_placement_group(group)
+
+
+def _is_elastic(config: ServingConfig) -> bool:
+    """Whether a training run's rollout actors come and go; an evaluation's do not."""
+    return config.rollout.is_elastic and isinstance(config, RunConfig)
+
+
+def _wanted(config: ServingConfig) -> dict[str, tuple[int, RoleResources]]:
+    """Return what each role needs that reserves anything, which is what a run begins with."""
+    counts = role_counts(config)
+    if _is_elastic(config):
+        count, need = counts.pop("rollout")
+        counts = {_own(i): (1, need) for i in range(count)} | counts
+    return {role: (n, need) for role, (n, need) in counts.items() if n and resources_of(need)}
 
 
 def resources_of(need: RoleResources) -> dict[str, float]:

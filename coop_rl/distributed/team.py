@@ -28,6 +28,7 @@ from coop_rl.distributed.actors import (
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member, argument
+from coop_rl.distributed.placement import Room
 from coop_rl.learner.groups import RESYNC_GROUP, W_GROUP
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ class Team:
     """Devices that one engine reserves; a fraction means that others run on the same device."""
     remake: Callable[[str], Member[Any]] | None = None
     """Creates the actor of a name anew, in the same bundle and with the same log."""
+    room: Room | None = None
+    """Where more rollout actors may come to lie; None: there are as many as there are."""
     places: dict[str, Whereabouts] = field(default_factory=dict)
     """Where each actor runs, by name, once it has started."""
 
@@ -127,22 +130,37 @@ class Team:
         Whatever is left of the lost one is killed first: its name is taken as long as anybody holds
         a handle of an actor that Ray does not know to be dead.
         """
-        assert self.remake is not None, "this team cannot replace anybody"
         ray.kill(lost.handle, no_restart=True)
-        deadline = time.monotonic() + NAME_LIMIT_S
-        while True:
-            try:
-                new: Member[A] = self.remake(lost.name)
-                break
-            except ValueError:  # the name is still taken
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+        new: Member[A] = self._make(lost.name)
         self.rollouts = _with(self.rollouts, new)
         self.shadow_rollouts = _with(self.shadow_rollouts, new)
         self.evaluation_rollouts = _with(self.evaluation_rollouts, new)
         self.rewards = _with(self.rewards, new)
         return new
+
+    def add_rollout(self, name: str) -> Member[RolloutActor]:
+        """Create one more rollout actor, where `room` has a place; its caller starts it."""
+        new: Member[RolloutActor] = self._make(name)
+        self.rollouts = (*self.rollouts, new)
+        return new
+
+    def remove_rollout(self, member: Member[RolloutActor]) -> None:
+        """Kill a rollout actor, and have one less."""
+        self.rollouts = tuple(other for other in self.rollouts if other is not member)
+        self.places.pop(member.name, None)
+        ray.kill(member.handle, no_restart=True)
+
+    def _make(self, name: str) -> Member[Any]:
+        """Create an actor, whose name may still be taken for a moment."""
+        assert self.remake is not None, "this team has who it has"
+        deadline = time.monotonic() + NAME_LIMIT_S
+        while True:
+            try:
+                return self.remake(name)
+            except ValueError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def _start_engines(self, timeout_s: float) -> list[Call[Whereabouts]]:
         """Start reward actors and engines, and wait where others will share their devices.

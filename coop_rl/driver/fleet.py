@@ -8,7 +8,8 @@
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from coop_rl.config.schema import ServingConfig
@@ -16,9 +17,11 @@ from coop_rl.distributed.actors import RolloutActor, Whereabouts
 from coop_rl.distributed.calls import AnyRef, Call, gather, open_result
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member
+from coop_rl.driver.elastic import Elastic
 from coop_rl.driver.membership import Membership, State
 from coop_rl.driver.replacement import Replacements
 from coop_rl.errors import ActorLostError, RunError
+from coop_rl.metric_names import NUM_ROLLOUTS
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion
 
@@ -43,15 +46,27 @@ class Fleet:
         self._num_ids = len(members)
         self._on_lost: Callable[[int], None] = lambda _: None
         self._on_admitted: Callable[[int], None] = lambda _: None
+        self._close: Callable[[int], bool] = lambda _: True
 
     @property
     def serving(self) -> Mapping[int, Engine]:
         """Engines that may sample."""
         return self._serving
 
-    def subscribe(self, on_lost: Callable[[int], None], on_admitted: Callable[[int], None]) -> None:
-        """Tell of engines that may sample no more, and of new ones that may, by id."""
-        self._on_lost, self._on_admitted = on_lost, on_admitted
+    def subscribe(
+        self,
+        on_lost: Callable[[int], None],
+        on_admitted: Callable[[int], None],
+        close: Callable[[int], bool],
+    ) -> None:
+        """Tell of engines that may sample no more, and of new ones that may, by id.
+
+        `close` gives an engine nothing more to do, and says whether it has nothing left.
+        """
+        self._on_lost, self._on_admitted, self._close = on_lost, on_admitted, close
+
+    def look(self) -> None:
+        """Let engines come and go with the cluster's nodes, where they do; called in every wait."""
 
     def lose(self, engine: int, error: ActorLostError) -> None:
         """Take in that an engine is lost.
@@ -93,6 +108,7 @@ class SyncedFleet(Fleet):
         publish: Publish = LearnerActor.publish,
         may_resend: bool = True,
         stages: Stages | None = None,
+        elastic: Elastic | None = None,
     ) -> None:
         """Serve what `ranks` publish.
 
@@ -107,6 +123,7 @@ class SyncedFleet(Fleet):
             may_resend: Whether the ranks still hold what is served while somebody waits for
                 engines; else the loss of the last one ends the run.
             stages: Timers.
+            elastic: Lets engines come and go; None: there are as many as there are.
         """
         super().__init__(members)
         self._ranks = ranks
@@ -115,6 +132,9 @@ class SyncedFleet(Fleet):
         self._connect, self._publish = connect, publish
         self._may_resend = may_resend
         self._stages = stages or Stages()
+        self._elastic = elastic
+        self._is_sending = False
+        self._closing: set[int] = set()
         self._sync_timeout_s = config.sync.timeout_s
         self._startup_timeout_s = config.placement.startup_timeout_s
         self._membership = Membership(member.name for member in members)
@@ -123,7 +143,7 @@ class SyncedFleet(Fleet):
         self._linked = list(members)
         self._was_published = False
         self._began = 0.0
-        """When the newest start began."""
+        """When the newest start began, or an engine left."""
 
     def lose(self, engine: int, error: ActorLostError) -> None:
         """Let a new actor start in the place of a lost engine; nobody waits for it.
@@ -146,12 +166,18 @@ class SyncedFleet(Fleet):
             return False
         if self._membership.among(State.STALE):
             return True
-        if self._starting and time.monotonic() - self._began > self._startup_timeout_s:
+        if self._began and time.monotonic() - self._began > self._startup_timeout_s:
             late = [start.actor for start in self._starting.values()]
             limit = f"placement.startup_timeout_s {self._startup_timeout_s:g} s"
-            text = f"{', '.join(late)} did not come up within {limit}, and no other engine is left"
+            who = ", ".join(late) or "a rollout actor"
+            text = f"{who} did not come up within {limit}, and no other engine is left"
             raise ActorLostError(text, late, "hung")
         return False
+
+    def look(self) -> None:
+        """Let engines come and go with the cluster's nodes, but for those that are sent to."""
+        if self._elastic and not self._is_sending:
+            self._elastic.look(self)
 
     def calls(self) -> list[Call[object]]:
         """Return the starts under way."""
@@ -195,7 +221,10 @@ class SyncedFleet(Fleet):
             self._serving[self._num_ids] = self._members[name]
             self._on_admitted(self._num_ids)
             self._num_ids += 1
-            self._replacements.back(name)
+            if not self._replacements.back(name) and self._elastic:
+                self._elastic.joined(name, len(self._serving))
+        if self._elastic:
+            self._stages.note(NUM_ROLLOUTS, len(self._serving))
 
     def publish_scaffold(self, version: PolicyVersion) -> None:
         """Send theta + s*B*A to the engines that sample; a new one gets theta before that."""
@@ -219,10 +248,11 @@ class SyncedFleet(Fleet):
             engines = receivers()
             if not engines:
                 return None
-            self._link(engines)
-            sending = [rank.call(publish, version) for rank in self._ranks]
-            # A sync is several calls, each limited by sync.timeout_s.
-            report = gather(sending, 4 * self._sync_timeout_s)[0]
+            with self._sending():
+                self._link(engines)
+                sending = [rank.call(publish, version) for rank in self._ranks]
+                # A sync is several calls, each limited by sync.timeout_s.
+                report = gather(sending, 4 * self._sync_timeout_s)[0]
             if not report.lost:
                 return report
             lost = dict(report.lost)
@@ -232,6 +262,15 @@ class SyncedFleet(Fleet):
         reasons = "; ".join(lost.values())
         text = f"publishing {version}: receivers were lost {MOST_TRIES} times in a row: {reasons}"
         raise ActorLostError(text, sorted(lost))
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Let no engine go that weights are on the way to: the sync would fail for all."""
+        self._is_sending = True
+        try:
+            yield
+        finally:
+            self._is_sending = False
 
     def _link(self, engines: list[Engine]) -> None:
         """Tell the learners whom they send to, where that has changed."""
@@ -257,19 +296,59 @@ class SyncedFleet(Fleet):
 
     def _replace(self, lost: Engine, error: RunError) -> None:
         """Let a new actor start, unless another caller has seen to that already."""
-        if self._members[lost.name] is not lost:
+        if self._members.get(lost.name) is not lost:
             return
         is_last = all(member is lost for member in self._serving.values())
         if is_last and not (self._may_resend and self._was_published):
             raise error
         name = lost.name
+        if self._elastic and self._elastic.is_ending(name):
+            self._leave(name)
+            return
         new, pause_s = self._replacements.begin(lost, error)
         self._membership.lost(name)
+        self._forget(lost)
+        self._begin(new, self._replacements.place(name), pause_s)
+
+    def join(self, new: Engine) -> None:
+        """Let one more engine start, beside everything else."""
+        self._begin(new, None)
+
+    def retire(self, name: str) -> None:
+        """Give an engine nothing more to do, and let it go once it has nothing left.
+
+        The last one that samples goes on: without it everybody would wait.
+        """
+        mine = {e for e, member in self._serving.items() if member is self._members[name]}
+        is_last = not self._serving.keys() - mine - self._closing
+        if mine - self._closing and is_last:
+            return
+        self._closing |= mine
+        if all(self._close(engine) for engine in mine):
+            self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        """Forget an engine in whose place nobody comes for now."""
+        assert self._elastic is not None
+        member = self._members.pop(name)
+        self._membership.left(name)
+        self._forget(member)
+        self._starting = {r: start for r, start in self._starting.items() if start.actor != name}
+        self._replacements.left(name)
+        self._began = time.monotonic()
+        self._elastic.left(member, len(self._serving))
+
+    def _forget(self, lost: Engine) -> None:
+        """Take an engine from those that sample; what it had goes to others."""
         for engine in [e for e, member in self._serving.items() if member is lost]:
             del self._serving[engine]
+            self._closing.discard(engine)
             self._on_lost(engine)
-        self._members[name] = new
-        self._membership.starting(name)
-        start = new.call(RolloutActor.start, self._replacements.place(name), pause_s)
+
+    def _begin(self, new: Engine, lost: Whereabouts | None, pause_s: float = 0.0) -> None:
+        """Start an engine after a pause, in the place of one that was `lost` there, if any."""
+        self._members[new.name] = new
+        self._membership.starting(new.name)
+        start = new.call(RolloutActor.start, lost, pause_s)
         self._starting[start.ref] = start
         self._began = time.monotonic() + pause_s

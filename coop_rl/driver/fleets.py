@@ -14,6 +14,7 @@ from coop_rl.config import RunConfig
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.team import Team
 from coop_rl.driver.canary import Canary
+from coop_rl.driver.elastic import Elastic
 from coop_rl.driver.fleet import SyncedFleet
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.poison import Poison
@@ -59,17 +60,18 @@ class Fleets:
         """
         engines = Replacements.of_rollouts(config, team, stages, warn, note)
         rewards = Replacements.of_rewards(config, team, stages, warn, note)
-        checks = [
-            Canary(config, ranks, held_out, timers, milestone)
-            for ranks, timers in (
-                (team.joint, stages),
-                (team.shadow, Stages()),
-                (team.joint, Stages()),
-            )
-        ]
+        whose = ((team.joint, stages), (team.shadow, Stages()), (team.joint, Stages()))
+        checks = [Canary(config, ranks, held_out, timers, milestone) for ranks, timers in whose]
+        most = config.rollout.max_actors
         return cls(
             policy=SyncedFleet(
-                config, team.rollouts, team.joint, engines, checks[0].check_when_due, stages=stages
+                config,
+                team.rollouts,
+                team.joint,
+                engines,
+                checks[0].check_when_due,
+                stages=stages,
+                elastic=Elastic(team, team.room, most, milestone, note) if team.room else None,
             ),
             shadow=SyncedFleet(
                 config, team.shadow_rollouts, team.shadow, engines, checks[1].check_new

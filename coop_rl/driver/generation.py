@@ -19,7 +19,7 @@ from typing import Protocol
 
 from coop_rl.config.schema import ServingConfig
 from coop_rl.distributed.actors import RolloutActor
-from coop_rl.distributed.calls import AnyRef, Call, in_background, wait_until
+from coop_rl.distributed.calls import AnyRef, Call, breaking_off, in_background, wait_until
 from coop_rl.driver.fleet import Fleet
 from coop_rl.driver.poison import MOST_LOSSES, Poison, stand_in
 from coop_rl.driver.router import Router, Work
@@ -126,7 +126,7 @@ class TeamGeneration:
         self._poison = poison or Poison()
         self._may_change_in_flight = config.rollout.in_flight_updates
         self._router: Router[_Group] = Router(fleet.serving, sequences_at_once(config))
-        fleet.subscribe(self._drop, self._router.add_engine)
+        fleet.subscribe(self._drop, self._router.add_engine, self._router.close)
         self._generating: dict[AnyRef, _Generating] = {}
         self._num_started = 0
         self._dead_since: dict[int, int] = {}
@@ -143,7 +143,7 @@ class TeamGeneration:
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Let groups advance in every wait of the driver, whatever it waits for."""
-        with in_background(self):
+        with in_background(self), breaking_off(self._fleet.look):
             yield
 
     def run(

@@ -4,6 +4,8 @@
         ^              |                  |                               |
         +----- LOST <--+------------------+-------------------------------+     (or RETIRED)
 
+Whoever leaves with its node is ABSENT again, from wherever it was, and may come back.
+
 STALE has weights of a version that is gone; JOINED is in the group of the next publish. Nobody gets
 from LOST to ADMITTED but through a publish that landed and the canary. Called by `driver.fleet`.
 Plain Python: no Ray, no clock.
@@ -19,7 +21,7 @@ class State(Enum):
     """Where a member is."""
 
     ABSENT = auto()
-    """Not there: before it first starts."""
+    """Not there: before it first starts, and after it has left."""
     STARTING = auto()
     STALE = auto()
     JOINED = auto()
@@ -49,6 +51,12 @@ class Membership:
         """Note that a member died or hangs."""
         present = (State.STARTING, State.STALE, State.JOINED, State.ADMITTED)
         self._move(name, State.LOST, *present)
+
+    def left(self, name: str) -> None:
+        """Note that a member is let go, and forget it."""
+        present = (State.STARTING, State.STALE, State.JOINED, State.ADMITTED, State.LOST)
+        self._move(name, State.ABSENT, *present)
+        del self._states[name]
 
     def retired(self, name: str) -> None:
         """Note that a lost member is not replaced."""

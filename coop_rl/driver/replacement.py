@@ -116,8 +116,14 @@ class Replacements:
         self._team.places[name] = where
         self._note()
 
-    def back(self, name: str) -> None:
-        """Note that a new actor does what the lost one did."""
+    def back(self, name: str) -> bool:
+        """Note that an actor does its work; returns whether in the place of a lost one."""
+        if (since := self._lost_at.pop(name, None)) is None:
+            return False
         self._stages.count(f"{RECOVERED}{self._role}", 1)
-        seconds = time.monotonic() - self._lost_at.pop(name)
-        self._report(f"{name} is back after {seconds:.1f} s")
+        self._report(f"{name} is back after {time.monotonic() - since:.1f} s")
+        return True
+
+    def left(self, name: str) -> None:
+        """Note that nobody comes in the place of a lost actor."""
+        self._lost_at.pop(name, None)

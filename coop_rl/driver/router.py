@@ -27,6 +27,8 @@ class _Load:
     """Counts the changes; entries of the heap with another stamp are out of date."""
     works: set["Work[Any]"] = field(default_factory=set)
     """The groups themselves."""
+    is_closed: bool = False
+    """Whether it gets no more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +75,13 @@ class Router(Generic[T]):
         """Route to one more engine; ids of engines that were removed are not used again."""
         self._loads[engine] = _Load()
         self._note(engine)
+
+    def close(self, engine: int) -> bool:
+        """Route nothing more to an engine; return whether it has nothing left."""
+        load = self._loads[engine]
+        load.is_closed = True
+        load.stamp += 1
+        return not load.works
 
     def remove(self, engine: int) -> list[Work[T]]:
         """Forget an engine; return its groups, which wait in their old places, in that order."""
@@ -128,5 +137,5 @@ class Router(Generic[T]):
     def _note(self, engine: int) -> None:
         load = self._loads[engine]
         load.stamp += 1
-        if load.sequences < self._limit:
+        if load.sequences < self._limit and not load.is_closed:
             heapq.heappush(self._free, (load.tokens, engine, load.stamp))

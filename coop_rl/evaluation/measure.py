@@ -132,7 +132,7 @@ def _sampling(config: ServingConfig, num_samples: int, temperature: float) -> Sa
 def _chunks(
     config: ServingConfig, prompts: Sequence[Prompt], num_samples: int
 ) -> Iterator[Sequence[Prompt]]:
-    places = config.rollout.num_actors * sequences_at_once(config)
+    places = config.rollout.max_actors * sequences_at_once(config)
     size = max(1, RESPONSES_PER_PLACE * places // num_samples)
     for start in range(0, len(prompts), size):
         yield prompts[start : start + size]

@@ -33,6 +33,8 @@ class Ledger:
         sizes = derive_sizes(config)
         devices = sizes.gpus if sizes.total_gpus else sizes.cpus
         self._devices = {role: count for role, count in devices.items() if count}
+        rollout = config.placement.rollout
+        self._each_rollout = rollout.gpus if sizes.total_gpus else rollout.cpus
         self._flops_backward = 8 if config.learner.activation_checkpointing else 6
         self._totals: dict[str, float] = dict.fromkeys((LEDGER + name for name in TOTALS), 0)
         self._totals |= dict.fromkeys((DEVICE_SECONDS + r.replace(" ", "_") for r in devices), 0.0)
@@ -42,8 +44,13 @@ class Ledger:
         for name in self._totals:
             self._totals[name] = row.get(name) or 0
 
-    def add(self, record: StepRecord, step_s: float) -> Metrics:
-        """Add a step; returns the totals under their metric names."""
+    def add(self, record: StepRecord, step_s: float, num_rollouts: float | None = None) -> Metrics:
+        """Add a step; returns the totals under their metric names.
+
+        `num_rollouts` is how many rollout actors there are, where that changes.
+        """
+        if num_rollouts is not None:
+            self._devices["rollout"] = num_rollouts * self._each_rollout
         batches = record.batch.minibatches
         sampled, others = record.sampled, (*record.fresh, *record.second.groups)
         generated = count_tokens([*sampled.groups, *sampled.dropped, *others])

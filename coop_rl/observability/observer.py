@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from coop_rl.algorithm.roles import StepRecord
 from coop_rl.config import RunConfig
-from coop_rl.metric_names import EVALUATION, RECOVERED, STEP_SECONDS
+from coop_rl.metric_names import EVALUATION, NUM_ROLLOUTS, RECOVERED, STEP_SECONDS
 from coop_rl.observability.console import RunConsole
 from coop_rl.observability.forgetting import Forgetting
 from coop_rl.observability.ledger import Ledger
@@ -69,7 +69,7 @@ class RunObserver:
         now = time.monotonic()
         timings = self._stages.take() | {STEP_SECONDS: now - self._last_row}
         self._last_row = now
-        spent = self._ledger.add(record, timings[STEP_SECONDS])
+        spent = self._ledger.add(record, timings[STEP_SECONDS], timings.get(NUM_ROLLOUTS))
         metrics = step_metrics(record, timings) | learning_rates(self._config, record) | spent
         metrics |= self._throughput.of_step(record, timings)
         metrics |= self._forgetting.add(metrics) | self._recovered

@@ -10,7 +10,7 @@ from coop_rl.algorithm.roles import StepRecord
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.sizes import learner_devices
 from coop_rl.errors import ModelError
-from coop_rl.metric_names import STEP_SECONDS
+from coop_rl.metric_names import NUM_ROLLOUTS, STEP_SECONDS
 from coop_rl.observability.metrics import Metrics, count_tokens
 from coop_rl.planning.devices import peak_tflops
 
@@ -35,7 +35,9 @@ class Throughput:
         metrics: Metrics = {**shares(timings)}
         if self._num_gpus:
             tokens = count_tokens([*record.sampled.groups, *record.fresh, *record.second.groups])
-            metrics["perf/tokens_per_gpu_s"] = tokens / step_s / self._num_gpus
+            section, each = self._config.rollout, self._config.placement.rollout.gpus
+            more = each * (timings.get(NUM_ROLLOUTS, section.min_actors) - section.min_actors)
+            metrics["perf/tokens_per_gpu_s"] = tokens / step_s / (self._num_gpus + more)
         peak = peak_tflops(record.joint.work.device, self._config.model.dtype)
         train_s = timings.get("time/train_s")
         if peak and train_s and (flops := self._flops(record)):

@@ -92,7 +92,7 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
     shadow_bytes = shadow_bytes_per_step(config, shape)
     evaluated, most = evaluated_samples(config), config.evaluation.max_tokens
     most = most or config.rollout.max_tokens
-    evaluating = config.evaluation.num_rollout_actors or config.rollout.num_actors
+    evaluating = config.evaluation.num_rollout_actors or config.rollout.min_actors
     tail_s = 0.0 if config.rollout.max_policy_lag else _tail_s(config, shape, device)
     return StepCost(
         generated_tokens=(sizes.num_samples + num_tries) * response,
@@ -164,7 +164,7 @@ def _generate_s(
     if not num_samples:
         return 0.0
     section = config.rollout
-    num_actors = num_actors or section.num_actors
+    num_actors = num_actors or section.min_actors
     engine = engine_memory(config, shape)
     length = longest_sequence(config, shape)
     running = min(sequences_at_once(config), max(1, -(-num_samples // num_actors)))

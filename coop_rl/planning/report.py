@@ -19,7 +19,7 @@ from coop_rl.rollout.capacity import sequences_at_once
 
 
 def roles_table(config: RunConfig, gpus_per_node: int) -> Table:
-    """Return the actors of every role and what they reserve."""
+    """Return the actors of every role and what they reserve; of a range, the fewest."""
     table = Table(title="processes and devices", title_justify="left")
     for name in ("role", "actors", "each", "all"):
         table.add_column(name, justify="left" if name == "role" else "right")
@@ -27,7 +27,7 @@ def roles_table(config: RunConfig, gpus_per_node: int) -> Table:
         if count:
             table.add_row(
                 role,
-                f"{count}",
+                f"{config.rollout.num_actors if role == 'rollout' else count}",
                 _devices(need.cpus, need.gpus),
                 _devices(count * need.cpus, count * need.gpus),
             )

@@ -28,7 +28,7 @@ def sequences_at_once(config: ServingConfig) -> int:
     most = MOST_SEQUENCES_GPU if config.placement.rollout.gpus else MOST_SEQUENCES_CPU
     if not isinstance(config, RunConfig):
         return most
-    groups = -(-config.prompts.per_step * (1 + section.max_policy_lag) // section.num_actors)
+    groups = -(-config.prompts.per_step * (1 + section.max_policy_lag) // section.min_actors)
     return min(most, groups * section.samples_per_prompt)
 
 
@@ -63,7 +63,7 @@ def cpu_cache_bytes(config: ServingConfig, values: int, context: int, free_bytes
     blocks = -(-length // BLOCK_TOKENS)
     sequence = blocks * BLOCK_TOKENS * values * BYTES[config.rollout.dtype]
     wanted = (sequences_at_once(config) + 1) * sequence
-    share = int(free_bytes * MEMORY_SHARE / config.rollout.num_actors)
+    share = int(free_bytes * MEMORY_SHARE / config.rollout.max_actors)
     return max(2 * sequence, min(wanted, share))
 
 

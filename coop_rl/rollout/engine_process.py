@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Awaitable, Callable
 from multiprocessing.reduction import ForkingPickler
@@ -29,7 +30,12 @@ from coop_rl.config.schema import ServingConfig
 from coop_rl.errors import ActorLostError, RunError
 from coop_rl.rollout.vllm_engine import VllmEngine, engine_environment
 from coop_rl.rollout.worker import RolloutWorker
-from coop_rl.weights.lifeline import announce_parent, follow_parent
+from coop_rl.weights.lifeline import (
+    FOLDER_VARIABLE,
+    announce_parent,
+    follow_parent,
+    remove_folder,
+)
 
 LENGTH_BYTES = 8
 END_LIMIT_S = 5.0
@@ -52,10 +58,12 @@ class EngineProcess:
         """Start the process and the engine in it."""
         announce_parent()
         ours, theirs = socket.socketpair()
+        folder = tempfile.mkdtemp(prefix="coop-rl-engine-")
+        folders = {FOLDER_VARIABLE: folder, "VLLM_RPC_BASE_PATH": folder}
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=os.environ | engine_environment(self._config),
+            env=os.environ | engine_environment(self._config) | folders,
         )
         theirs.close()
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
@@ -153,6 +161,7 @@ async def main(descriptor: int) -> None:
     engine = VllmEngine(config, backend, may_fork=True)
     await EngineServer(engine, writer).serve(reader)
     await engine.shutdown()
+    remove_folder()
     # Python would tidy up thousands of modules first.
     os._exit(0)
 

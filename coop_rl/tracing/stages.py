@@ -36,6 +36,11 @@ class Stages:
         with self._lock:
             self._sums[metric] = self._sums.get(metric, 0.0) + amount
 
+    def note(self, metric: str, value: float) -> None:
+        """Set a metric that is no sum, by its whole name."""
+        with self._lock:
+            self._sums[metric] = value
+
     def take(self, prefix: str = "") -> dict[str, float]:
         """Return and reset the sums whose metric starts with `prefix`."""
         with self._lock:

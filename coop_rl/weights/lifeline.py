@@ -6,14 +6,19 @@ vLLM's engine core outlives a front end that dies without saying so (SIGKILL, ou
 keeps its memory and devices for ever. The front end announces itself in the environment; the core
 and the workers, which run our vLLM plugin, each watch their parent. Processes of a vLLM that we did
 not start find no announcement and are left alone.
+
+Whichever of them ends last takes the folder of their sockets with it, which vLLM never does.
 """
 
 import asyncio
 import os
+import shutil
 import threading
 import time
 
 PARENT_VARIABLE = "COOP_RL_ENGINE_PARENT"
+FOLDER_VARIABLE = "COOP_RL_ENGINE_FOLDER"
+"""Names the folder of an engine's sockets, which is its own."""
 POLL_S = 1.0
 
 
@@ -34,6 +39,12 @@ def follow_parent() -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True, name="lifeline").start()
 
 
+def remove_folder() -> None:
+    """Remove the folder of the engine's sockets, whoever came first."""
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 async def gone(pid: int, limit_s: float) -> None:
     """Wait until a process of this machine, and those that follow it, are gone, or `limit_s`.
 
@@ -49,6 +60,7 @@ async def gone(pid: int, limit_s: float) -> None:
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL_S)
+    remove_folder()
     # Not sys.exit: the main thread may be inside a collective that nobody will ever join.
     os._exit(1)
 

@@ -1,11 +1,13 @@
 """Bad input: exit code 2, one clear line, nothing started, no run directory made."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from coop_rl.config import load_config
+from coop_rl.config.paths import PACKAGES
 from tests.support.in_process import ROOT, coop_rl
 
 DEMO = ROOT / "configs/local/demo.yaml"
@@ -81,6 +83,24 @@ def test_unwritable_run_directory(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
     assert "cannot write run directory" in refuse(blocker / "run")
+
+
+def test_a_run_directory_in_a_jobs_package_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / PACKAGES / "_ray_pkg_1/runs/demo"
+    assert "lies in the job's package, which Ray deletes" in refuse(folder)
+    assert not (tmp_path / PACKAGES).exists()
+
+
+def test_no_cluster_at_the_address(tmp_path: Path) -> None:
+    # Bound but not listening: connections are refused.
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        run_dir, cluster = ("--run-dir", str(tmp_path / "run")), f"placement.address={address}"
+        done = coop_rl("train", str(DEMO), *run_dir, f"--set={cluster}")
+    assert done.returncode == 2
+    assert f"no Ray cluster at placement.address '{address}': " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_run_directory_of_another_config(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from coop_rl.observability.run_directory import package_versions
 from coop_rl.planning.shape import shape_of
 from tests.main_job.harness import DEMO
 from tests.models.tiny import TARGETS
+from tests.support.in_process import coop_rl
 
 
 def configure(*overrides: str) -> RunConfig:
@@ -41,6 +42,15 @@ def test_a_node_that_is_lost_is_a_finding_beside_the_others() -> None:
     found = {finding["check"]: finding for finding in json.loads(shown.getvalue())}
     assert "10.0.0.7" in found["cluster"]["found"]
     assert "packages" in found
+
+
+def test_a_cluster_that_does_not_answer_is_a_finding() -> None:
+    done = coop_rl("doctor", str(DEMO), "--quick", "--set=placement.address=127.0.0.1:9")
+    assert done.returncode == 2
+    shown = " ".join(done.stdout.split())
+    assert "fail cluster no Ray cluster at placement.address '127.0.0.1:9'" in shown
+    assert "fix: start one with ray start --head" in shown
+    assert "packages" in shown
 
 
 def test_packages_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,11 @@
 """Nothing waits for ever, and every failure names an actor and a phase (real Ray)."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +23,7 @@ from ray.exceptions import (
 from coop_rl.distributed.calls import Call, _explain, breaking_off, gather, gather_all
 from coop_rl.errors import ActorLostError, RunError, VersionError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 from ray.util.placement_group import placement_group_table
 
 from coop_rl.config import RunConfig, load_config
 from coop_rl.config.roles import RoleResources
 from coop_rl.distributed import autoscaler, placement
-from coop_rl.distributed.placement import reserved
+from coop_rl.distributed.placement import Placement, reserved
 from coop_rl.driver.stop import StopRequest
 from coop_rl.errors import Interrupted, ResourceError
 
@@ -223,3 +225,46 @@ def test_roles_that_may_lie_anywhere_leave_labelled_nodes_to_those_that_need_the
     for _ in range(3):  # by chance alone: one time in 27
         with reserved(config, ignore):
             pass
+
+
+def test_rollouts_that_come_and_go_have_places_of_their_own(cluster: Cluster) -> None:
+    """The least of them first; then what has room, on nodes that stay, as they come."""
+    config = configure(
+        "placement.address=auto",
+        "rollout.num_actors={min: 1, max: 4}",
+        "placement.rollout={cpus: 1, labels: {role: rollout}}",
+        ON_LEARNER,
+    )
+    remote = actor_class()
+
+    def node_of(place: Placement, index: int) -> str:
+        actor = remote.options(num_cpus=1, **place.options("rollout", index)).remote()
+        return str(ray.get(actor.node.remote(), timeout=60))
+
+    def wait(is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not is_so():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    before = nodes_of("rollout")
+    with reserved(config, ignore) as place:
+        room = place.room
+        assert room is not None
+        first = node_of(place, 0)
+        wait(lambda: room.found() == [1])
+        room.take(1)
+        assert {first, node_of(place, 1)} == before
+        assert room.found() == room.found() == []
+        late = cluster.add_node(num_cpus=1, labels={"role": "rollout"})
+        wait(lambda: room.found() in ([2], [3]))
+        (index,) = room.found()
+        store: Any = ray._private.worker.global_worker
+        reasons: Any = autoscaler_pb2
+        reason = reasons.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        store.gcs_client.drain_node(late._node_id, reason, "a test", 0)
+        wait(lambda: room.ending() == {late._node_id})
+        assert room.found() == []
+        room.give_back(1)
+        wait(lambda: 1 in room.found() or 5 - index in room.found())
+        cluster.remove_node(late)

@@ -1,10 +1,9 @@
 """The start of a team's actors: their order, their devices, and what learners leave on them."""
 
-import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,8 @@ from coop_rl.errors import WeightSyncError
 DEMO = Path("configs/local/demo.yaml")
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """Ray with a device that only its books know of."""
-    ray.init(
-        num_cpus=1,
-        num_gpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield
-    ray.shutdown()
-
-
-def timed_team(engine_gpus: float) -> Team:
+@cache
+def timed_members() -> list[Member[Any]]:
     """Actors that only say when they started, two engines among them."""
 
     class Timed:
@@ -61,6 +47,11 @@ def timed_team(engine_gpus: float) -> Team:
     members: list[Member[Any]] = [Member(name, actor.remote()) for name in names]
     ready = [member.handle.open_world.remote() for member in members]
     ray.get(ready, timeout=60)
+    return members
+
+
+def timed_team(engine_gpus: float) -> Team:
+    members = timed_members()
     return Team(
         rollouts=tuple(members[:2]),
         rewards=(members[2],),

@@ -3,14 +3,12 @@
 With limits of a few seconds; a whole run's are in tests/main_job/test_hangs.py.
 """
 
-import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +28,6 @@ from coop_rl.distributed.watch import watching
 from coop_rl.errors import ActorLostError
 
 LIMITS = RecoverySection(silent_after_s=1.5, hung_after_s=4)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
 
 
 @dataclass

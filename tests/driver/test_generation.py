@@ -1,8 +1,7 @@
 """Generation in the background of other waits, and weights that change meanwhile (real Ray)."""
 
-import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,15 @@ from coop_rl.rollout.worker import RolloutWorker
 from coop_rl.types import PolicyVersion, Prompt, Reward, SamplingSettings, ScoredGroup
 from tests.support.scripted_engine import ScriptedEngine
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 SAMPLING = SamplingSettings(2, 1.0, 1.0, 4, 0)
-NEXT = PolicyVersion(1, 1)
+FIRST, NEXT = PolicyVersion(0, 0), PolicyVersion(1, 1)
 Served = list[tuple[str, int, int]]
 """(prompt, version at its start, version it was sampled with)."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture
-def engines() -> list[Any]:
+@pytest.fixture(scope="module")
+def pair(local_ray: None) -> list[Any]:
     class Engine:
         """Takes the prompt's text in seconds; samples with the version it has at the end."""
 
@@ -60,13 +53,18 @@ def engines() -> list[Any]:
             await asyncio.sleep(seconds)
 
     actor: Any = ray.remote(num_cpus=0, max_concurrency=64)(Engine)  # type: ignore[call-overload]
-    pair = [actor.remote() for _ in range(2)]
-    ray.get([engine.sleep.remote(0.0) for engine in pair])  # they are up
-    return pair
+    return [actor.remote() for _ in range(2)]
 
 
 @pytest.fixture
-def reward() -> Member:
+def engines(pair: list[Any]) -> list[Any]:
+    """Up, with the weights of the beginning; what earlier tests asked of them may go on."""
+    ray.get([engine.finish_weight_update.remote(str(FIRST)) for engine in pair])
+    return pair
+
+
+@pytest.fixture(scope="module")
+def reward(local_ray: None) -> Member:
     class Judge:
         def score(self, group: Any) -> ScoredGroup:
             return ScoredGroup(group.prompt, group.rollouts, (Reward(1.0, True),) * 2)
@@ -150,7 +148,7 @@ def test_weights_nobody_reads_are_sent_once_somebody_samples(engines, reward) ->
     role = generation(engines, reward)
     stale: list[str] = []
     sent: list[str] = []
-    role.change_weights(PolicyVersion(0, 0), sender([], stale), is_read=False)
+    role.change_weights(FIRST, sender([], stale), is_read=False)
     role.change_weights(NEXT, sender(engines, sent), is_read=False)
     assert sent == []
     groups = role.run([Prompt("a", "0.01", (1,), "")], SAMPLING, NEXT)
@@ -163,7 +161,7 @@ def test_an_evaluation_shares_the_engines_with_groups_under_way(engines, reward)
     with role.serving():
         submit(role, "long", 60.0, served)
         prompts = [Prompt(str(i), "0.01", (i,), "") for i in range(9)]
-        groups = role.run(prompts, SAMPLING, PolicyVersion(0, 0))
+        groups = role.run(prompts, SAMPLING, FIRST)
         assert [group.prompt.id for group in groups] == [str(i) for i in range(9)]
         assert served == []
         with pytest.raises(VersionError, match="rollout-"):
@@ -180,6 +178,7 @@ def test_a_failure_in_the_background_names_the_engine(engines, reward) -> None:
 
 
 def test_a_lost_engine_is_named_and_a_silent_one_ends_the_wait(engines, reward) -> None:
+    """The last one: an engine of all is killed."""
     role, served = generation(engines, reward, "placement.call_timeout_s=1"), Served()
     submit(role, "never", 60.0, served)
     began = time.monotonic()

@@ -1,10 +1,9 @@
 """Rollout and reward actors that are killed while a run goes on (real Ray, scripted engines)."""
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from coop_rl.distributed.actors import Whereabouts
 from coop_rl.distributed.calls import Call, gather
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.team import Team
+from coop_rl.driver.elastic import Elastic, Places
 from coop_rl.driver.fleet import Engine, SyncedFleet
 from coop_rl.driver.generation import TeamGeneration
 from coop_rl.driver.replacement import Replacements
@@ -27,15 +27,9 @@ from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion, Prompt, Reward, SamplingSettings, ScoredGroup
 from tests.support.scripted_engine import ScriptedEngine
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 SAMPLING = SamplingSettings(2, 1.0, 1.0, 4, 0)
 FIRST, NEXT = PolicyVersion(0, 0), PolicyVersion(1, 1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
 
 
 def engine_class() -> Any:
@@ -50,7 +44,7 @@ def engine_class() -> Any:
         async def start(self, lost: Any = None, pause_s: float = 0.0) -> Whereabouts:
             self._calls.append("start")
             self._is_first, self._pause_s = lost is None, pause_s
-            return Whereabouts("node", "127.0.0.1", os.getpid(), [])
+            return Whereabouts(f"node {os.getpid()}", "127.0.0.1", os.getpid(), [])
 
         async def generate(self, prompt: Prompt, sampling: SamplingSettings) -> Any:
             import asyncio
@@ -96,7 +90,13 @@ def judge_class() -> Any:
     return ray.remote(num_cpus=0)(Judge)
 
 
-def learner_class() -> Any:
+shared_judge = cache(lambda: judge_class().remote())
+
+
+@cache
+def learner_actor() -> Any:
+    """One for all scenes."""
+
     class Learner:
         """Sends a version to every engine; says who was lost instead of failing."""
 
@@ -116,7 +116,7 @@ def learner_class() -> Any:
                     lost.append((engine.name, f"{engine.name} died in receive weights"))
             return SimpleNamespace(num_bytes=1, seconds=0.0, lost=tuple(lost))
 
-    return ray.remote(num_cpus=0)(Learner)
+    return ray.remote(num_cpus=0)(Learner).remote()
 
 
 @dataclass
@@ -125,6 +125,9 @@ class Scene:
 
     num_engines: int = 2
     overrides: Sequence[str] = ()
+    places: Places | None = None
+    kills_judge: bool = False
+    """Then it has one of its own; the others share one."""
     log: list[str] = field(default_factory=list)
     served: dict[str, ScoredGroup] = field(default_factory=dict)
     returned: list[str] = field(default_factory=list)
@@ -140,12 +143,12 @@ class Scene:
         }
         make["reward"] = judge_class().remote
         names = list(make)[:-1]
-        learner: Member[Any] = Member("learner-joint-0", learner_class().remote())
+        learner: Member[Any] = Member("learner-joint-0", learner_actor())
         self.team = Team(
             rollouts=tuple(Member(name, make[name]()) for name in names),
-            rewards=(Member("reward", make["reward"]()),),
+            rewards=(Member("reward", make["reward"]() if self.kills_judge else shared_judge()),),
             joint=(learner,),
-            remake=lambda name: Member(name, make[name]()),
+            remake=lambda name: Member(name, make.get(name, engine_class().remote)()),
         )
         connect: Any = learner.handle.connect_rollouts.remote(list(self.team.rollouts))
         gather([Call("learner-joint-0", "connect", connect)], 60)
@@ -160,6 +163,10 @@ class Scene:
             self.team.joint,
             Replacements.of_rollouts(config, self.team, *told),
             self.check,
+            stages=self.stages,
+            elastic=Elastic(self.team, self.places, 3, *told[1:], every_s=0)
+            if self.places
+            else None,
         )
         self.scoring = Scoring(self.team.rewards, Replacements.of_rewards(config, self.team, *told))
         self.generation = TeamGeneration(config, self.fleet, self.scoring, StopRequest())
@@ -330,7 +337,7 @@ def test_a_group_that_is_lost_with_the_node_that_held_it_is_sampled_again(
 
 
 def test_what_a_lost_reward_actor_held_is_judged_again() -> None:
-    scene = Scene()
+    scene = Scene(kills_judge=True)
     ray.kill(scene.team.rewards[0].handle)
     for i in range(8):
         scene.submit(str(i))
@@ -340,7 +347,7 @@ def test_what_a_lost_reward_actor_held_is_judged_again() -> None:
 
 
 def test_a_group_that_kills_its_reward_actor_twice_counts_as_crashed_and_no_other_does() -> None:
-    scene = Scene()
+    scene = Scene(kills_judge=True)
     for i in range(6):
         scene.submit(str(i), answer="poison" if i == 3 else "")
     scene.wait_for(6)

@@ -15,7 +15,7 @@ from coop_rl.errors import ActorLostError, BudgetSpentError, RayLostError
 from coop_rl.tracing.stages import Stages
 
 NAMES = ("rollout-0", "rollout-1", "rollout-2")
-EVENTS = ("lost", "retired", "starting", "up", "joined", "published", "missed", "checked")
+EVENTS = ("lost", "retired", "left", "starting", "up", "joined", "published", "missed", "checked")
 
 
 @given(st.lists(st.tuples(st.sampled_from(EVENTS), st.sampled_from(NAMES)), max_size=60))

@@ -43,6 +43,23 @@ def test_groups_wait_for_room_and_a_long_one_holds_up_its_own_engine_only() -> N
     assert list(router.start()) == []
 
 
+def test_a_closed_engine_keeps_what_it_has_and_gets_no_more() -> None:
+    router: Router[str] = Router(range(2), max_sequences=1)
+    for name in "abcd":
+        router.add(Work(name, 1, 10))
+    held = {work.item: (engine, work) for engine, work in router.start()}
+    assert {name: engine for name, (engine, _) in held.items()} == {"a": 0, "b": 1, "c": 0, "d": 1}
+    router.add(Work("e", 1, 10))
+    assert not router.close(0)
+    router.finish(*held["a"])
+    assert list(router.start()) == []
+    router.finish(*held["b"])
+    assert [(engine, work.item) for engine, work in router.start()] == [(1, "e")]
+    router.finish(*held["c"])
+    assert router.close(0)
+    assert router.remove(0) == []
+
+
 def test_a_group_larger_than_an_engine_still_gets_one() -> None:
     router: Router[str] = Router(range(1), max_sequences=1)
     router.add(Work("large", 64, 1000))

@@ -1,5 +1,6 @@
 """One DeepSpeed rank: runs every scene of `worlds` and saves what it saw."""
 
+import gc
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -318,7 +319,10 @@ def run_rank(rank: int, world_size: int, names: Sequence[str], out: Path) -> Non
         time.sleep(0.05)
     init_world(HOST, int(written.read_text()), rank, world_size, TIMEOUT_S, store=store)
     plan = all_scenes(out)
-    results = {name: plan[name]() for name in names}
+    results = {}
+    for name in names:
+        gc.freeze()  # every engine collects garbage: not among the imports and earlier engines
+        results[name] = plan[name]()
     if rank == world_size - 1:
         torch.save(results, out)
     dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -76,7 +77,8 @@ def build_batch(step: int, num_ranks: int, micro_batch_tokens: int = 30) -> Pack
     return pack(build_samples(step), build_demonstrations(step), shape)
 
 
-def build_samples(step: int, num_samples: int = NUM_SAMPLES) -> list[TokenSample]:
+@cache
+def build_samples(step: int, num_samples: int = NUM_SAMPLES) -> tuple[TokenSample, ...]:
     """Rollouts whose log-probs are near the model's."""
     rows = random_rows(num_samples, seed=100 + step)
     with torch.no_grad():
@@ -91,7 +93,7 @@ def build_samples(step: int, num_samples: int = NUM_SAMPLES) -> list[TokenSample
         samples.append(
             TokenSample(prompt, response, tuple((behaviour + noise).tolist()), advantage)
         )
-    return samples
+    return tuple(samples)
 
 
 def build_demonstrations(
@@ -118,6 +120,7 @@ def local_learner(branch: Branch = "joint", **policy_options: Any) -> Learner:
     return Learner(LEARNER, branch, local_engine(policy), adapter)
 
 
+@cache
 def fp64_gradients(**policy_options: Any) -> dict[str, dict[str, torch.Tensor]]:
     """w's gradients of the first of `record_steps`, without fp32's rounding."""
     policy, adapter = build_policy(dtype=torch.float64, **policy_options)

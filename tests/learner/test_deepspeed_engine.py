@@ -1,6 +1,7 @@
 """DeepSpeed at stages 0-3, 1 and 2 ranks, against plain torch (docs/algorithm.md 9: 2, 5, 8)."""
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tests.learner.scenes import (
     record_exact_steps,
     record_steps,
 )
-from tests.learner.worlds import LIMIT_OF_ALL_S, STAGES, cases
+from tests.learner.worlds import EXACT_TWICE, LIMIT_OF_ALL_S, STAGES, cases
 
 pytestmark = pytest.mark.timeout(LIMIT_OF_ALL_S)
 SCALARS = (
@@ -31,6 +32,11 @@ SCALARS = (
     "sft_norm",
     "cosine",
 )
+
+
+# The same for every world and stage.
+plain_steps = cache(lambda **options: record_steps(local_learner(**options), 3))
+plain_exact_steps = cache(lambda branch: record_exact_steps(exact_local_learner(branch))["steps"])
 
 
 def assert_same_run(
@@ -61,8 +67,8 @@ def assert_same_run(
 
 @pytest.mark.parametrize(("world_size", "stage"), cases(STAGES, light=True))
 def test_every_stage_takes_the_steps_of_plain_torch(recorded, world_size, stage) -> None:
-    reference = record_steps(local_learner(), 3)
-    assert_same_run(recorded[world_size][f"steps-{stage}"], reference, fp64_gradients())
+    got = recorded[world_size][f"steps-{stage}"]
+    assert_same_run(got, plain_steps(), fp64_gradients())
 
 
 @pytest.mark.parametrize("is_tied", [True, False])  # in fp32, and in bf16
@@ -80,15 +86,21 @@ def test_zero_3_splits_a_model_while_it_is_read(recorded, is_tied) -> None:
 
 
 @pytest.mark.parametrize(("world_size", "stage"), cases(STAGES))
-@pytest.mark.parametrize("branch", ["joint", "shadow"])
-@pytest.mark.parametrize("is_checkpointed", [False, True])
+@pytest.mark.parametrize(
+    ("branch", "is_checkpointed"),
+    [
+        ("joint", True),
+        ("shadow", False),
+        *(pytest.param(*pair, marks=pytest.mark.prove) for pair in EXACT_TWICE),
+    ],
+)
 def test_five_steps_agree_in_losses_and_gradients(
     recorded, world_size, stage, branch, is_checkpointed
 ) -> None:
     """Losses to 1e-5, gradients of theta and w to 1e-6 of their norm, and as much for each step
     before, whose rounding theta carries on."""
     got = recorded[world_size][f"exact-{stage}-{branch}-{is_checkpointed}"]["steps"]
-    expected = record_exact_steps(exact_local_learner(branch))["steps"]
+    expected = plain_exact_steps(branch)
     names = SCALARS if branch == "joint" else ("rl_loss", "entropy", "mismatch_kl", "grad_norm")
     for index, (a, b) in enumerate(zip(got, expected, strict=True)):
         for name in names:
@@ -102,9 +114,8 @@ def test_five_steps_agree_in_losses_and_gradients(
 
 @pytest.mark.parametrize(("world_size", "stage"), cases([2, 3]))
 def test_so_it_does_untied_and_with_recomputed_activations(recorded, world_size, stage) -> None:
-    reference = record_steps(local_learner(is_tied=False), 3)
     got = recorded[world_size][f"untied-checkpointed-{stage}"]
-    assert_same_run(got, reference, fp64_gradients(is_tied=False))
+    assert_same_run(got, plain_steps(is_tied=False), fp64_gradients(is_tied=False))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ ALIKE = 1
 """Stage 1 runs DeepSpeed's optimiser of stage 2: most of its scenes are for `make prove`."""
 LIGHT = tuple(f"{scene}-{ALIKE}" for scene in ("steps", "replay", "sft_cut"))
 """Those that are not."""
+EXACT_TWICE = (("joint", False), ("shadow", True))
+"""Five exact steps: the other two pairs show each branch and each way through the activations."""
+TWICE = tuple(f"exact-{stage}-{b}-{c}" for stage in STAGES for b, c in EXACT_TWICE)
 WORLDS = (1, 2)
 LIMIT_S = 420
 LIMIT_OF_ALL_S = len(WORLDS) * LIMIT_S + 60
@@ -57,7 +60,8 @@ def names_of(world_size: int, every: Iterable[str], *, is_whole: bool) -> list[s
     return [
         name
         for name in every
-        if is_whole or not is_rare(world_size, stage_of(name), light=name in LIGHT)
+        if is_whole
+        or not (name in TWICE or is_rare(world_size, stage_of(name), light=name in LIGHT))
     ]
 
 

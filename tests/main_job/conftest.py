@@ -10,6 +10,7 @@ import pytest
 from tests.main_job.harness import STARTED, Job, train
 
 WHOLE_STEPS = 8
+EVALUATE_EVERY = 4
 PROFILED = (2, 3)
 
 
@@ -25,7 +26,12 @@ class WholeRun:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
     run_dir = tmp_path_factory.mktemp("runs") / "whole"
-    job = train(run_dir, f"run.num_steps={WHOLE_STEPS}", "checkpoint.every=4")
+    job = train(
+        run_dir,
+        f"run.num_steps={WHOLE_STEPS}",
+        f"evaluation.every={EVALUATE_EVERY}",
+        "checkpoint.every=4",
+    )
     job.arguments += ["--profile", *map(str, PROFILED)]
     done = job.start().finish()
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,57 +1,35 @@
-"""Ray's Python job client in a process of its own: Ray reads the token when it is imported.
-
-python -m tests.main_job.job_client ADDRESS jobs|stop|submit [ID | ENTRYPOINT FOLDER]
-"""
+"""Ray's job server over HTTP: Ray's own client reads the token once, when it is imported."""
 
 import json
-import subprocess
-import sys
+import time
+import urllib.request
 from typing import Any
 
-from tests.main_job.harness import ROOT
 from tests.main_job.ray_head import Head
 
+LIMIT_S = 240
+ENDS = ("SUCCEEDED", "FAILED", "STOPPED")
 
-def ask(head: Head, *arguments: str) -> Any:
-    """Return the client's answer to one request."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.main_job.job_client", head.job_server, *arguments],
-        cwd=ROOT, env=head.environment, check=True, timeout=120, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
+
+def ask(head: Head, path: str = "", method: str = "GET") -> Any:
+    """Return the server's answer to one request about jobs."""
+    request = urllib.request.Request(
+        f"{head.job_server}/api/jobs/{path}",
+        method=method,
+        headers={"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read())
 
 
 def jobs(head: Head) -> dict[str, dict[str, Any]]:
-    """Return status, variables and logs of every job, by name."""
-    found: dict[str, dict[str, Any]] = ask(head, "jobs")
-    return found
+    """Return all that is known of every submitted job, by name."""
+    return {job["submission_id"]: job for job in ask(head) if job["submission_id"]}
 
 
-def main() -> None:
-    """Answer."""
-    from ray.job_submission import JobSubmissionClient
-
-    address, request, *rest = sys.argv[1:]
-    client = JobSubmissionClient(address)
-    answer: Any
-    if request == "stop":
-        answer = client.stop_job(rest[0])
-    elif request == "submit":
-        answer = client.submit_job(entrypoint=rest[0], runtime_env={"working_dir": rest[1]})
-    else:
-        answer = {
-            str(job.submission_id): {
-                "status": job.status,
-                "is_over": job.status.is_terminal(),
-                "all": str(job),
-                "variables": (job.runtime_env or {}).get("env_vars", {}),
-                "logs": client.get_job_logs(str(job.submission_id)),
-            }
-            for job in client.list_jobs()
-            if job.submission_id
-        }
-    print(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main()
+def wait_for_end(head: Head, name: str) -> dict[str, Any]:
+    """Return a job once it is over, with its `logs`."""
+    deadline = time.monotonic() + LIMIT_S
+    while (job := jobs(head)[name])["status"] not in ENDS and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return job | ask(head, f"{name}/logs")

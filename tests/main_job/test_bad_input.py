@@ -1,6 +1,5 @@
 """Bad input as a user meets it: exit code 2, one line, no process left. More: tests/commands."""
 
-import socket
 from pathlib import Path
 
 from tests.main_job.harness import train
@@ -15,16 +14,3 @@ def test_a_wrong_path_is_refused_in_one_line(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert not (tmp_path / "run").exists()
     assert job.left_over(within_s=1) == []
-
-
-def test_no_cluster_at_the_address(tmp_path: Path) -> None:
-    # Bound but not listening: connections are refused.
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{unused.getsockname()[1]}"
-        job = train(tmp_path / "run", f"placement.address={address}").start()
-        done = job.finish(90)
-    assert done.returncode == 2
-    assert f"no Ray cluster at placement.address '{address}': " in done.stderr
-    assert "Traceback" not in done.stderr
-    assert job.left_over() == []

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from coop_rl.config import load_config
 from coop_rl.planning.memory import checkpoint_bytes
 from coop_rl.planning.shape import shape_of
-from tests.main_job.conftest import PROFILED, WHOLE_STEPS, WholeRun
+from tests.main_job.conftest import EVALUATE_EVERY, PROFILED, WHOLE_STEPS, WholeRun
 from tests.main_job.harness import metrics
 
 
@@ -59,10 +59,10 @@ def test_w_moves_and_the_shadow_differs(whole_run: Path) -> None:
     assert all(math.isfinite(row["gain/stderr"]) for row in rows)
 
 
-def test_accuracy_is_reported_before_and_after(whole: WholeRun) -> None:
+def test_accuracy_is_reported_before_between_and_after(whole: WholeRun) -> None:
     run_dir, done = whole.run_dir, whole.done
     evaluated = [row for row in metrics(run_dir) if "eval/sums/pass@1" in row]
-    assert [row["step"] for row in evaluated] == [0, WHOLE_STEPS]
+    assert [row["step"] for row in evaluated] == [0, EVALUATE_EVERY, WHOLE_STEPS]
     for row in evaluated:
         assert (
             row["eval/sums/pass@1_low"] <= row["eval/sums/pass@1"] <= row["eval/sums/pass@1_high"]

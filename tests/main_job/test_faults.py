@@ -1,7 +1,7 @@
 """Ctrl-C: nothing hangs, and no process of ours is left.
 
-During an evaluation: test_overlap; twice: test_ranks. Lost actors: an engine in test_overlap, a
-learner in test_colocated, the driver in test_resume; all that a run survives: tests/chaos.
+During an evaluation: test_submission; twice: test_ranks. Lost actors: an engine in test_overlap, a
+learner in test_nodes, the driver in test_resume; all that a run survives: tests/chaos.
 """
 
 import json
@@ -15,7 +15,7 @@ import pytest
 from tests.main_job.harness import train, wait_for_step
 
 
-@pytest.mark.prove  # A job is stopped in a step in test_submission.
+@pytest.mark.prove  # Stopped in an evaluation in test_submission, in a step for good in test_ranks.
 def test_ctrl_c_saves_a_checkpoint_and_leaves_nothing(tmp_path: Path) -> None:
     job = train(tmp_path / "run", "run.num_steps=200", "checkpoint.every=0").start()
     wait_for_step(tmp_path / "run", 1)
@@ -43,7 +43,7 @@ def test_a_lost_terminal_saves_a_checkpoint_and_leaves_nothing(tmp_path: Path) -
     assert job.left_over() == []
 
 
-@pytest.mark.prove  # A job is stopped at its start in test_submission.
+@pytest.mark.prove  # Waits at the start that are ended: tests/distributed.
 def test_ctrl_c_breaks_off_the_start(tmp_path: Path) -> None:
     job = train(tmp_path / "run").start()
     assert job.process is not None

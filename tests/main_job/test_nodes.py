@@ -1,15 +1,16 @@
-"""A run over several nodes: roles where the config says, weights and w across them, and growth."""
+"""A run over several nodes: roles where the config says, weights and w across them; its end."""
 
 import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from tests.main_job.harness import DEMO, Job, metrics, train
+from tests.main_job.harness import DEMO, Job, metrics, train, wait_for_step
 
 pytestmark = pytest.mark.timeout(600)
 ROLES = (
@@ -19,8 +20,10 @@ ROLES = (
     "placement.meta={cpus: 0.5, labels: {role: meta}}",
     "rollout.num_actors=2",
     "sync.canary_every=1",
-    "run.num_steps=3",
+    "run.num_steps=200",
     "checkpoint.every=0",
+    "sync.timeout_s=20",
+    "recovery.restarts=0",
 )
 
 
@@ -48,7 +51,7 @@ def labels_of_nodes(address: str) -> dict[str, str]:
         ray.shutdown()
 
 
-def test_roles_lie_where_the_config_says_and_weights_cross_nodes(
+def test_roles_lie_where_the_config_says_weights_cross_nodes_and_a_lost_learner_is_named(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     roles = labels_of_nodes(cluster.address)
@@ -62,9 +65,18 @@ def test_roles_lie_where_the_config_says_and_weights_cross_nodes(
 
     run_dir = tmp_path / "run"
     job = train(run_dir, f"placement.address={cluster.address}", *ROLES).start()
-    done = job.finish(400)
-    assert done.returncode == 0, done.stderr[-2000:]
+    wait_for_step(run_dir, 2, timeout_s=400, process=job.process)
     places = json.loads((run_dir / "actors.json").read_text())
+    actors = [psutil.Process(place["pid"]) for place in places.values()]
+    everyone = [*actors, *(child for a in actors for child in a.children(recursive=True))]
+    psutil.Process(places["learner-joint-0"]["pid"]).kill()
+    done = job.finish(90)
+    assert done.returncode == 1
+    assert "learner-joint-0" in done.stderr, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert job.left_over() == []
+    _, left = psutil.wait_procs(everyone, timeout=15)
+    assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
     # Where the reward actor lies, which reserves nothing, is Ray's choice: maybe on the head.
     used = len({place["node_id"] for place in places.values()})
     assert used in (4, 5)
@@ -79,7 +91,7 @@ def test_roles_lie_where_the_config_says_and_weights_cross_nodes(
     }
     assert places["rollout-0"]["node_id"] != places["rollout-1"]["node_id"]
     rows = [row for row in metrics(run_dir) if "reward/mean" in row]
-    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert [row["step"] for row in rows[:3]] == [0, 1, 2]
     # Every sync was proved by the canary on both engines, and w moved on and arrived.
     assert all(row["sync/bytes"] > 0 and row["sync/canary_mean"] < 1e-3 for row in rows)
     assert all(row["guidance/update_norm"] > 0 for row in rows)

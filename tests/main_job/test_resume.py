@@ -1,4 +1,4 @@
-"""A run whose driver was killed goes on by itself, bit for bit as if nothing had been."""
+"""Engines that rest while learners train, a lost reward actor, a lost driver: not a bit differs."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.main_job.conftest import WHOLE_STEPS
+from tests.main_job.conftest import EVALUATE_EVERY, WHOLE_STEPS
 from tests.main_job.harness import metrics, train, wait_for_step
 
 CHECKPOINT_EVERY = 3
@@ -50,16 +50,26 @@ def state(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.timeout(900)
-def test_a_run_whose_driver_was_killed_goes_on_bit_for_bit(tmp_path: Path, whole_run: Path) -> None:
+def test_turns_a_lost_judge_and_a_lost_driver_change_nothing(
+    tmp_path: Path, whole_run: Path
+) -> None:
+    """The driver's supervisor starts it again, from the last checkpoint."""
     run_dir = tmp_path / "killed"
-    overrides = (f"run.num_steps={WHOLE_STEPS}", f"checkpoint.every={CHECKPOINT_EVERY}")
-    job = train(run_dir, *overrides).start()
-    wait_for_step(run_dir, LOST_STEP)
+    job = train(
+        run_dir,
+        f"run.num_steps={WHOLE_STEPS}",
+        f"evaluation.every={EVALUATE_EVERY}",
+        f"checkpoint.every={CHECKPOINT_EVERY}",
+        "placement.colocated=true",
+    ).start()
+    wait_for_step(run_dir, 0, process=job.process)
+    job.process_of("RewardActor").kill()
+    wait_for_step(run_dir, LOST_STEP, process=job.process)
     os.kill(status(run_dir)["pid"], signal.SIGKILL)
     done = job.finish()
     assert done.returncode == 0, done.stderr[-2000:]
     assert job.left_over() == []
-    (loss,) = status(run_dir)["losses"]
+    (loss,) = (loss for loss in status(run_dir)["losses"] if loss["who"] != ["reward"])
     assert (loss["who"], loss["resumed_from"]) == (["driver"], CHECKPOINT_EVERY)
     told = (
         f"SIGKILL without a word (after step {loss['step']}); going on from step 3 (restart 1 of 3)"
@@ -69,6 +79,9 @@ def test_a_run_whose_driver_was_killed_goes_on_bit_for_bit(tmp_path: Path, whole
     again = [row["step"] for row in rows(run_dir / "metrics.repeated.jsonl") if STEP in row]
     assert again == list(range(CHECKPOINT_EVERY, loss["step"]))
     assert metrics(run_dir)[-2]["recovered/repeated_steps"] == len(again)
+    steps = [row for row in metrics(run_dir) if STEP in row]
+    assert all(row["time/sleep_s"] > 0 for row in steps)
+    assert sum(row.get("recovered/reward_actors", 0) for row in steps) == 1
     assert figures(run_dir) == figures(whole_run)
     last = f"checkpoints/step-{WHOLE_STEPS:06d}"
     resumed, whole = state(run_dir / last), state(whole_run / last)

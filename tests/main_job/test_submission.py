@@ -1,5 +1,9 @@
-"""A run as a Ray job: submitted, followed, stopped, resumed and finished, from a clean client."""
+"""A run as a Ray job, from a clean client: submitted, followed, left, stopped in an evaluation.
 
+RL alone with updates in flight, which its rows show. More refusals: tests/commands/test_submit.py.
+"""
+
+import json
 import re
 import shutil
 import signal
@@ -8,20 +12,23 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coop_rl.commands.submit import plan_submission
-from coop_rl.config import load_config
-from tests.main_job.harness import ROOT, SMALL, metrics, train
-from tests.main_job.job_client import ask, jobs
+from tests.main_job.harness import ROOT, SMALL, metrics, train, wait_for_step
+from tests.main_job.job_client import LIMIT_S, ask, jobs, wait_for_end
 from tests.main_job.ray_head import RAY, Head, ray_head
+from tests.main_job.test_overlap import (
+    EVALUATED_STEP,
+    IN_FLIGHT,
+    assert_every_token_knows_its_version,
+)
 
 pytestmark = pytest.mark.timeout(600)
 CONFIG = "configs/local/demo.yaml"
-LIMIT_S = 240
 SCRAPE_LIMIT_S = 60
 NOBODY = "http://127.0.0.1:9"
 
@@ -52,7 +59,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def sets(*more: str) -> list[str]:
-    given = (*SMALL, "method.kind=rl", "checkpoint.every=0", *more)
+    given = (*SMALL, "method.kind=rl", "checkpoint.every=0", *IN_FLIGHT, *more)
     return [f"--set={value}" for value in given]
 
 
@@ -72,64 +79,90 @@ def is_shown(step: int, num_steps: int, output: str) -> bool:
     return re.search(rf"step +{step}/{num_steps}\b", output) is not None
 
 
-def test_a_job_is_submitted_followed_left_stopped_resumed_and_finished(
-    head: Head, client_folder: Path, tmp_path: Path
-) -> None:
-    run_dir = tmp_path / "run"
-    given = sets("placement.environment=[COOP_RL_SEEN]")
-    environment = head.environment | {"COOP_RL_SEEN": "yes", "COOP_RL_HIDDEN": "no"}
+@dataclass(frozen=True)
+class Stopped:
+    """A job that was followed until its second step, left, and stopped in an evaluation."""
 
-    # Submitted and followed by our command, until Ctrl-C; then stopped by Ray's client.
-    followed = subprocess.Popen(
-        command(
-            "--address", head.job_server, "--run-dir", str(run_dir),
-            *given, "--set=run.num_steps=400",
-        ),
+    run_dir: Path
+    environment: dict[str, str]
+    name: str
+    client: "subprocess.CompletedProcess[str]"
+    left: dict[str, Any]
+    """The job when its client had left."""
+    gauge: str
+    """What Prometheus would scrape then."""
+    end: dict[str, Any]
+    """The job when it was over."""
+
+
+@pytest.fixture(scope="module")
+def stopped(head: Head, client_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    run_dir = tmp_path_factory.mktemp("submitted") / "run"
+    environment = head.environment | {"COOP_RL_SEEN": "yes", "COOP_RL_HIDDEN": "no"}
+    given = sets("run.num_steps=400", "placement.environment=[COOP_RL_SEEN]")
+    client = subprocess.Popen(
+        command("--address", head.job_server, "--run-dir", str(run_dir), *given),
         # The address that was given counts, not the environment's.
         cwd=client_folder, env=environment | {"RAY_ADDRESS": NOBODY}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert followed.stdout is not None
-    while not is_shown(2, 400, line := followed.stdout.readline()):
-        assert line, followed.communicate()
-    followed.send_signal(signal.SIGINT)
-    _, errors = followed.communicate(timeout=60)
-    ((name, job),) = jobs(head).items()
-    assert followed.returncode == 130, errors
-    assert f"job {name} goes on" in errors
-    assert job["status"] == "RUNNING"
-    assert job["variables"]["COOP_RL_SEEN"] == "yes"
-    assert "COOP_RL_HIDDEN" not in job["variables"]
-    assert head.environment["RAY_AUTH_TOKEN"] not in job["all"]
-    shown = scraped(head, "ray_coop_rl_reward_mean")
-    assert 'run="demo"' in shown
-    assert ask(head, "stop", name)
-    job = wait_for_end(head, name)
-    assert job["status"] == "STOPPED"
-    assert "interrupted" in job["logs"]
-    steps = [row["step"] for row in metrics(run_dir) if "time/step_s" in row]
-    assert list((run_dir / "checkpoints").glob("step-*")), job["logs"]
+    assert client.stdout is not None
+    while not is_shown(2, 400, line := client.stdout.readline()):
+        assert line, client.communicate()
+    client.send_signal(signal.SIGINT)
+    told = client.communicate(timeout=60)
+    ((name, left),) = jobs(head).items()
+    gauge = scraped(head, "ray_coop_rl_reward_mean")
+    wait_for_step(run_dir, EVALUATED_STEP - 1)
+    assert ask(head, f"{name}/stop", "POST") == {"stopped": True}
+    end = wait_for_end(head, name)
+    done = subprocess.CompletedProcess(client.args, client.returncode, *told)
+    return Stopped(run_dir, environment, name, done, left, gauge, end)
 
-    done, num_steps = len(steps), len(steps) + 2
 
-    # Submitted again as in Ray's own documentation: it resumes and ends.
+def test_a_job_is_submitted_followed_and_left(head: Head, stopped: Stopped) -> None:
+    assert stopped.client.returncode == 130, stopped.client.stderr
+    assert f"job {stopped.name} goes on" in stopped.client.stderr
+    assert stopped.left["status"] == "RUNNING"
+    variables = stopped.left["runtime_env"]["env_vars"]
+    assert variables["COOP_RL_SEEN"] == "yes"
+    assert "COOP_RL_HIDDEN" not in variables
+    assert head.environment["RAY_AUTH_TOKEN"] not in json.dumps(stopped.left)
+    assert 'run="demo"' in stopped.gauge
+
+
+def test_a_stop_breaks_an_evaluation_off_and_saves_the_last_step(stopped: Stopped) -> None:
+    assert stopped.end["status"] == "STOPPED"
+    assert "interrupted" in stopped.end["logs"]
+    saved = [path.name for path in (stopped.run_dir / "checkpoints").iterdir()]
+    assert saved == [f"step-{EVALUATED_STEP:06d}"], stopped.end["logs"]
+    assert_every_token_knows_its_version(stopped.run_dir, EVALUATED_STEP)
+
+
+@pytest.mark.prove  # A run goes on from its last step in test_resume.
+def test_a_stopped_job_submitted_again_as_in_rays_own_documentation_resumes_and_ends(
+    head: Head, client_folder: Path, stopped: Stopped
+) -> None:
+    done, num_steps = EVALUATED_STEP, EVALUATED_STEP + 2
     again = subprocess.run(
         [
             RAY, "job", "submit", "--address", head.job_server, "--working-dir", ".", "--",
-            "python3", "-m", "coop_rl", "train", CONFIG, "--run-dir", str(run_dir),
+            "python3", "-m", "coop_rl", "train", CONFIG, "--run-dir", str(stopped.run_dir),
             "--set=placement.address=auto", f"--set=run.num_steps={num_steps}", *sets(),
         ],
-        cwd=client_folder, env=environment, timeout=LIMIT_S, text=True,
+        cwd=client_folder, env=stopped.environment, timeout=LIMIT_S, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert again.returncode == 0, again.stdout[-3000:]
-    assert f"resumes from {run_dir}/checkpoints/step-{done:06d}" in again.stdout.replace("\n", "")
+    said = f"resumes from {stopped.run_dir}/checkpoints/step-{done:06d}"
+    assert said in again.stdout.replace("\n", "")
     assert is_shown(num_steps, num_steps, again.stdout)
     assert not is_shown(done, num_steps, again.stdout)
-    steps = [row["step"] for row in metrics(run_dir) if "time/step_s" in row]
+    steps = [row["step"] for row in metrics(stopped.run_dir) if "time/step_s" in row]
     assert steps == list(range(num_steps))
 
 
+@pytest.mark.prove  # Following one in parts: tests/distributed/test_jobs.py.
 def test_a_job_that_fails_is_followed_to_its_end(
     head: Head, client_folder: Path, tmp_path: Path
 ) -> None:
@@ -144,48 +177,27 @@ def test_a_job_that_fails_is_followed_to_its_end(
     assert "CPUs" in done.stdout
 
 
-def wait_for_end(head: Head, name: str) -> dict[str, Any]:
-    deadline = time.monotonic() + LIMIT_S
-    while not (job := jobs(head)[name])["is_over"] and time.monotonic() < deadline:
-        time.sleep(1)
-    return job
-
-
-def test_what_cannot_be_submitted_is_refused_in_one_line(
+def test_a_job_server_that_wants_another_token_is_told_in_one_line(
     head: Head, client_folder: Path, tmp_path: Path
 ) -> None:
-    absolute = ("--run-dir", str(tmp_path / "run"))
-    wrong_token = head.environment | {"RAY_AUTH_TOKEN": "0" * 64}
-    cases = [
-        ((), head.environment, "absolute run directory"),
-        ((*absolute, "--working-dir", "tests"), head.environment, "not in the working directory"),
-        ((*absolute, "--address", NOBODY), head.environment, "no Ray job server"),
-        ((*absolute, "--address", head.job_server), wrong_token, "wants another token"),
-        (
-            (*absolute, "--set=placement.environment=[NOT_SET_ANYWHERE]"),
-            head.environment,
-            "NOT_SET_ANYWHERE, which is not set here",
-        ),
-        ((*absolute, "--set=placement.environment=[HF_TOKEN]"), head.environment, "a secret"),
-    ]
-    for arguments, environment, words in cases:
-        done = subprocess.run(
-            command(*arguments), cwd=client_folder, env=environment, timeout=120, text=True,
-            capture_output=True,
-        )  # fmt: skip
-        assert done.returncode == 2, (arguments, done.stderr)
-        assert words in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    done = subprocess.run(
+        command("--address", head.job_server, "--run-dir", str(tmp_path / "run")),
+        cwd=client_folder, env=head.environment | {"RAY_AUTH_TOKEN": "0" * 64}, timeout=120,
+        text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "wants another token" in line
 
 
-def test_a_submitted_job_starts_where_there_is_only_python3(tmp_path: Path) -> None:
-    """As in vLLM's image, which docker/gpu.Dockerfile is built from."""
-    config = load_config(ROOT / CONFIG)
-    job = plan_submission(config, ROOT / CONFIG, (), tmp_path, ROOT)
-    assert job.entrypoint.startswith("python3 -m coop_rl train ")
-
-
-@pytest.mark.parametrize("token", [{"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}])
+@pytest.mark.parametrize(
+    "token",
+    [
+        {"RAY_AUTH_MODE": "disabled"},
+        # As the job server is asked with above.
+        pytest.param({"RAY_AUTH_TOKEN": "0" * 64}, marks=pytest.mark.prove),
+    ],
+)
 def test_a_cluster_that_wants_another_token_is_not_taken_for_none(
     head: Head, tmp_path: Path, token: dict[str, str]
 ) -> None:
@@ -198,11 +210,18 @@ def test_a_cluster_that_wants_another_token_is_not_taken_for_none(
     assert job.left_over() == []
 
 
+@pytest.mark.prove  # Refused by the door that every run takes: tests/commands/test_bad_input.py.
 def test_a_job_does_not_write_into_the_package_that_ray_deletes(
     head: Head, client_folder: Path
 ) -> None:
-    entrypoint = f"python3 -m coop_rl train {CONFIG} --set=placement.address=auto"
-    name = ask(head, "submit", entrypoint, str(client_folder))
-    job = wait_for_end(head, name)
+    subprocess.run(
+        [
+            RAY, "job", "submit", "--address", head.job_server, "--working-dir", ".", "--no-wait",
+            "--submission-id", "packed", "--",
+            "python3", "-m", "coop_rl", "train", CONFIG, "--set=placement.address=auto",
+        ],
+        cwd=client_folder, env=head.environment, timeout=120, check=True, capture_output=True,
+    )  # fmt: skip
+    job = wait_for_end(head, "packed")
     assert job["status"] == "FAILED"
     assert "lies in the job's package, which Ray deletes" in job["logs"]

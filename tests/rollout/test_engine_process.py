@@ -1,20 +1,26 @@
 """An engine in a process of its own: one import of vLLM, errors that keep their kind, an end."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 
+from coop_rl.config import load_config
+from coop_rl.errors import ActorLostError
+from coop_rl.rollout.engine_process import EngineProcess
+from coop_rl.weights.lifeline import PARENT_VARIABLE
 from tests.main_job.harness import DEMO
 
 SCRIPT = f"""
 import asyncio, os, sys
 from pathlib import Path
 from coop_rl.config import load_config
-from coop_rl.errors import ActorLostError, WeightSyncError
+from coop_rl.errors import WeightSyncError
 from coop_rl.rollout.engine_process import EngineProcess
 from coop_rl.rollout.vllm_engine import VllmEngine
 from coop_rl.rollout.worker import RolloutWorker
@@ -36,11 +42,7 @@ async def main():
     except WeightSyncError as error:
         print("refused", "start_weight_update" in str(error), file=out)
     print("light", not {{"torch", "vllm", "ray"}} & set(sys.modules), file=out)
-    sys.stdin.readline()
-    try:
-        await engine.call(RolloutWorker.generate_group, PROMPT, SAMPLING)
-    except ActorLostError:
-        print("lost", True, file=out)
+    await asyncio.sleep(600)
 
 asyncio.run(main())
 """
@@ -48,9 +50,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def actor():
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True)
     yield process
     for child in psutil.Process(process.pid).children(recursive=True):
         child.kill()
@@ -88,14 +88,21 @@ def test_it_answers_and_ends_with_its_actor(actor: "subprocess.Popen[str]") -> N
     assert not alive
 
 
-@pytest.mark.timeout(300)
-def test_a_lost_front_end_is_told_and_takes_the_core_along(actor: "subprocess.Popen[str]") -> None:
-    say(actor, 3)
-    processes = descendants(actor)
-    os.kill(processes["front end"].pid, signal.SIGKILL)
-    _, alive = psutil.wait_procs([processes["core"]], timeout=10)
-    assert not alive
-    assert actor.stdin is not None
-    actor.stdin.write("\n")
-    actor.stdin.flush()
-    assert say(actor, 1) == ["lost True"]
+def test_a_lost_front_end_is_told_to_who_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost while it starts. Above, a core follows its front end, which follows its actor."""
+    monkeypatch.setenv(PARENT_VARIABLE, "")  # set by the start, and as before in the end
+
+    async def start_and_lose() -> None:
+        engine = EngineProcess(load_config(DEMO), "gloo")
+        starting = asyncio.create_task(engine.start())
+        deadline = time.monotonic() + 60
+        while "_listening" not in vars(engine) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        engine._process.kill()
+        with pytest.raises(ActorLostError, match="the engine's process ended"):
+            await starting
+        engine._process.wait()
+        with pytest.raises(ActorLostError, match="the engine's process ended"):
+            await engine.shutdown()
+
+    asyncio.run(start_and_lose())

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -25,8 +26,13 @@ time.sleep(60)
 """
 
 
-def test_killed_front_end_takes_core_and_worker_along():
-    front_end = subprocess.Popen([sys.executable, "-c", FRONT_END], stdout=subprocess.PIPE)
+def test_killed_front_end_takes_core_worker_and_the_sockets_folder_along(tmp_path: Path):
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine/socket").touch()
+    named = os.environ | {"COOP_RL_ENGINE_FOLDER": str(tmp_path / "engine")}
+    front_end = subprocess.Popen(
+        [sys.executable, "-c", FRONT_END], stdout=subprocess.PIPE, env=named
+    )
     try:
         assert front_end.stdout is not None
         assert front_end.stdout.readline() == b"up\n"
@@ -37,6 +43,7 @@ def test_killed_front_end_takes_core_and_worker_along():
         os.kill(front_end.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(descendants, timeout=10)
         assert not alive
+        assert list(tmp_path.iterdir()) == []
     finally:
         front_end.kill()
         front_end.wait()

@@ -47,12 +47,18 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 
 
+WHOLE: dict[tuple[str, ...], Run] = {}
+"""Uninterrupted runs, which several stops are compared with, by their overrides."""
+
+
 def stop_and_go_on(
     folder: Path, stop_after: int, *overrides: str, sources: dict[str, str] | None = None
 ) -> tuple[Run, Run, list[Metrics]]:
     """Return the uninterrupted run, the resumed one, and the rows of the latter's two parts."""
     config, task = configure("run.num_steps=8", *overrides), make_task(6, 3, **(sources or SOURCES))
-    whole = start(config, folder / "whole", task)
+    if overrides not in WHOLE:
+        WHOLE[overrides] = start(config, folder / "whole", task)
+    whole = WHOLE[overrides]
     stopped = start(config, folder / "stopped", task, stop_after=stop_after)
     assert len(stopped.records) == stop_after
     resumed = start(config, folder / "stopped", task, resumes=stopped)
