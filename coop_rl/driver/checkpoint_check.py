@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from coop_rl.algorithm.roles import Progress
+from coop_rl.errors import printable
 from coop_rl.files import sha256
 from coop_rl.types import PolicyVersion
 
@@ -69,7 +70,7 @@ def damage(checkpoint: Path, roles: Collection[str] = ()) -> str | None:
     try:
         _check(checkpoint, roles)
     except DamageError as error:
-        return str(error)
+        return printable(str(error))
     except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return None

@@ -36,6 +36,7 @@ from coop_rl.driver.checkpoint_check import (
     STEP_FOLDER,
     Inputs,
     damage,
+    read_manifest,
     read_stored,
 )
 from coop_rl.errors import RunDirectoryError
@@ -260,7 +261,10 @@ def _is_snapshot(checkpoint: Path) -> bool:
 
 
 def _commit_number(checkpoint: Path) -> float:
+    """Return it where its file is what was sealed: a flipped bit must not make it an older one."""
     try:
-        return read_stored(checkpoint).commit
+        number = read_stored(checkpoint).commit
+        sealed = read_manifest(checkpoint / MANIFEST).get(PROGRESS)
+        return number if sealed == sha256(checkpoint / PROGRESS) else UNKNOWN
     except (OSError, ValueError, RecursionError):
         return UNKNOWN

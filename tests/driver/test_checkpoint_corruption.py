@@ -242,6 +242,16 @@ def test_both_corrupted_leave_nothing_to_resume_from(whole: Path, tmp_path: Path
         assert len(found.damaged) == 2
 
 
+def test_a_commit_number_that_a_bit_made_older_hides_nothing(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run/step-000006" / PROGRESS
+    path.write_text(path.read_text().replace('"commit": 2', '"commit": 0'))
+    found = CheckpointStore(tmp_path / "run", keep=3, roles=ROLES).find()
+    assert found.lines() == [
+        "checkpoint step-000006 is damaged: progress.json does not match its checksum"
+    ]
+
+
 def test_whole_ones_are_whole_and_another_name_is_none(whole: Path, tmp_path: Path) -> None:
     assert damage(whole / "step-000006", ROLES) is None
     for name in ("step-000007", "step-6", "best"):
