@@ -216,4 +216,4 @@ def test_a_section_that_the_method_never_reads_is_not_required(minimal: Path) ->
 
 def test_half_a_character_would_be_in_no_config_json() -> None:
     with pytest.raises(ConfigError, match="a text holds half a character"):
-        load_config(Path("configs/local/demo.yaml"), ['run.name="\\ud83d"'])
+        load_config(Path("configs/local/demo.yaml"), ["prompts.path=\ud83d"])
