@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from coop_rl.config.hints import Problem
 from coop_rl.config.read import parse_yaml
 from coop_rl.config.section_path import SectionPath, drop_fields_of_other_kinds
-from coop_rl.errors import ConfigError
+from coop_rl.errors import ConfigError, printable
 
 NULLS = ("", "~", "null", "Null", "NULL")
 
@@ -37,7 +37,9 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
             if section.get(name) is None:
                 section[name] = {}
             if not isinstance(section[name], dict):
-                raise ConfigError(f"--set {override}: {name} is not a section")
+                raise ConfigError(
+                    f"--set {printable(override)}: {printable(name)} is not a section"
+                )
             section = section[name]
         section[names[-1]] = _read(text, names)
         if names[-1] == "kind":
