@@ -46,10 +46,8 @@ def test_every_internal_we_touch_exists(classes: list[type]) -> None:
     [
         ("safe_get_full_fp32_param", ["param"]),
         ("safe_get_full_optimizer_state", ["param", "optim_state_key"]),
-        ("safe_set_full_fp32_param", ["param", "value"]),
-        ("safe_set_full_optimizer_state", ["param", "value", "optim_state_key"]),
-        ("safe_set_local_fp32_param", ["param", "value"]),
-        ("safe_set_local_optimizer_state", ["param", "value", "optim_state_key"]),
+        ("safe_get_local_fp32_param", ["param"]),
+        ("safe_get_local_optimizer_state", ["param", "optim_state_key"]),
     ],
 )
 def test_access_functions_take_what_we_pass(
@@ -67,6 +65,14 @@ def test_the_flat_partition_takes_what_we_pass(classes: list[type]) -> None:
         "self", "tensor_list", "first_offset", "partition_size", "dtype", "device",
         "param_group_idx", "return_tensor_list",
     ]  # fmt: skip
+
+
+def test_a_rank_s_fragment_has_what_we_read(classes: list[type]) -> None:
+    from deepspeed.utils import tensor_fragment
+
+    assert "lp_fragment_address" in tensor_fragment.__dataclass_fields__
+    parameters = list(inspect.signature(tensor_fragment.get_hp_fragment).parameters)
+    assert parameters == ["self", "optim_state_key"]
 
 
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
