@@ -110,7 +110,7 @@ prove: setup
 	pytest -m slow
 	$(MAKE) --no-print-directory fuzz
 
-# What make check tries some hundred of; a case is told by its number.
+# What make check tries 50 of; a case is told by its number.
 fuzz: setup
 	COOP_RL_FUZZ_CASES=10000 pytest --timeout 7200 --durations 0 tests/fuzz $(ARGS)
 
