@@ -1,8 +1,10 @@
 """The command: what it would take, what it goes on with, what it writes, how runs end it."""
 
 import json
+import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -214,7 +216,9 @@ def test_ctrl_c_stops_the_runs_under_way(
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(_: PlannedRun) -> "subprocess.Popen[bytes]":
-        processes.append(subprocess.Popen(["sleep", "60"]))
+        # Started in the background, pytest ignores the signal, and so would the process.
+        heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        processes.append(subprocess.Popen(["sleep", "60"], preexec_fn=heeds))
         return processes[-1]
 
     monkeypatch.setattr(study_runs, "start", start)
