@@ -67,7 +67,7 @@ def test_damaged_ones_are_told_and_all_damaged_is_refused_by_name(tmp_path: Path
     assert found.checkpoint == tmp_path / "step-000025"
     assert "checkpoint step-000050 is damaged" in found.notes[0]
     (tmp_path / "step-000025/progress.json").write_text("{}")
-    with pytest.raises(RunDirectoryError, match=r"all 2 checkpoints .*step-000025 .*step-000050"):
+    with pytest.raises(RunDirectoryError, match=r"all 2 checkpoints .*step-000050 .*step-000025"):
         start(store, config, inputs(config))
     anew = start(store, config, inputs(config), "auto", "damaged-checkpoints")
     assert anew.checkpoint is None
