@@ -201,7 +201,9 @@ class TeamCheckpoints:
         except (OSError, RunError) as error:
             self._store.clear()
             text = self._failure(boundary, error)
-            if is_last or isinstance(error, ActorLostError | DivergedError):
+            if isinstance(error, ActorLostError):
+                raise type(error)(text, error.actors, error.cause) from None
+            if is_last or isinstance(error, DivergedError):
                 kind = type(error) if isinstance(error, RunError) else RunError
                 raise kind(text) from None
             self._warn(f"{text}; the run goes on")

@@ -18,7 +18,7 @@ from coop_rl.driver.checkpoint_check import Inputs, damage, read_stored
 from coop_rl.driver.checkpoint_store import CheckpointStore
 from coop_rl.driver.checkpoints import TeamCheckpoints
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
-from coop_rl.errors import Interrupted, RunError
+from coop_rl.errors import ActorLostError, Interrupted, RunError
 from coop_rl.files import sha256
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion
@@ -243,6 +243,19 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
     assert damage(written, ROLES) is None
+
+
+def test_who_is_lost_in_a_save_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows, a restart and its row, is about the actor and how it was lost."""
+
+    def hung(*_: object, **__: object) -> None:
+        raise ActorLostError("meta-controller is silent", ["meta-controller"], "hung")
+
+    monkeypatch.setattr(checkpoint_store, "put_in_place", hung)
+    roles = roles_of(CheckpointStore(tmp_path, keep=1), None, StopRequest(), [])
+    with pytest.raises(ActorLostError, match="no checkpoint after step 4: meta-cont") as told:
+        roles.maybe_save(3, PolicyVersion(4, 4), {}, {})
+    assert (told.value.actors, told.value.cause) == (("meta-controller",), "hung")
 
 
 def test_what_was_trained_before_a_failure_is_saved(tmp_path: Path) -> None:
