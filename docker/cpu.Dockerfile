@@ -2,7 +2,7 @@
 #   docker build -f docker/cpu.Dockerfile -t coop-rl:cpu .
 FROM python:3.11.14-slim-bookworm
 
-# g++ and ninja: DeepSpeed compiles its shared-memory collective at the first start. libnuma: vLLM.
+# g++: vLLM engines compile at their start. libnuma: vLLM.
 RUN apt-get update \
     && apt-get install --no-install-recommends -y g++=4:12.* libnuma1=2.* \
     && rm -rf /var/lib/apt/lists/* \

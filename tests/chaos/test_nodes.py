@@ -2,7 +2,6 @@
 
 import json
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.chaos.faults import recorded
 from tests.chaos.struck import StruckJob, wait
 from tests.main_job.harness import metrics
 from tests.main_job.test_overlap import first_prompts, trained_prompts
+from tests.support.nodes import cluster_of
 
 ROLES = (
     "placement.rollout={cpus: 1, labels: {role: rollout}}",
@@ -37,18 +37,10 @@ ROLES = (
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """One node for learners, one for rollouts; an empty head."""
-    with tempfile.TemporaryDirectory(prefix="cn", dir="/tmp") as folder:  # sockets: short paths
-        # Ray notes the current cluster in its temporary folder: not in that of other runs.
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        try:
-            for role in ("learner", "rollout"):
-                started.add_node(num_cpus=1, labels={"role": role})
-            yield started
-        finally:
-            started.shutdown()
+    with cluster_of(("learner", "rollout")) as started:
+        yield started
 
 
 def node_of(run_dir: Path, actor: str) -> str:

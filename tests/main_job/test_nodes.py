@@ -1,7 +1,6 @@
 """A run over several nodes: roles where the config says, weights and w across them; its end."""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from tests.main_job.harness import DEMO, Job, metrics, train, wait_for_step
+from tests.support.nodes import cluster_of
 
 pytestmark = pytest.mark.timeout(600)
 ROLES = (
@@ -28,18 +28,10 @@ ROLES = (
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """Two nodes for rollouts, one for learners, one for the meta-controller; an empty head."""
-    with tempfile.TemporaryDirectory(prefix="cn", dir="/tmp") as folder:  # sockets: short paths
-        # Ray notes the current cluster in its temporary folder: not in that of other runs.
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        try:
-            for role in ("rollout", "rollout", "learner", "meta"):
-                started.add_node(num_cpus=1, labels={"role": role})
-            yield started
-        finally:
-            started.shutdown()
+    with cluster_of(("rollout", "rollout", "learner", "meta")) as started:
+        yield started
 
 
 def labels_of_nodes(address: str) -> dict[str, str]:

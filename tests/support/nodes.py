@@ -1,0 +1,26 @@
+"""A Ray cluster of several raylets on this machine."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from ray.cluster_utils import Cluster
+
+
+@contextmanager
+def cluster_of(roles: Sequence[str]) -> Iterator[Cluster]:
+    """Yield a cluster with a node of one CPU for each of `roles`, its label, and an empty head."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cn", dir="/tmp") as folder,  # sockets: short paths
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # Ray notes the current cluster in its temporary folder: not in that of other runs.
+        patch.setenv("RAY_TMPDIR", folder)
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        try:
+            for role in roles:
+                started.add_node(num_cpus=1, labels={"role": role})
+            yield started
+        finally:
+            started.shutdown()
