@@ -72,9 +72,9 @@ test: setup
 quick: setup
 	@$(MAKE) --no-print-directory --keep-going -j2 $(QUICK:%=test-%)
 
-# What a group prints comes in one piece.
+# What a group prints comes in one piece, with what took it longest.
 $(GROUPS:%=test-%): test-%:
-	@log=.venv/test-$*.log; pytest -p no:cacheprovider $(TESTS_$*) >$$log 2>&1; code=$$?; \
+	@log=.venv/test-$*.log; pytest -p no:cacheprovider --durations 25 $(TESTS_$*) >$$log 2>&1; code=$$?; \
 	printf '\n$* tests\n'; cat $$log; exit $$code
 
 check: setup

@@ -116,10 +116,10 @@ def solutions() -> list[Answer]:
 def worker_processes() -> list[psutil.Process]:
     """Return the pool's processes."""
     found = []
-    for child in psutil.Process().children():
+    for server in psutil.Process().children():
         try:
-            if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child)
+            if "forkserver" in " ".join(server.cmdline()):
+                found += server.children()
         except psutil.Error:  # it has ended meanwhile
             continue
     return found

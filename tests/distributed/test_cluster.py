@@ -2,7 +2,6 @@
 
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
@@ -10,13 +9,13 @@ from types import FrameType
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 
 from coop_rl.config import load_config
 from coop_rl.config.roles import PlacementSection
 from coop_rl.config.sizes import Devices
 from coop_rl.distributed.cluster import ray_session
 from coop_rl.errors import Interrupted, ResourceError
+from tests.support.nodes import cluster_of
 
 NOTHING = Devices(cpus={}, gpus={})
 
@@ -24,18 +23,9 @@ NOTHING = Devices(cpus={}, gpus={})
 @pytest.fixture(scope="module")
 def placement() -> Iterator[PlacementSection]:
     """Of a run on a cluster of one node."""
-    with (
-        tempfile.TemporaryDirectory(prefix="cc", dir="/tmp") as folder,  # sockets: short paths
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        # Ray notes the current cluster in its temporary folder: not in that of other runs.
-        patch.setenv("RAY_TMPDIR", folder)
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        try:
-            address = f"placement.address={started.address}"
-            yield load_config(Path("configs/local/demo.yaml"), [address]).placement
-        finally:
-            started.shutdown()
+    with cluster_of(()) as started:
+        address = f"placement.address={started.address}"
+        yield load_config(Path("configs/local/demo.yaml"), [address]).placement
 
 
 def test_two_runs_of_one_name_may_share_a_cluster(placement: PlacementSection) -> None:

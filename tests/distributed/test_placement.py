@@ -20,6 +20,7 @@ from coop_rl.distributed import autoscaler, placement
 from coop_rl.distributed.placement import Placement, reserved
 from coop_rl.driver.stop import StopRequest
 from coop_rl.errors import Interrupted, ResourceError
+from tests.support.nodes import cluster_of
 
 DEMO = Path("configs/local/demo.yaml")
 ON_ROLLOUT = "placement.rollout={cpus: 1, strategy: strict_spread, labels: {role: rollout}}"
@@ -27,24 +28,12 @@ ON_LEARNER = "placement.learner={cpus: 0.5, strategy: strict_pack, labels: {role
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A head without CPUs, two nodes for rollouts and one for learners."""
-    # Ray notes the current cluster in its temporary folder: not in that of other runs.
-    before = os.environ.get("RAY_TMPDIR")
-    os.environ["RAY_TMPDIR"] = str(tmp_path_factory.mktemp("r"))
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for role in ("rollout", "rollout", "learner"):
-        started.add_node(num_cpus=1, labels={"role": role})
-    ray.init(address=started.address, log_to_driver=False)
-    try:
+def cluster() -> Iterator[Cluster]:
+    """Two nodes for rollouts and one for learners, besides an empty head."""
+    with cluster_of(("rollout", "rollout", "learner")) as started:
+        ray.init(address=started.address, log_to_driver=False)
         yield started
-    finally:
         ray.shutdown()
-        started.shutdown()
-        if before is None:
-            del os.environ["RAY_TMPDIR"]
-        else:
-            os.environ["RAY_TMPDIR"] = before
 
 
 def configure(*overrides: str) -> RunConfig:

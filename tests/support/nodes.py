@@ -17,7 +17,8 @@ def cluster_of(roles: Sequence[str]) -> Iterator[Cluster]:
     ):
         # Ray notes the current cluster in its temporary folder: not in that of other runs.
         patch.setenv("RAY_TMPDIR", folder)
-        started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        head = {"num_cpus": 0, "include_dashboard": False}  # which nothing here asks
+        started = Cluster(initialize_head=True, head_node_args=head)
         try:
             for role in roles:
                 started.add_node(num_cpus=1, labels={"role": role})
