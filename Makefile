@@ -10,8 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SMOLLM2 := models/smollm2-135m-instruct
 # Of tests; two run at a time, the longest first.
-QUICK := tensors units
-GROUPS := whole engines jobs loop $(QUICK)
+QUICK := units tensors
+GROUPS := whole engines jobs units loop tensors
 
 .PHONY: help setup demo smollm2 plan submit test $(GROUPS:%=test-%) quick check types check-newest contracts gpu prove fuzz chaos study format audit bench docs site clean
 
@@ -110,7 +110,7 @@ prove: setup
 	pytest -m slow
 	$(MAKE) --no-print-directory fuzz
 
-# What make check tries 50 of; a case is told by its number.
+# What make check tries 20 of; a case is told by its number.
 fuzz: setup
 	COOP_RL_FUZZ_CASES=10000 pytest --timeout 7200 --durations 0 tests/fuzz $(ARGS)
 

@@ -116,10 +116,10 @@ def solutions() -> list[Answer]:
 def worker_processes() -> list[psutil.Process]:
     """Return the pool's processes."""
     found = []
-    for server in psutil.Process().children():
+    for child in psutil.Process().children():
         try:
-            if "forkserver" in " ".join(server.cmdline()):
-                found += server.children()
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
         except psutil.Error:  # it has ended meanwhile
             continue
     return found

@@ -47,7 +47,7 @@ KINDS = {
     "ray::IDLE": "spare Ray worker",
     "ray/dashboard": "Ray's dashboard agents",
     "ray/_private": "Ray's other daemons",
-    "multiprocessing.forkserver": "reward processes and what forks them",
+    "spawn_main": "reward process",
 }
 """Part of a command line: what the process is."""
 SAMPLE_EVERY_S = 0.1

@@ -9,6 +9,7 @@ So one hostile answer costs its own verdict, its limit and a new process, never 
 verdicts.
 """
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -56,6 +57,7 @@ class RewardPool:
         judge = settings_of(section)
         canaries = [_canary(verifiers[kind], kind, judge) for kind in ("", *kinds)]
         settings = WorkerSettings(
+            parent_pid=os.getpid(),
             memory_bytes=section.memory_limit_mib << 20,
             modules=tuple(dict.fromkeys(module for v in used for module in v.modules)),
             functions=section.functions,

@@ -9,12 +9,11 @@ killed while it holds the pipe's lock stops all others: pebble waits a minute, t
 """
 
 import multiprocessing
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import SpawnProcess
 
 from coop_rl.errors import RunError
 from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer
@@ -41,7 +40,7 @@ class WorkerProcess:
         """Whether a list of answers is judged as one; known once it is ready."""
         self._is_ready: bool
         self._connection: Connection
-        self._process: ForkServerProcess
+        self._process: SpawnProcess
         self._lock = threading.Lock()
         self._launch()
 
@@ -121,10 +120,8 @@ class WorkerProcess:
         self._process.join(JOIN_LIMIT_S)
 
     def _launch(self) -> None:
-        # Not forked from here, where threads may hold locks (a Ray actor has many), but by a server
-        # that has imported what they need: it takes 1 to 3 s, which each process would take anew.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([run_worker.__module__, *self._settings.modules, *_main()])
+        # Not fork: the caller may have threads (a Ray actor has many) that hold locks.
+        context = multiprocessing.get_context("spawn")
         self._is_ready = False
         self._connection, other_end = context.Pipe()
         self._process = context.Process(
@@ -133,8 +130,3 @@ class WorkerProcess:
         self._process.start()
         # Held by the worker alone, so that its death ends the pipe.
         other_end.close()
-
-
-def _main() -> list[str]:
-    """Return what a process imports as its parent's main module, where that is Ray's."""
-    return ["ray"] if "ray" in sys.modules else []

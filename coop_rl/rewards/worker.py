@@ -3,11 +3,11 @@
 import contextlib
 import importlib
 import logging
-import multiprocessing
 import os
 import resource
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ from coop_rl.rewards.user import (
 from coop_rl.rewards.verdict import CRASHED, Answer, Verifier, VerifierSettings
 from coop_rl.types import Reward
 
+ORPHAN_CHECK_S = 1.0
 MOST_MESSAGE_CHARACTERS = 200
 """Characters of an error's message that are logged; it may hold the model's text."""
 LOGGED: set[str] = set()
@@ -35,6 +36,8 @@ LOGGED: set[str] = set()
 class WorkerSettings:
     """What a worker process is started with."""
 
+    parent_pid: int
+    """Process that holds the pool; the worker ends with it."""
     memory_bytes: int
     """Address space it may take beyond what it has after its imports."""
     modules: tuple[str, ...]
@@ -61,7 +64,7 @@ class Start:
 def run_worker(connection: Connection, settings: WorkerSettings) -> None:
     """Send a Start when ready; then one verdict for each answer of each list that comes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    threading.Thread(target=_end_with_the_pool, daemon=True).start()
+    threading.Thread(target=_die_with, args=(settings.parent_pid,), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent has closed its end
         try:
             _prepare(settings)
@@ -109,10 +112,10 @@ def _check_verifiers(settings: WorkerSettings) -> None:
                 )
 
 
-def _end_with_the_pool() -> None:
-    if holder := multiprocessing.parent_process():
-        holder.join()
-        os._exit(1)
+def _die_with(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(ORPHAN_CHECK_S)
+    os._exit(1)
 
 
 def judge(verifier: Verifier, settings: VerifierSettings, answer: Answer) -> Reward:

@@ -10,7 +10,6 @@ import psutil
 
 from tests.chaos.struck import Deaths, StruckJob
 from tests.main_job.harness import Job, metrics
-from tests.support.reward_workers import FORK_SERVER
 
 Find = Callable[[Job, Path], Sequence[psutil.Process]]
 When = Callable[[Path, int], bool]
@@ -27,12 +26,12 @@ def actors(*names: str) -> Find:
 
 
 def below(actor: str, title: str) -> Find:
-    """A process below an actor, by its command line; of several alike the innermost."""
+    """A process that an actor has started, by its command line."""
 
     def find(job: Job, run_dir: Path) -> Sequence[psutil.Process]:
         (process,) = actors(actor)(job, run_dir)
         children = process.children(recursive=True)
-        return [one for one in children if title in " ".join(one.cmdline())][-1:]
+        return [one for one in children if title in " ".join(one.cmdline())][:1]
 
     return find
 
@@ -116,6 +115,7 @@ def ends(name: str, when: str, *, is_replaced: bool = False) -> Fault:
     return Fault(f"SIGKILL of {name} {when}", name, actors(name), 0, is_replaced=is_replaced)
 
 
+REWARD_WORKER = "from multiprocessing.spawn import spawn_main"
 SCENES = (
     Scene(
         "engines",
@@ -152,7 +152,7 @@ SCENES = (
             Fault(
                 "SIGKILL of a reward worker",
                 "reward",
-                below("reward", FORK_SERVER),
+                below("reward", REWARD_WORKER),
                 is_replaced=True,
                 is_told=False,
             ),

@@ -11,10 +11,9 @@ import pytest
 
 from coop_rl.observability.losses import losses, read_status
 from tests.chaos.conftest import OUTCOMES, OVERRIDES, Outcome
-from tests.chaos.faults import Find, actors, after_step, below, driver
+from tests.chaos.faults import REWARD_WORKER, Find, actors, after_step, below, driver
 from tests.chaos.struck import StruckJob, wait
 from tests.chaos.test_chaos import check
-from tests.support.reward_workers import FORK_SERVER
 
 SEED = 0
 NUM_STEPS, NUM_KILLS = 60, 20
@@ -23,7 +22,7 @@ VICTIMS: dict[str, Find] = {
     "rollout-0": actors("rollout-0"),
     "an engine's core": below("rollout-0", "EngineCore"),
     "reward": actors("reward"),
-    "a reward worker": below("reward", FORK_SERVER),
+    "a reward worker": below("reward", REWARD_WORKER),
     "learner-joint-0": actors("learner-joint-0"),
     "learner-shadow-0": actors("learner-shadow-0"),
     "meta-controller": actors("meta-controller"),

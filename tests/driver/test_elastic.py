@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from coop_rl.metric_names import NUM_ROLLOUTS
-from tests.driver.test_losses import FIRST, NEXT, Scene, text_of
+from tests.driver.test_losses import FIRST, NEVER, NEXT, Scene, text_of
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 NO_LOSSES = ("recovery.rollout_restarts=0",)
@@ -111,7 +111,7 @@ def test_who_dies_with_an_announced_node_is_no_loss_and_what_it_had_goes_to_othe
     scene = Scene(2, NO_LOSSES, places)
     with scene.generation.serving():
         scene.publish(FIRST)
-        scene.submit("a", "never")
+        scene.submit("a", NEVER)
         announce_end(scene, places, "rollout-0")
         scene.kill(0)
         scene.generation.wait_until(lambda: scene.returned == ["a"])
@@ -129,7 +129,7 @@ def test_the_last_one_samples_to_its_nodes_end_and_the_wait_goes_on_with_the_nex
         scene.submit("a")
         scene.wait_for(1)
         assert names(scene) == ["rollout-0"]
-        scene.submit("b", "never")
+        scene.submit("b", NEVER)
         scene.kill(0)
         scene.generation.wait_until(lambda: not names(scene))
         places.free = {0}

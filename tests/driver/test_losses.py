@@ -29,12 +29,14 @@ from tests.support.scripted_engine import ScriptedEngine
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 SAMPLING = SamplingSettings(2, 1.0, 1.0, 4, 0)
+NEVER = "600"
+"""Seconds that a first engine takes for a prompt."""
 FIRST, NEXT = PolicyVersion(0, 0), PolicyVersion(1, 1)
 
 
 def engine_class() -> Any:
     class ScriptedActor:
-        """Of the first ones, none answers "never"; local, as Ray can't import test modules."""
+        """A prompt's text is how long the first ones take; local: Ray can't import test modules."""
 
         def __init__(self) -> None:
             self._engine = ScriptedEngine()
@@ -50,8 +52,8 @@ def engine_class() -> Any:
             import asyncio
 
             self._calls.append(f"generate {prompt.id}")
-            if prompt.text == "never" and self._is_first:
-                await asyncio.sleep(60)
+            if prompt.text and self._is_first:
+                await asyncio.sleep(float(prompt.text))
             await asyncio.sleep(0.01)
             return await self._worker.generate_group(prompt, sampling)
 
@@ -214,7 +216,7 @@ def test_groups_of_a_lost_engine_are_sampled_by_another_with_the_same_seeds() ->
     for scene in (calm, struck):
         scene.publish(FIRST)
         for i in range(6):
-            scene.submit(str(i), "never" if scene is struck and i < 2 else "")
+            scene.submit(str(i), NEVER if scene is struck and i < 2 else "")
         if scene is struck:
             scene.kill(0)
             # The second engine is busy for ever with a group: it is lost as well, later.
@@ -233,7 +235,7 @@ def test_a_new_engine_starts_joins_gets_the_weights_passes_the_canary_and_only_t
 ):
     scene = Scene()
     scene.publish(FIRST)
-    scene.submit("a", "never")
+    scene.submit("a", "3")
     scene.kill(0)
     scene.wait_for(1)  # the other engine has sampled it
     scene.wait_until_up()
@@ -261,7 +263,7 @@ def test_where_the_last_engine_is_lost_the_wait_goes_on_with_its_replacement() -
     scene = Scene(num_engines=1)
     scene.publish(FIRST)
     for i in range(5):
-        scene.submit(str(i), "never" if i == 0 else "")
+        scene.submit(str(i), NEVER if i == 0 else "")
     scene.kill()
     scene.wait_for(5)
     assert ray.get(scene.team.rollouts[0].handle.calls.remote())[:2] == [
@@ -294,12 +296,12 @@ def test_a_sync_that_loses_a_receiver_goes_round_again_with_the_others(num_engin
 def test_losses_beyond_the_budget_end_the_run(limit: int, error: type, text: str) -> None:
     scene = Scene(1, [f"recovery.rollout_restarts={limit}"])
     scene.publish(FIRST)
-    scene.submit("a", "never")
+    scene.submit("a", NEVER)
 
     def lose_one_after_the_other() -> None:
         for _ in range(1 + limit):
             scene.kill()
-            scene.submit("b", "never")
+            scene.submit("b", NEVER)
             scene.generation.wait_until(lambda: scene.fleet.serving == {})
             scene.generation.wait_until(lambda: bool(scene.fleet.serving))
 
@@ -309,7 +311,7 @@ def test_losses_beyond_the_budget_end_the_run(limit: int, error: type, text: str
 
 def test_before_the_first_publish_nobody_could_bring_a_new_engine_up_to_date() -> None:
     scene = Scene(1)
-    scene.submit("a", "never")
+    scene.submit("a", NEVER)
     scene.kill()
     with pytest.raises(ActorLostError, match="rollout-0 died"):
         scene.wait_for(1)

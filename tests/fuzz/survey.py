@@ -16,7 +16,7 @@ from types import FrameType
 
 from coop_rl.errors import UserError
 
-NUM_CASES = int(os.environ.get("COOP_RL_FUZZ_CASES", "50"))
+NUM_CASES = int(os.environ.get("COOP_RL_FUZZ_CASES", "20"))
 LIMIT_S = 10.0
 """Of CPU time, for one case."""
 MOST_CHARACTERS = 20_000

@@ -5,14 +5,30 @@ Each run ends with a fault between roles that the run itself finds: see faulty_l
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from tests.main_job.faulty_learners import fault_in_sending, run_until_fault, stale_adapter
 from tests.main_job.harness import metrics
+from tests.support.nodes import cluster_of, labels_of_nodes
 
 PROVING = ("sync.canary_every=1", "sync.timeout_s=30")
+ON_NODES = (
+    "placement.rollout={cpus: 1, labels: {role: rollout}}",
+    "placement.learner={cpus: 0.4, labels: {role: learner}}",
+    "placement.shadow={cpus: 0.4, labels: {role: learner}}",
+    "placement.meta={cpus: 0.2, labels: {role: learner}}",
+)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Two nodes for rollouts and one for what trains, besides an empty head."""
+    with cluster_of(("rollout", "rollout", "learner")) as started:
+        yield started
 
 
 @pytest.fixture
@@ -32,9 +48,10 @@ def two_sources(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(420)
-def test_all_guidance_with_a_shadow_that_samples_for_itself_until_an_engine_is_stale(
-    tmp_path: Path, two_sources: Path, monkeypatch: pytest.MonkeyPatch
+def test_all_guidance_over_nodes_with_a_shadow_that_samples_for_itself_until_an_engine_is_stale(
+    tmp_path: Path, two_sources: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    roles = labels_of_nodes(cluster.address)
     ended = run_until_fault(
         monkeypatch,
         tmp_path / "run",
@@ -47,7 +64,8 @@ def test_all_guidance_with_a_shadow_that_samples_for_itself_until_an_engine_is_s
         f"demonstrations.path={two_sources}",
         "demonstrations.source_column=origin",
         "shadow.num_rollout_actors=1",
-        "placement.rollout.cpus=0.5",
+        f"placement.address={cluster.address}",
+        *ON_NODES,
         "shadow.rollouts=own",
         "gain.audit_every=2",
         "gain.audit_prompts=8",
@@ -78,8 +96,17 @@ def test_all_guidance_with_a_shadow_that_samples_for_itself_until_an_engine_is_s
     audits = [row for row in rows if "gain/audit" in row]
     assert [row["step"] for row in audits] == [2, 4]
     assert all(-1 <= row["gain/audit"] <= 1 and row["gain/audit_stderr"] >= 0 for row in audits)
-    logs = {path.stem for path in (tmp_path / "run/logs").iterdir()}
-    assert "rollout-shadow-0" in logs
+    places = json.loads((tmp_path / "run/actors.json").read_text())
+    assert {name: roles[place["node_id"]] for name, place in places.items()} == {
+        "rollout-0": "rollout",
+        "rollout-shadow-0": "rollout",
+        "learner-joint-0": "learner",
+        "learner-shadow-0": "learner",
+        "meta-controller": "learner",
+        # It reserves nothing, so that Ray chooses.
+        "reward": roles[places["reward"]["node_id"]],
+    }
+    assert places["rollout-0"]["node_id"] != places["rollout-shadow-0"]["node_id"]
 
 
 @pytest.mark.prove  # its parts are in tests/whole_loop, tests/learner and tests/driver

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from tests.main_job.harness import DEMO, Job, metrics, train, wait_for_step
-from tests.support.nodes import cluster_of
+from tests.support.nodes import cluster_of, labels_of_nodes
 
-pytestmark = pytest.mark.timeout(600)
+# Where roles lie, and weights over nodes, are in test_method_in_full; who is lost, in parts, in
+# tests/distributed and tests/commands.
+pytestmark = [pytest.mark.prove, pytest.mark.timeout(600)]
 ROLES = (
     "placement.rollout={cpus: 1, strategy: strict_spread, labels: {role: rollout}}",
     "placement.learner={cpus: 0.5, strategy: strict_pack, labels: {role: learner}}",
@@ -32,15 +33,6 @@ def cluster() -> Iterator[Cluster]:
     """Two nodes for rollouts, one for learners, one for the meta-controller; an empty head."""
     with cluster_of(("rollout", "rollout", "learner", "meta")) as started:
         yield started
-
-
-def labels_of_nodes(address: str) -> dict[str, str]:
-    """Return {node id: role}."""
-    ray.init(address=address, log_to_driver=False)
-    try:
-        return {node["NodeID"]: node["Labels"].get("role", "head") for node in ray.nodes()}
-    finally:
-        ray.shutdown()
 
 
 def test_roles_lie_where_the_config_says_weights_cross_nodes_and_a_lost_learner_is_named(

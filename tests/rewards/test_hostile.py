@@ -3,6 +3,7 @@
 The whole of it, 10,000 answers, with figures: bench/rewards.py.
 """
 
+import contextlib
 import random
 import threading
 import time
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from coop_rl.config.reward import RewardSection
@@ -19,7 +21,6 @@ from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer
 from coop_rl.types import Reward
 from tests.rewards.test_math_answer import BOMBS
 from tests.rewards.verifiers import FAILING, NOTING
-from tests.support.reward_workers import reward_workers
 
 LIMIT_S = 1.0
 BURNING = [
@@ -100,6 +101,15 @@ def test_other_callers_go_on_while_an_answer_burns() -> None:
     assert burned == [TIMEOUT]
 
 
+def workers() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def test_killed_workers_lose_no_answer_and_judge_none_twice() -> None:
     """One of them and both, while they judge, idle and start.
 
@@ -115,7 +125,7 @@ def test_killed_workers_lose_no_answer_and_judge_none_twice() -> None:
     def kill() -> None:
         for both in (False, True, False, False, True):
             time.sleep(rng.uniform(0.2, 0.8))
-            alive = reward_workers()
+            alive = workers()
             for victim in alive if both else alive[:1]:
                 victim.kill()
                 kills.append(victim.pid)

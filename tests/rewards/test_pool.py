@@ -19,12 +19,11 @@ from coop_rl.rewards.pool import RewardPool
 from coop_rl.rewards.verdict import CRASHED, TIMEOUT, Answer
 from coop_rl.types import Reward
 from tests.rewards.verifiers import ALWAYS_RIGHT, ALWAYS_WRONG, FAILING, section
-from tests.support.reward_workers import reward_workers
 
 RIGHT, WRONG = Reward(1.0, True, answer="4"), Reward(0.0, False, answer="5")
 LIMIT_S = 1.0
 MOST_S = LIMIT_S + 4.0
-"""The batch's limit, the answer's, two new processes."""
+"""The batch's limit, the answer's, two new processes (0.3 s each on an idle machine)."""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +35,10 @@ def pool() -> Iterator[RewardPool]:
 
 def answers(*texts: str) -> list[Answer]:
     return [Answer(text, "4") for text in texts]
+
+
+def workers() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
 
 def test_order_is_kept(pool: RewardPool) -> None:
@@ -76,10 +79,10 @@ def test_worker_lost_once_costs_nothing(pool: RewardPool, tmp_path: Path) -> Non
 
 def test_idle_workers_killed_from_outside_are_replaced(pool: RewardPool) -> None:
     pool.score(answers("#4"))
-    for worker in reward_workers():
+    for worker in workers():
         worker.send_signal(signal.SIGKILL)
     assert pool.score(answers("#4", "#5")) == [RIGHT, WRONG]
-    for worker in reward_workers():
+    for worker in workers():
         worker.send_signal(signal.SIGKILL)
     time.sleep(0.5)  # the kernel has reaped them
     assert pool.score(answers("#4", "#5")) == [RIGHT, WRONG]
@@ -107,9 +110,9 @@ def test_made_and_used_on_threads_that_end() -> None:
 
 
 def test_closing_ends_the_processes() -> None:
-    before = {p.pid for p in reward_workers()}
+    before = {p.pid for p in workers()}
     pool = RewardPool(section(num_workers=2))
-    started = [p for p in reward_workers() if p.pid not in before]
+    started = [p for p in workers() if p.pid not in before]
     assert len(started) == 2
     pool.close()
     assert not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 
@@ -25,3 +26,12 @@ def cluster_of(roles: Sequence[str]) -> Iterator[Cluster]:
             yield started
         finally:
             started.shutdown()
+
+
+def labels_of_nodes(address: str) -> dict[str, str]:
+    """Return {node id: role}."""
+    ray.init(address=address, log_to_driver=False)
+    try:
+        return {node["NodeID"]: node["Labels"].get("role", "head") for node in ray.nodes()}
+    finally:
+        ray.shutdown()
