@@ -44,6 +44,8 @@ class Fleet:
         """Begin with started engines."""
         self._serving = dict(enumerate(members))
         self._num_ids = len(members)
+        self._left: set[int] = set()
+        """Lost or done, on nodes whose end was announced."""
         self._on_lost: Callable[[int], None] = lambda _: None
         self._on_admitted: Callable[[int], None] = lambda _: None
         self._close: Callable[[int], bool] = lambda _: True
@@ -67,6 +69,10 @@ class Fleet:
 
     def look(self) -> None:
         """Let engines come and go with the cluster's nodes, where they do; called in every wait."""
+
+    def is_ending(self, engine: int) -> bool:
+        """Whether the end of an engine's node was announced: its loss is nobody's doing."""
+        return engine in self._left
 
     def lose(self, engine: int, error: ActorLostError) -> None:
         """Take in that an engine is lost.
@@ -144,6 +150,12 @@ class SyncedFleet(Fleet):
         self._was_published = False
         self._began = 0.0
         """When the newest start began, or an engine left."""
+
+    def is_ending(self, engine: int) -> bool:
+        """Whether the end of an engine's node was announced."""
+        if self._elastic and engine in self._serving:
+            return self._elastic.is_ending(self._serving[engine].name)
+        return super().is_ending(engine)
 
     def lose(self, engine: int, error: ActorLostError) -> None:
         """Let a new actor start in the place of a lost engine; nobody waits for it.
@@ -331,6 +343,7 @@ class SyncedFleet(Fleet):
         """Forget an engine in whose place nobody comes for now."""
         assert self._elastic is not None
         member = self._members.pop(name)
+        self._left |= {engine for engine, serving in self._serving.items() if serving is member}
         self._membership.left(name)
         self._forget(member)
         self._starting = {r: start for r, start in self._starting.items() if start.actor != name}

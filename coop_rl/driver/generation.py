@@ -321,7 +321,8 @@ class TeamGeneration:
     def _blame(self, lost: _Generating) -> None:
         """Note that an engine was lost while it sampled a group, which may be why."""
         group = lost.work.item
-        if lost.number >= self._dead_since.get(lost.engine, self._num_started):
+        is_innocent = lost.number >= self._dead_since.get(lost.engine, self._num_started)
+        if is_innocent or self._fleet.is_ending(lost.engine):
             return
         group.num_losses += 1
         lost.work.is_alone = group.num_losses == MOST_LOSSES - 1

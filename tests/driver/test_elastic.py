@@ -118,6 +118,8 @@ def test_who_dies_with_an_announced_node_is_no_loss_and_what_it_had_goes_to_othe
         scene.generation.wait_until(lambda: names(scene) == ["rollout-1"])
     assert scene.returned == ["a"]
     assert len(scene.log) == 2
+    assert scene.fleet.is_ending(0)
+    assert not scene.fleet.is_ending(1)
 
 
 def test_the_last_one_samples_to_its_nodes_end_and_the_wait_goes_on_with_the_next() -> None:

@@ -45,6 +45,12 @@ class Engine:
 class Phoenix(Fleet):
     """Puts a new engine into a lost one's place at once."""
 
+    are_ending = False
+    """Whether the ends of their nodes were announced."""
+
+    def is_ending(self, engine: int) -> bool:
+        return self.are_ending
+
     def __init__(self, num_engines: int) -> None:
         self.engines: list[Any] = [Engine() for _ in range(num_engines)]
         super().__init__(self.engines)
@@ -178,6 +184,20 @@ def test_engines_that_die_of_something_else_cost_nobody_his_place(
     assert len(scene.served) == 20
     assert scene.crashed() == set()
     assert scene.told == []
+
+
+def test_engines_that_die_with_announced_nodes_cost_nobody_his_place() -> None:
+    scene = Scene(1, seed=0)
+    scene.fleet.are_ending = True
+    scene.submit("p7", "poison")
+    for _ in range(2 * MOST_LOSSES):
+        scene.generation.take(scene.generation.refs()[0])
+        scene._judge_one()
+    assert scene.fleet.num_lost == 2 * MOST_LOSSES
+    assert scene.told == []
+    scene.fleet.are_ending = False
+    scene.run()
+    assert scene.crashed() == {"p7"}
 
 
 def test_the_line_names_the_prompt_and_a_lost_result_is_nobodys_fault() -> None:
