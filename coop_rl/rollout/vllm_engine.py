@@ -7,9 +7,9 @@ applied) and the version of the weights that sampled them; both are recorded by 
 import asyncio
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coop_rl.config.schema import ServingConfig
 from coop_rl.errors import ActorLostError, DataError, RunError, WeightSyncError
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
+T = TypeVar("T")
+DEATH_CHECK_S = 0.5
+"""How often who waits for vLLM's core looks whether it is there."""
 SHUTDOWN_LIMIT_S = 3.0
 """How long vLLM's processes get to end by themselves before they are killed; on a busy machine they
 need longer, only to collect garbage."""
@@ -146,66 +149,62 @@ class VllmEngine:
 
     async def pause(self) -> None:
         """Freeze requests where they are; drop the key-value cache, which goes with the weights."""
-        with _dead_engine_is_lost_actor():
-            await self._started().pause_generation(mode="keep", clear_cache=True)
+        await self._ask(self._started().pause_generation(mode="keep", clear_cache=True))
 
     async def resume(self) -> None:
         """Go on with frozen requests, computing their keys and values anew."""
-        with _dead_engine_is_lost_actor():
-            await self._started().resume_generation()
+        await self._ask(self._started().resume_generation())
 
     async def sleep(self) -> None:
         """Move weights to host memory and drop the cache; on CPUs only stop scheduling."""
-        with _dead_engine_is_lost_actor():
-            await self._started().sleep(level=1, mode="keep")
+        await self._ask(self._started().sleep(level=1, mode="keep"))
         self._is_asleep = True
 
     async def _wake(self, tags: list[str]) -> None:
         """Take back memory; awake once the cache is there."""
         async with self._waking:
             if self._is_asleep:
-                with _dead_engine_is_lost_actor():
-                    self._is_asleep = not await self._started().wake_up(tags)
+                self._is_asleep = not await self._ask(self._started().wake_up(tags))
 
     async def init_weight_transfer(self, init_info: Mapping[str, Any]) -> None:
         """Join the transfer group."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        with _dead_engine_is_lost_actor(), _failure_is_sync_error("joining"):
+        with _failure_is_sync_error("joining"):
             request = WeightTransferInitRequest(dict(init_info))
             if self._backend != BACKEND_NAME:
                 # Untried: vLLM's NCCL engine joins a new group without leaving the old one.
-                await self._started().collective_rpc(ABANDON_METHOD)
-                await self._started().collective_rpc("shutdown_weight_transfer_engine")
-            await self._started().init_weight_transfer_engine(request)
+                await self._ask(self._started().collective_rpc(ABANDON_METHOD))
+                leave = "shutdown_weight_transfer_engine"
+                await self._ask(self._started().collective_rpc(leave))
+            await self._ask(self._started().init_weight_transfer_engine(request))
 
     async def start_weight_update(self) -> None:
         """Pause and open an update; a sleeping engine gets its cache back when it is over."""
         await self._wake(["weights"])
         await self.pause()
-        with _dead_engine_is_lost_actor(), _failure_is_sync_error("starting"):
-            await self._started().collective_rpc(ABANDON_METHOD)
-            await self._started().start_weight_update()
+        with _failure_is_sync_error("starting"):
+            await self._ask(self._started().collective_rpc(ABANDON_METHOD))
+            await self._ask(self._started().start_weight_update())
 
     async def update_weights(self, update_info: Mapping[str, Any]) -> None:
         """Receive weights; after a failure the engine stays paused, see GenerationEngine."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        with _dead_engine_is_lost_actor(), _failure_is_sync_error("receiving"):
+        with _failure_is_sync_error("receiving"):
             request = WeightTransferUpdateRequest(dict(update_info))
-            await self._started().update_weights(request)
+            await self._ask(self._started().update_weights(request))
 
     async def finish_weight_update(self, version: str) -> None:
         """Close the update, stamp `version` on tokens sampled from now on, and resume."""
-        with _dead_engine_is_lost_actor(), _failure_is_sync_error("finishing"):
-            await self._started().finish_weight_update(weight_version=version)
+        with _failure_is_sync_error("finishing"):
+            await self._ask(self._started().finish_weight_update(weight_version=version))
         await self._wake(["kv_cache"])
         await self.resume()
 
     async def receipt(self) -> Receipt:
         """Return the checksums of what the last weight update brought; all workers got the same."""
-        with _dead_engine_is_lost_actor():
-            receipts: list[Receipt] = await self._started().collective_rpc(RECEIPT_METHOD)
+        receipts: list[Receipt] = await self._ask(self._started().collective_rpc(RECEIPT_METHOD))
         return receipts[0]
 
     async def shutdown(self) -> None:
@@ -214,6 +213,22 @@ class VllmEngine:
             # A core alone has nothing to end in order.
             self._engine.shutdown(timeout=0.0 if self._is_one_core() else SHUTDOWN_LIMIT_S)
             self._engine = None
+
+    async def _ask(self, call: Awaitable[T]) -> T:
+        """Wait for an answer; where vLLM's core dies meanwhile, it leaves calls without one.
+
+        Raises:
+            ActorLostError: The engine has died.
+        """
+        asked = asyncio.ensure_future(call)
+        try:
+            with _dead_engine_is_lost_actor():
+                while not (await asyncio.wait([asked], timeout=DEATH_CHECK_S))[0]:
+                    if self._started().errored:
+                        raise self._started().dead_error
+                return await asked
+        finally:
+            asked.cancel()
 
     def _started(self) -> "AsyncLLM":
         if self._engine is None:
@@ -266,11 +281,9 @@ def _dead_engine_is_lost_actor() -> Iterator[None]:
 @contextmanager
 def _failure_is_sync_error(phase: str) -> Iterator[None]:
     """Name the phase in which a worker failed; vLLM relays its exception as text."""
-    from vllm.v1.engine.exceptions import EngineDeadError
-
     try:
         yield
-    except EngineDeadError:
+    except ActorLostError:
         raise
     except Exception as error:
         raise WeightSyncError(f"{phase} weights: {error}") from error
