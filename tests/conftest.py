@@ -32,6 +32,12 @@ BOOTING_FOLDERS = {
 }  # fmt: skip
 """Where the Makefile looks for tests that boot."""
 BOOTING_FIXTURES = {"local_ray", "cluster", "placement", "rig", "recorded"}
+LENGTHY_PLACES = {
+    "fuzz", "report", "test_hostile.py", "test_pool.py", "test_cases.py", "test_math_answer.py",
+    "test_coverage.py", "test_checkpoint_corruption.py", "test_checkpoint_target.py",
+    "test_large.py", "test_kuberay.py", "test_site.py",
+}  # fmt: skip
+"""Files and folders that take half of the time of what does not boot: `make quick` goes without."""
 HAD_RAY = pytest.StashKey[bool]()
 _unexpected: list[str] = []
 
@@ -42,7 +48,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what boots and what shares a run; skip `gpu` tests where there is no CUDA device.
+    """Mark what boots, takes long or shares a run; skip `gpu` tests without a CUDA device.
 
     What shares a Ray comes last: others start and end one of their own.
     """
@@ -52,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         places = set(item.path.relative_to(Path(__file__).parent).parts)
         if BOOTING_PLACES & places or BOOTING_FIXTURES & fixtures:
             item.add_marker(pytest.mark.boots)
+        if LENGTHY_PLACES & places:
+            item.add_marker(pytest.mark.lengthy)
         if item.get_closest_marker("boots") and not BOOTING_FOLDERS & places:
             raise pytest.UsageError(f"{item.nodeid} boots: add its folder here and to the Makefile")
         if "whole" in fixtures:

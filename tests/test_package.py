@@ -89,6 +89,8 @@ def stub(path: Path, version: str) -> None:
         ({"python3.12": "3.12", "python3": "3.13"}, "", "python3.12"),
         ({"python3.11": "broken", "python3": "3.12"}, "", "python3"),
         ({"python3.11": "3.11", "mine": "3.12"}, "mine", "mine"),
+        ({"python3.11": "3.11", "system/python3.12": "3.12"}, "", "system/python3.12"),
+        ({"python3.12": "3.12", "system/python3.12": "broken"}, "", "python3.12"),
         ({"python3": "3.13"}, "", None),
         ({"python3.11": "3.11"}, "gone", None),
     ],
@@ -96,17 +98,19 @@ def stub(path: Path, version: str) -> None:
 def test_set_up_takes_the_python_that_is_there(
     tmp_path: Path, there: dict[str, str], given: str, chosen: str | None
 ) -> None:
+    system = tmp_path / "system"
+    system.mkdir()
     for name, version in there.items():
         stub(tmp_path / name, version)
     done = subprocess.run(
         ["/bin/bash", ROOT / ".ci/python"],
-        env={"PATH": str(tmp_path), "PYTHON": given},
+        env={"PATH": str(tmp_path), "PYTHON": given, "SYSTEM_PYTHONS": str(system)},
         capture_output=True,
         text=True,
         check=False,
     )
     if chosen:
-        assert done.stdout == f"{chosen}\n"
+        assert done.stdout.removeprefix(f"{tmp_path}/") == f"{chosen}\n"
     else:
         assert done.returncode == 2
         assert "needs Python 3.11 or 3.12" in done.stderr
