@@ -64,13 +64,13 @@ TESTS_whole := tests/main_job -m "whole_run and $(CHECKED)"
 TESTS_engines := $(BOOTING) -m "boots and $(CHECKED)"
 TESTS_loop := tests/whole_loop
 TESTS_tensors := $(TENSORS) -m "not boots and $(CHECKED)"
-TESTS_units = $(addprefix --ignore=,$(TENSORS) tests/whole_loop tests/main_job tests/chaos) -m "not boots and $(CHECKED)$(EXCEPT)"
+TESTS_units = $(addprefix --ignore=,$(TENSORS) tests/whole_loop tests/main_job tests/chaos) -m "not boots and $(CHECKED) $(EXCEPT)"
 
 test: setup
 	@$(MAKE) --no-print-directory --keep-going -j2 $(GROUPS:%=test-%)
 
 quick: setup
-	@$(MAKE) --no-print-directory --keep-going -j2 $(QUICK:%=test-%) EXCEPT=" and not lengthy"
+	@$(MAKE) --no-print-directory --keep-going -j2 $(QUICK:%=test-%) EXCEPT="and not lengthy"
 
 # What a group prints comes in one piece, with what took it longest.
 $(GROUPS:%=test-%): test-%:
