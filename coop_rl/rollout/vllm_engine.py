@@ -99,7 +99,7 @@ class VllmEngine:
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
         self._engine = AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
         # A folder holds what a fresh run starts from; a resumed run publishes before it samples.
-        await self._engine.update_weight_version(str(PolicyVersion(0, 0)))
+        await self._ask(self._engine.update_weight_version(str(PolicyVersion(0, 0))))
 
     def _is_one_core(self) -> bool:
         """Whether the model runs in the engine core, which then is the only process beside us."""
