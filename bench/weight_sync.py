@@ -3,7 +3,8 @@
     python bench/weight_sync.py [MODEL] [ROUNDS]      writes bench/results.d/weight_sync.json
 
 Ours is one whole `WeightPublisher.publish`: pause, gather, merge theta + s*B*A, checksums, send,
-verify, load into the engine, resume. Raw is torch's gloo broadcasting one flat buffer from this
+verify, load into the engine, resume; through memory that both processes share, as in a run on one
+machine, and over sockets, as between two. Raw is torch's gloo broadcasting a flat buffer from this
 process to another one, which answers when it has it. By turns, over loopback; bytes/s; engines in
 fp32 and in bf16, which is half the bytes of the same fp32 weights. CPU seconds are those of both
 processes. Extra memory is the highest resident size of the sender, and of the engine's worker,
@@ -150,7 +151,7 @@ def worker_pid() -> int:
 
 
 async def measure(
-    config: RunConfig, dtype: torch.dtype, rounds: int
+    config: RunConfig, dtype: torch.dtype, rounds: int, shared_on: torch.device | None
 ) -> tuple[list[Round], int, int]:
     """Return the rounds, the bytes of a sync and those of the largest weight."""
     engine = VllmEngine(config, "gloo")
@@ -166,6 +167,7 @@ async def measure(
         client=LoopClient(engine, asyncio.get_running_loop()),
         source=MergedWeightSource(theta, adapter, dtype),
         timeout_s=LIMIT_S,
+        shared_on=shared_on,
     )
     sizes = [dtype.itemsize * prod(shape) for _, shape in theta.metadata()]
     # Loading maps the file; a learner that has trained has read it.
@@ -229,7 +231,9 @@ def main() -> None:
     for name in ("float32", "bfloat16"):
         settings = [f"model.path={model}", "model.dtype=float32", f"rollout.dtype={name}"]
         config = load_config(CONFIG, settings)
-        measures += measures_of(name, *asyncio.run(measure(config, DTYPES[name], rounds)))
+        for road, shared_on in (("shared memory", torch.device("cpu")), ("sockets", None)):
+            found = asyncio.run(measure(config, DTYPES[name], rounds, shared_on))
+            measures += measures_of(f"{name}, {road}", *found)
     for measured in measures:
         sys.stdout.write(f"{measured}\n")
     save("weight_sync", measures)

@@ -143,6 +143,9 @@ METRICS: dict[str, Metric] = {
     "shadow/kl": Metric("nats", "mean over responses of log pi_joint - log pi_shadow"),
     "sync/bytes": Metric("bytes", "sent to the rollout actors"),
     "sync/seconds": Metric("s", "of it, as the sender measured"),
+    "sync/shares_memory": Metric(
+        "0 or 1", "whether they passed through memory that sender and engines share"
+    ),
     "sync/canary_mean": Metric(
         "nats", "mean |log pi_engine - log pi_learner| of the worst engine; when checked"
     ),

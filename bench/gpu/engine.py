@@ -72,9 +72,11 @@ async def measure(case: str, given: Options) -> Figures:
     await ask(engine, is_tiny=given.is_tiny)
     first, seconds = await ask(engine, is_tiny=given.is_tiny)
     began = time.perf_counter()
-    await engine.sleep()
+    await engine.sleep(keeps_weights=True)
     slept, asleep = time.perf_counter() - began, used_gib()
     again, woken = await ask(engine, is_tiny=given.is_tiny)
+    await engine.sleep()
+    hollow = used_gib()
     await engine.shutdown()
     pairs = list(zip(first, again, strict=True))
     return {
@@ -82,6 +84,7 @@ async def measure(case: str, given: Options) -> Figures:
         "start_s": started,
         "awake_gib": awake - before,
         "asleep_gib": asleep - before,
+        "asleep_without_weights_gib": hollow - before,
         "sleep_s": slept,
         "wake_and_generate_s": woken,
         "same_after_sleep": sum(a.token_ids == b.token_ids for a, b in pairs) / len(pairs),

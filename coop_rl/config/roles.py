@@ -153,7 +153,8 @@ class SyncSection(Section):
     """How weights get to the rollout actors, and w to the learners."""
 
     backend: Literal["auto", "gloo", "nccl"] = "auto"
-    """`auto`: nccl where the roles have devices of their own, else gloo through host memory."""
+    """`auto`: nccl where the roles have devices of their own, else gloo, which takes memory that
+    processes share, of one machine or one GPU; `gloo`: over sockets whatever they share."""
     timeout_s: float = Field(120.0, gt=0)
     """Seconds that a single collective or weight update may take."""
     canary_every: int = Field(10, ge=0)

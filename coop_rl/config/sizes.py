@@ -173,6 +173,17 @@ def weight_backend(config: ServingConfig) -> Literal["gloo", "nccl"]:
     return "nccl" if own_devices else "gloo"
 
 
+def may_share_memory(config: ServingConfig) -> bool:
+    """Whether what goes by gloo is first offered in memory that its receivers may see."""
+    return config.sync.backend == "auto"
+
+
+def may_share_device(config: ServingConfig, receiver: RoleResources) -> bool:
+    """Whether that memory is a GPU's, of which learners and `receiver` have parts."""
+    shares = receiver.gpus, config.placement.learner.gpus
+    return may_share_memory(config) and min(shares) > 0 and max(shares) < 1
+
+
 def shadow_backend(config: RunConfig) -> Literal["gloo", "nccl"]:
     """Return how theta gets to the shadow: `nccl` where both branches have whole devices of GPUs.
 

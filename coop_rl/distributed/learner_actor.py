@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coop_rl.config import RunConfig
+from coop_rl.config.sizes import may_share_memory
 from coop_rl.distributed.actors import (
     PeerShell,
     RolloutActor,
@@ -23,6 +24,7 @@ from coop_rl.distributed.actors import (
 from coop_rl.distributed.heartbeat import phases
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.sync_client import RayWeightSyncClient
+from coop_rl.learner.groups import RESYNC_GROUP
 from coop_rl.tracing.trace import span
 from coop_rl.types import (
     AdapterGradients,
@@ -182,7 +184,13 @@ class LearnerActor(PeerShell):
             self._learner.load_state(Path(folder))
 
     def _attach(self, name: str, group: "PeerGroup") -> None:
-        self._learner.attach_group(name, group)
+        goes_by_gloo = group.device.type == "cpu"
+        if name == RESYNC_GROUP and goes_by_gloo and may_share_memory(self._config):
+            from coop_rl.weights.wire import shared_by
+
+            self._learner.attach_group(name, shared_by(group, self._learner.engine.device))
+        else:
+            self._learner.attach_group(name, group)
 
     @contextmanager
     def _turn(self, name: str) -> Iterator[None]:

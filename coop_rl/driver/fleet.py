@@ -228,6 +228,7 @@ class SyncedFleet(Fleet):
             return
         self._stages.count("sync/bytes", report.num_bytes)
         self._stages.count("sync/seconds", report.seconds)
+        self._stages.note("sync/shares_memory", float(report.shares_memory))
         self._check_all(version)
         for name in self._membership.checked():
             self._serving[self._num_ids] = self._members[name]

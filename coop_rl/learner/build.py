@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from coop_rl.algorithm.packing import layout_of
 from coop_rl.config import RunConfig
-from coop_rl.config.sizes import attention, has_adapter, learner_timeout_s
+from coop_rl.config.sizes import attention, has_adapter, learner_timeout_s, may_share_memory
 from coop_rl.data.model_folder import read_model_facts
 from coop_rl.learner.engine import EngineSettings, TrainingEngine
 from coop_rl.learner.learner import Learner
@@ -83,6 +83,7 @@ def build_publisher(
         client=client,
         source=MergedWeightSource(theta, learner.adapter, dtype),
         timeout_s=config.sync.timeout_s,
+        shared_on=learner.engine.device if may_share_memory(config) else None,
     )
 
 

@@ -8,6 +8,7 @@ from coop_rl.config.sizes import (
     has_scaffold,
     has_shadow,
     learner_devices,
+    may_share_device,
     scaffold_fit_steps,
     scaffold_samples,
     shadow_backend,
@@ -35,13 +36,17 @@ UNKNOWN_ITEMS = 256
 GLOO_GBS = 0.8
 """Speed of weights through host memory and gloo, 1e9 bytes a second: what a weight sync reached on
 two CPU cores (docs/results.md)."""
+SHARED_GBS = 20.0
+"""Speed of weights within a GPU that their sender and receiver share, 1e9 bytes a second: an
+assumption."""
 
 ASSUMPTIONS = (
     f"responses are {RESPONSE_SHARE:.0%} of rollout.max_tokens, prompts as much of the room beside "
     "them",
     f"training reaches {TRAIN_EFFICIENCY:.0%} of the peak, decoding {DECODE_EFFICIENCY:.0%} of the "
     "memory's bandwidth",
-    f"what goes by gloo goes through host memory at {GLOO_GBS:g} GB/s",
+    f"what goes by gloo goes through host memory at {GLOO_GBS:g} GB/s, or at {SHARED_GBS:g} GB/s "
+    "within a GPU that both sides share",
     "each decoding step reads the weights once and every running sequence's cache once",
     "at lag 0 the longest response is rollout.max_tokens long, and ends alone",
     f"an evaluation set of unknown size has {UNKNOWN_ITEMS} problems",
@@ -88,7 +93,13 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
         num_tries, num_syncs = sizes.num_prompts * scaffold_samples(config), 2
     sft_tokens = num_demonstrations * (prompt + response)
     sync_bytes = float(num_syncs * BYTES[config.rollout.dtype] * shape.num_params)
-    speeds = {"gloo": GLOO_GBS, "nccl": device.link_gbs}
+    engines, shadow = (
+        {
+            "nccl": device.link_gbs,
+            "gloo": SHARED_GBS if may_share_device(config, role) else GLOO_GBS,
+        }
+        for role in (config.placement.rollout, config.placement.shadow)
+    )
     shadow_bytes = shadow_bytes_per_step(config, shape)
     evaluated, most = evaluated_samples(config), config.evaluation.max_tokens
     most = most or config.rollout.max_tokens
@@ -102,9 +113,9 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
         + _generate_s(config, shape, device, num_tries, prompt, response)
         + tail_s,
         train_s=_train_s(config, shape, device, rl_tokens, sft_tokens),
-        sync_s=sync_bytes / (speeds[weight_backend(config)] * 1e9),
+        sync_s=sync_bytes / (engines[weight_backend(config)] * 1e9),
         shadow_bytes=shadow_bytes,
-        shadow_s=shadow_bytes / (speeds[shadow_backend(config)] * 1e9),
+        shadow_s=shadow_bytes / (shadow[shadow_backend(config)] * 1e9),
         evaluated_samples=evaluated,
         evaluate_s=_generate_s(
             config, shape, device, evaluated, prompt, most * RESPONSE_SHARE, evaluating

@@ -24,6 +24,7 @@ from coop_rl.config.sizes import (
     has_second_optimizer,
     has_shadow,
     learns_by_lookahead,
+    may_share_device,
     num_sources,
     weight_backend,
     writes_beside,
@@ -34,6 +35,7 @@ from coop_rl.learner.engine import PERSISTENCE_THRESHOLD_VALUES
 from coop_rl.planning.shape import ModelShape
 from coop_rl.rollout.capacity import BYTES
 from coop_rl.weights.source import NCCL_BUFFER_BYTES, NUM_NCCL_BUFFERS
+from coop_rl.weights.wire import PIECE_BYTES
 
 GIB = 2**30
 CONTEXT_BYTES = 0.5 * GIB
@@ -141,6 +143,9 @@ def _device_parts(config: RunConfig, ranks: int) -> dict[str, float]:
     num_communicators = int(ranks > 1) + is_sender
     buffers = 2 * NUM_NCCL_BUFFERS * NCCL_BUFFER_BYTES if is_sender else 0
     parts = {"CUDA context": CONTEXT_BYTES}
+    if may_share_device(config, config.placement.rollout):
+        # What engines see, what is filled for it, and what is merged meanwhile.
+        parts["weights on their way"] = 3.0 * PIECE_BYTES["cuda"]
     if num_communicators:
         parts["NCCL"] = num_communicators * COMMUNICATOR_BYTES + buffers
     return parts

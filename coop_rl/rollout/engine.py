@@ -35,10 +35,10 @@ class GenerationEngine(Protocol):
         """Go on with frozen requests."""
         ...
 
-    async def sleep(self) -> None:
-        """Give up the device's memory until something is generated or weights are updated.
+    async def sleep(self, *, keeps_weights: bool = False) -> None:
+        """Give up the device's memory until weights are updated, or something is generated.
 
-        Nothing may be under way.
+        Nothing may be under way, and without its weights nothing is generated before an update.
         """
         ...
 

@@ -80,6 +80,8 @@ class VllmEngine:
         self._request_ids = itertools.count()
         self._engine: AsyncLLM | None = None
         self._is_asleep, self._waking = False, asyncio.Lock()
+        self._is_hollow = False
+        """Whether its weights are those of no version, since it slept without any."""
 
     async def start(self) -> None:
         """Start vLLM's processes and load the model; about 20 s, mostly imports."""
@@ -135,6 +137,8 @@ class VllmEngine:
                 f"prompts must be shorter than {engine.model_config.max_model_len} tokens, got "
                 f"{len(prompt_token_ids)}; raise model.max_length or drop the prompt"
             )
+        if self._is_hollow:
+            raise RunError("the engine slept without weights, and nothing has updated them since")
         await self._wake(["weights", "kv_cache"])
         request = engine.generate(
             tokens_input(list(prompt_token_ids)),
@@ -155,10 +159,11 @@ class VllmEngine:
         """Go on with frozen requests, computing their keys and values anew."""
         await self._ask(self._started().resume_generation())
 
-    async def sleep(self) -> None:
-        """Move weights to host memory and drop the cache; on CPUs only stop scheduling."""
-        await self._ask(self._started().sleep(level=1, mode="keep"))
-        self._is_asleep = True
+    async def sleep(self, *, keeps_weights: bool = False) -> None:
+        """Drop the cache, and weights or move them to the host; on CPUs only stop scheduling."""
+        if not self._is_asleep:
+            await self._ask(self._started().sleep(level=1 if keeps_weights else 2, mode="keep"))
+            self._is_asleep, self._is_hollow = True, not keeps_weights
 
     async def _wake(self, tags: list[str]) -> None:
         """Take back memory; awake once the cache is there."""
@@ -199,6 +204,7 @@ class VllmEngine:
         """Close the update, stamp `version` on tokens sampled from now on, and resume."""
         with _failure_is_sync_error("finishing"):
             await self._ask(self._started().finish_weight_update(weight_version=version))
+        self._is_hollow = False
         await self._wake(["kv_cache"])
         await self.resume()
 

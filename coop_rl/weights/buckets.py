@@ -1,4 +1,4 @@
-"""Many tensors as few checked byte buffers over a PeerGroup.
+"""Many tensors as few checked byte buffers over a Wire.
 
 Both sides cut the same list of tensors into the same buckets; each bucket travels as a header,
 checksums and one flat buffer:
@@ -24,8 +24,8 @@ from typing import TypeVar
 import torch
 
 from coop_rl.errors import RunError, WeightSyncError
-from coop_rl.weights.process_group import PeerGroup
 from coop_rl.weights.receipt import Receipt, receipt_of
+from coop_rl.weights.wire import Wire
 
 T = TypeVar("T")
 DEFAULT_BUCKET_BYTES = 8 * 2**20
@@ -107,10 +107,10 @@ class BucketSender:
     """The root's side; one object per transfer."""
 
     def __init__(
-        self, group: PeerGroup, buckets: Sequence[Bucket], check: Callable[[], None] = lambda: None
+        self, wire: Wire, buckets: Sequence[Bucket], check: Callable[[], None] = lambda: None
     ) -> None:
         """Send `buckets`; `check` runs before each and may raise when receivers have failed."""
-        self._group = group
+        self._wire = wire
         self._buckets = buckets
         self._check = check
 
@@ -146,8 +146,9 @@ class BucketSender:
     def _fill(self, bucket: Bucket, iterator: Iterator[tuple[str, torch.Tensor]]) -> torch.Tensor:
         """Copy the next tensors of `iterator` into one buffer; one alone is its buffer itself."""
         if len(bucket.specs) == 1:
-            return flat_bytes(_next(iterator, bucket.specs[0]).cpu().contiguous())
-        buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
+            tensor = _next(iterator, bucket.specs[0])
+            return flat_bytes(tensor.to(self._wire.device).contiguous())
+        buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self._wire.device)
         for spec, view in bucket.views(buffer):
             view.copy_(_next(iterator, spec))
         return buffer
@@ -156,25 +157,25 @@ class BucketSender:
         """Send one bucket; tests override this to damage or drop it."""
         self._send_header(DATA, bucket.index, bucket.num_bytes)
         checksums = torch.tensor(list(bucket.receipt(buffer).values()), dtype=torch.int64)
-        self._group.broadcast(checksums, what=f"the checksums of {bucket}")
+        self._wire.tell(checksums, f"the checksums of {bucket}")
         self._send_payload(bucket, buffer)
 
     def _send_payload(self, bucket: Bucket, buffer: torch.Tensor) -> None:
-        self._group.broadcast(buffer, what=str(bucket))
+        self._wire.payload(buffer, str(bucket))
 
     def _send_header(self, kind: int, index: int, num_bytes: int) -> None:
         header = torch.tensor([kind, index, num_bytes], dtype=torch.int64)
-        self._group.broadcast(header, what=f"the header of bucket {index}")
+        self._wire.tell(header, f"the header of bucket {index}")
 
     def _abort(self) -> None:
         # Where the group is gone already, the receivers notice that as well.
         with suppress(RunError):
             self._send_header(ABORT, 0, 0)
-        self._group.close()
+        self._wire.close()
 
 
 def receive(
-    group: PeerGroup,
+    wire: Wire,
     buckets: Sequence[Bucket],
     receipt: Receipt,
     memory_for: Callable[[TensorSpec], torch.Tensor | None] = lambda _: None,
@@ -185,7 +186,7 @@ def receive(
     complete).
 
     Args:
-        group: The group whose root sends.
+        wire: The way from the sender.
         buckets: What is expected.
         receipt: Gets the checksum of every tensor that arrived unharmed.
         memory_for: Returns the consumer's memory for a tensor that travels by itself, or None;
@@ -197,18 +198,18 @@ def receive(
     """
     try:
         given = {b.index: memory_for(b.specs[0]) for b in buckets if len(b.specs) == 1}
-        arrivals = _arrivals(group, buckets, receipt, given)
+        arrivals = _arrivals(wire, buckets, receipt, given)
         new = [b for b in buckets if given.get(b.index) is None]
         with closing(ahead(arrivals, outsized(new))) as arrived:
             yield from arrived
-        kind, index, _ = _receive_header(group, "the end of the weights")
+        kind, index, _ = _receive_header(wire, "the end of the weights")
         if (kind, index) != (END, len(buckets)):
             raise WeightSyncError(
                 f"{len(buckets)} buckets were expected, the sender has {index} or more"
             )
     except BaseException:
         # Closing tells the sender, which would wait for us until its limit.
-        group.close()
+        wire.close()
         raise
 
 
@@ -261,26 +262,26 @@ def _next(iterator: Iterator[tuple[str, torch.Tensor]], spec: TensorSpec) -> tor
 
 
 def _arrivals(
-    group: PeerGroup,
+    wire: Wire,
     buckets: Sequence[Bucket],
     receipt: Receipt,
     given: Mapping[int, torch.Tensor | None],
 ) -> Iterator[tuple[Bucket, list[tuple[str, torch.Tensor]]]]:
     for bucket in buckets:
-        _check_header(bucket, *_receive_header(group, str(bucket)))
+        _check_header(bucket, *_receive_header(wire, str(bucket)))
         memory = given.get(bucket.index)
         if memory is None:
-            buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8)
+            buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=wire.device)
         else:
             buffer = flat_bytes(memory)
-        receipt |= _receive_verified(group, bucket, buffer)
+        receipt |= _receive_verified(wire, bucket, buffer)
         yield bucket, [(spec.name, tensor) for spec, tensor in bucket.views(buffer)]
 
 
-def _receive_verified(group: PeerGroup, bucket: Bucket, buffer: torch.Tensor) -> Receipt:
+def _receive_verified(wire: Wire, bucket: Bucket, buffer: torch.Tensor) -> Receipt:
     checksums = torch.zeros(len(bucket.specs), dtype=torch.int64)
-    group.broadcast(checksums, what=f"the checksums of {bucket}")
-    group.broadcast(buffer, what=str(bucket))
+    wire.tell(checksums, f"the checksums of {bucket}")
+    wire.payload(buffer, str(bucket))
     receipt = bucket.receipt(buffer)
     for (name, got), sent in zip(receipt.items(), checksums.tolist(), strict=True):
         if got != sent:
@@ -291,9 +292,9 @@ def _receive_verified(group: PeerGroup, bucket: Bucket, buffer: torch.Tensor) ->
     return receipt
 
 
-def _receive_header(group: PeerGroup, what: str) -> list[int]:
+def _receive_header(wire: Wire, what: str) -> list[int]:
     header = torch.zeros(NUM_HEADER_FIELDS, dtype=torch.int64)
-    group.broadcast(header, what=f"the header of {what}")
+    wire.tell(header, f"the header of {what}")
     values: list[int] = header.tolist()
     return values
 

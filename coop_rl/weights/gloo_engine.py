@@ -17,6 +17,7 @@ from coop_rl.weights.gloo_sender import GROUP_NAME, JoinInfo, UpdateInfo
 from coop_rl.weights.process_group import PeerGroup
 from coop_rl.weights.receipt import Receipt
 from coop_rl.weights.reload import Reload
+from coop_rl.weights.wire import Offer, SharedMemory, Wire, agreed
 
 
 @dataclass
@@ -34,7 +35,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     init_info_cls = GlooInitInfo
     update_info_cls = GlooUpdateInfo
-    _group: PeerGroup | None = None
+    _wire: Wire | None = None
     _bucket_bytes = DEFAULT_BUCKET_BYTES
     receipt: Receipt
     """Of the last completed update; read by `ReceiptExtension`."""
@@ -47,7 +48,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         parallel = self.parallel_config
         rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
         self._bucket_bytes = init_info.bucket_bytes
-        self._group = PeerGroup.join(
+        group = PeerGroup.join(
             init_info.host,
             init_info.port,
             init_info.rank_offset + rank,
@@ -55,6 +56,9 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             init_info.timeout_s,
             GROUP_NAME,
         )
+        offer = Offer(**init_info.offer) if init_info.offer else None
+        memory = SharedMemory.open(offer, self.device) if offer else None
+        self._wire = agreed(group, memory, is_offered=offer is not None)
 
     def start_weight_update(self) -> None:
         """Open a reload of the model."""
@@ -69,11 +73,11 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
         """Receive all buckets and hand their tensors to the model's loader."""
-        if self._group is None:
+        if self._wire is None:
             raise WeightSyncError("update_weights before init_weight_transfer_engine")
         try:
-            buckets = update_info.buckets(self._bucket_bytes)
-            arriving = receive(self._group, buckets, self._arrived, self._reload.memory_for)
+            buckets = update_info.buckets(self._wire.bucket_bytes(self._bucket_bytes))
+            arriving = receive(self._wire, buckets, self._arrived, self._reload.memory_for)
             # Closed at once when loading fails: that tells the sender.
             with closing(arriving):
                 self._reload.load(arriving)
@@ -92,6 +96,6 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     def shutdown(self) -> None:
         """Leave the group."""
-        if self._group is not None:
-            self._group.close()
-            self._group = None
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None

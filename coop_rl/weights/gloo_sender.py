@@ -1,10 +1,10 @@
-"""Weight sync `coop_gloo`: through host memory, for engines without own GPUs.
+"""Weight sync `coop_gloo`: over sockets or shared memory, for engines without own GPUs.
 
     learner rank 0 (sender)          client                      engine workers (`gloo_engine`)
     connect: open store ------- init_weight_transfer_engine -->  join the group
     send_weights -------------- start_weight_update ---------->  open a reload
                  -------------- update_weights --------------->  receive ...
-                 ============== buckets over gloo ============>  ... and load
+                 ======== buckets, on a `Wire` ===============>  ... and load
                  -------------- finish_weight_update --------->  close the reload
 
 The client's calls are those of vLLM's NCCL pair. The other learner ranks iterate the source in
@@ -12,7 +12,6 @@ lockstep, since gathering is a collective. A failed transfer closes the group on
 `connect` makes a new one. Nothing here imports vLLM, which takes longer than a learner's own start.
 """
 
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from coop_rl.errors import ActorLostError, WeightSyncError
 from coop_rl.weights.buckets import Bucket, BucketSender, TensorSpec, plan_buckets
 from coop_rl.weights.process_group import PeerGroup, open_store
 from coop_rl.weights.source import MergedWeightSource
+from coop_rl.weights.wire import SharedMemory, Wire, agreed, as_dict
 
 GROUP_NAME = "weights"
 EXPLANATION_GRACE_S = 10.0
@@ -73,6 +73,8 @@ class JoinInfo:
     """1 + number of engine workers."""
     timeout_s: float
     bucket_bytes: int
+    offer: dict[str, Any] | None = None
+    """Of memory that the sender and all workers may see."""
 
 
 @dataclass
@@ -109,14 +111,28 @@ class GlooSender:
     """Replaced by tests that damage or drop buckets."""
 
     def __init__(
-        self, client: WeightSyncClient, source: MergedWeightSource, rank: int, bucket_bytes: int
+        self,
+        client: WeightSyncClient,
+        source: MergedWeightSource,
+        rank: int,
+        bucket_bytes: int,
+        shared_on: torch.device | None = None,
     ) -> None:
-        """Send `source`; rank 0 needs `connect` before."""
+        """Send `source`; rank 0 needs `connect` before.
+
+        Args:
+            client: Drives the workers.
+            source: What is sent.
+            rank: In the learner group.
+            bucket_bytes: At most in one message over the group.
+            shared_on: Where to offer memory that workers may see; None: nowhere.
+        """
         self._client = client
         self._source = source
         self._is_sender = rank == 0
         self._bucket_bytes = bucket_bytes
-        self._group: PeerGroup | None = None
+        self._shared_on = shared_on
+        self._wire: Wire | None = None
 
     def connect(self, host: str, world_size: int, timeout_s: float) -> None:
         """Form the group with the workers; nothing on other ranks than 0.
@@ -129,17 +145,30 @@ class GlooSender:
         if not self._is_sender:
             return
         store, port = open_store(host, timeout_s)
-        info = JoinInfo(host, port, 1, world_size, timeout_s, self._bucket_bytes)
+        memory = None if self._shared_on is None else SharedMemory.create(self._shared_on)
+        offer = as_dict(memory.offer) if memory else None
+        info = JoinInfo(host, port, 1, world_size, timeout_s, self._bucket_bytes, offer)
         # The workers' call returns only after we have joined too: hence a thread.
         with ThreadPoolExecutor(max_workers=1) as executor:
             joining = executor.submit(self._client.init_weight_transfer_engine, asdict(info))
             try:
-                self._group = PeerGroup.join(
+                group = PeerGroup.join(
                     host, port, 0, world_size, timeout_s, GROUP_NAME, store=store
                 )
+                self._wire = agreed(group, memory, is_offered=memory is not None)
             except ActorLostError as error:
                 raise explain(joining, error) from error
             joining.result()
+
+    @property
+    def device(self) -> torch.device:
+        """Where what is sent lies when its checksum is taken."""
+        return self._wire.device if self._wire else torch.device("cpu")
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether it goes through memory that all workers see."""
+        return self._wire is not None and self._wire.shares_memory
 
     def send_weights(self) -> None:
         """Run one whole update; on failure the engines stay paused.
@@ -167,15 +196,15 @@ class GlooSender:
         executor = ThreadPoolExecutor(max_workers=1)
         try:
             receiving = executor.submit(self._client.update_weights, asdict(update_info))
-            self._send(update_info.buckets(self._bucket_bytes), receiving)
+            self._send(update_info, receiving)
             receiving.result()
         finally:
             # Not joined: a receiver that is stuck answers only by its own limit.
             executor.shutdown(wait=False)
         self._client.finish_weight_update()
 
-    def _send(self, buckets: Sequence[Bucket], receiving: "Future[None]") -> None:
-        if self._group is None:
+    def _send(self, update_info: UpdateInfo, receiving: "Future[None]") -> None:
+        if self._wire is None:
             raise WeightSyncError("the transfer group is closed; connect again")
 
         def check() -> None:
@@ -183,15 +212,16 @@ class GlooSender:
                 raise explain(receiving, WeightSyncError("the receivers ended early"))
 
         try:
-            self.sender_class(self._group, buckets, check).send(self._source)
+            buckets = update_info.buckets(self._wire.bucket_bytes(self._bucket_bytes))
+            self.sender_class(self._wire, buckets, check).send(self._source)
         except ActorLostError as error:
             raise explain(receiving, error) from error
 
     def shutdown(self) -> None:
         """Leave the group."""
-        if self._group is not None:
-            self._group.close()
-            self._group = None
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
 
 def explain(call: "Future[None]", own: Exception) -> WeightSyncError:

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from coop_rl.errors import WeightSyncError
 from coop_rl.types import PolicyVersion
 from coop_rl.weights.buckets import DEFAULT_BUCKET_BYTES
@@ -37,6 +39,8 @@ class SyncReport:
     """Bytes of the weights, sent once to every engine worker."""
     seconds: float
     """From the pause to the resumption of all rollout actors, the gathering included."""
+    shares_memory: bool = False
+    """Whether they passed through memory that sender and workers share."""
     lost: tuple[tuple[str, str], ...] = ()
     """(engine, why) of receivers that were lost meanwhile; the others then are paused, or serve the
     new weights, and all of them have to be sent to once more."""
@@ -55,17 +59,20 @@ class WeightPublisher:
         client: WeightSyncClient,
         source: MergedWeightSource,
         timeout_s: float,
+        shared_on: torch.device | None = None,
     ) -> None:
         """Publish `source`.
 
         Args:
-            backend: `gloo` is ours, through host memory; `nccl` is vLLM's own.
+            backend: `gloo` is ours; `nccl` is vLLM's own.
             rank: Rank in the joint learner group; 0 sends.
             num_engine_workers: Worker processes of all rollout actors together.
             host: This machine's address for the rollout actors; used by rank 0.
             client: Drives the rollout actors; used by rank 0.
             source: The merged weights.
             timeout_s: Limit of a single collective (gloo; vLLM's NCCL has none of its own).
+            shared_on: Where gloo may use memory that it shares with the workers, if they see it:
+                this learner's device; None: all bytes go over sockets.
         """
         self._backend: SyncBackend = backend
         self._rank = rank
@@ -74,6 +81,7 @@ class WeightPublisher:
         self._client = client
         self._source = source
         self._timeout_s = timeout_s
+        self._shared_on = shared_on
         self._sender: WeightSender | None = None
 
     def connect(self) -> None:
@@ -85,7 +93,9 @@ class WeightPublisher:
                 self._client, self._source, self._rank, self._host, self._world_size
             )
             return
-        sender = GlooSender(self._client, self._source, self._rank, DEFAULT_BUCKET_BYTES)
+        sender = GlooSender(
+            self._client, self._source, self._rank, DEFAULT_BUCKET_BYTES, self._shared_on
+        )
         sender.connect(self._host, self._world_size, self._timeout_s)
         self._sender = sender
 
@@ -108,13 +118,13 @@ class WeightPublisher:
         except WeightSyncError as error:
             self.close()
             if lost := tuple(self._client.lost.items()):
-                return SyncReport(0, time.perf_counter() - began, lost)
+                return SyncReport(0, time.perf_counter() - began, lost=lost)
             raise WeightSyncError(f"publishing {version}: {error}") from error
         except BaseException:
             self.close()
             raise
         num_bytes = sum(spec.num_bytes for spec in self._source.metadata())
-        return SyncReport(num_bytes, time.perf_counter() - began)
+        return SyncReport(num_bytes, time.perf_counter() - began, self._shares_memory())
 
     def _connect_or_gather(self) -> None:
         try:
@@ -129,7 +139,11 @@ class WeightPublisher:
 
     def receipt(self) -> Receipt:
         """Return the checksums of what `publish` would send now; every rank gathers."""
-        return receipt_of(self._source)
+        device = self._sender.device if isinstance(self._sender, GlooSender) else None
+        return receipt_of((name, tensor.to(device)) for name, tensor in self._source)
+
+    def _shares_memory(self) -> bool:
+        return isinstance(self._sender, GlooSender) and self._sender.shares_memory
 
     def close(self) -> None:
         """Leave the transfer group."""

@@ -1,8 +1,10 @@
 """Receipts: the checksum of every tensor a peer holds, so that a difference has a name.
 
-A receipt is {tensor name: XXH3 of its bytes}, a checksum faster than memory (CRC-32 took longer
-than sending the weights). Engine workers keep one of the last completed weight sync, learners make
-one of their replica of w after every push.
+A receipt is {tensor name: checksum of its bytes}. On the host that is XXH3, faster than memory
+(CRC-32 took longer than sending the weights); tensors that pass within a GPU are summed there, as
+the way to the host would take longer than theirs. So who compares takes both on the same kind of
+device. Engine workers keep a receipt of the last completed weight sync, learners make one of their
+replica of w after every push.
 """
 
 from __future__ import annotations
@@ -18,15 +20,41 @@ if TYPE_CHECKING:  # slow to import, and who only hands receipts on holds no ten
 Receipt = dict[str, int]
 RECEIPT_METHOD = "coop_rl_receipt"
 ABANDON_METHOD = "coop_rl_abandon"
+WORD_BYTES, WORDS_AT_A_TIME = 8, 2**21
+FACTOR = 2 * 0x1E3779B97F4A7C15
+"""Even, so that its multiples + 1 are odd; from the golden ratio, so that those use all bits."""
 EXTENSION = "coop_rl.weights.receipt.ReceiptExtension"
 
 
 def checksum(tensor: torch.Tensor) -> int:
-    """XXH3 of a tensor's bytes, 63 bits: they travel as int64."""
+    """Of a tensor's bytes, 63 bits: they travel as int64."""
     import torch
 
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return xxhash.xxh3_64_intdigest(flat.view(torch.uint8).numpy().data) >> 1
+    flat_B = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    if tensor.device.type == "cpu":
+        return xxhash.xxh3_64_intdigest(flat_B.numpy().data) >> 1
+    return sum_of_words(flat_B)
+
+
+def sum_of_words(flat_B: torch.Tensor) -> int:
+    """Return the sum of each word times an odd number of its place, modulo 2^64, halved.
+
+    An odd factor has an inverse, so a change of a single word always changes the sum; words that
+    change places do too, as every place has a factor of its own.
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    if flat_B.storage_offset() % WORD_BYTES:
+        flat_B = flat_B.clone()  # no words are read across their bounds
+    total = torch.zeros((), dtype=torch.int64, device=flat_B.device)
+    # Integers of torch wrap around, which is what is wanted.
+    for done in range(0, len(flat_B), WORD_BYTES * WORDS_AT_A_TIME):
+        part_B = flat_B[done : done + WORD_BYTES * WORDS_AT_A_TIME]
+        words = pad(part_B, (0, -len(part_B) % WORD_BYTES)).view(torch.int64)
+        places = torch.arange(1, len(words) + 1, device=flat_B.device) + done // WORD_BYTES
+        total += (words * (places * FACTOR + 1)).sum()
+    return (int(total) % 2**64) >> 1
 
 
 def receipt_of(pairs: Iterable[tuple[str, torch.Tensor]]) -> Receipt:

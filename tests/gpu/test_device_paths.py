@@ -51,7 +51,7 @@ def test_a_sleeping_engine_frees_memory_and_samples_the_same_afterwards() -> Non
         await engine.start()
         before = await engine.generate([5, 6, 7], sampling, 1)
         free.append(torch.cuda.mem_get_info()[0])
-        await engine.sleep()
+        await engine.sleep(keeps_weights=True)
         free.append(torch.cuda.mem_get_info()[0])
         after = await engine.generate([5, 6, 7], sampling, 1)
         await engine.shutdown()

@@ -16,6 +16,7 @@ SETS = (
     "placement.learner={cpus: 0.5, labels: {role: learner}}",
     "placement.shadow={cpus: 0.5, labels: {role: learner}}",
     "sync.timeout_s=20",
+    "sync.backend=gloo",  # the hosts are one machine, whose memory they could share
     "checkpoint.every=1",
     "recovery.restarts=0",
     "run.num_steps=8",

@@ -79,7 +79,7 @@ class ScriptedEngine:
         self._note("resume")
         self._running.set()
 
-    async def sleep(self) -> None:
+    async def sleep(self, *, keeps_weights: bool = False) -> None:
         """Note the call."""
         self._note("sleep")
 

@@ -140,6 +140,7 @@ class Rig:
             client=LocalSyncClient(self.engine, self._loop),
             source=self._source,
             timeout_s=30.0,
+            shared_on=torch.device("cpu") if is_tied else None,
         )
 
     def run(self, coroutine: Coroutine[Any, Any, Any], limit_s: float = 60.0) -> Any:

@@ -15,6 +15,7 @@ import torch
 from coop_rl.errors import ActorLostError, WeightSyncError
 from coop_rl.weights.buckets import BucketSender, TensorSpec, plan_buckets, receive
 from coop_rl.weights.process_group import GroupRegistry, PeerGroup, open_store
+from coop_rl.weights.wire import SharedMemory, Wire, agreed
 
 HOST = "127.0.0.1"
 LIMIT_S = 4.0
@@ -166,8 +167,25 @@ class SkippingLast(Skipping):
     skipped = 2
 
 
-def transfer(sender_class=BucketSender, pairs=None, bucket_bytes=128):
+def make_wires(shared_bytes):
     sender, receiver = make_groups(timeout_s=20.0)
+    if not shared_bytes:
+        return Wire(sender), Wire(receiver)
+    memory = SharedMemory.create(torch.device("cpu"), shared_bytes)
+    return in_parallel(
+        lambda: agreed(sender, memory, is_offered=True),
+        lambda: agreed(
+            receiver, SharedMemory.open(memory.offer, torch.device("cpu")), is_offered=True
+        ),
+    )
+
+
+wires = pytest.mark.parametrize("shared_bytes", [0, 64, 5000], ids=["sockets", "pieces", "whole"])
+
+
+def transfer(sender_class=BucketSender, pairs=None, bucket_bytes=128, shared_bytes=0):
+    sender, receiver = make_wires(shared_bytes)
+    assert sender.shares_memory == receiver.shares_memory == bool(shared_bytes)
     buckets = plan_buckets(SPECS, bucket_bytes)
     return in_parallel(
         lambda: sender_class(sender, buckets).send(tensors() if pairs is None else pairs),
@@ -182,13 +200,15 @@ def test_buckets_respect_the_limit_and_align():
     assert all(offset % 16 == 0 for b in buckets for offset in b.offsets)
 
 
+@wires
 @pytest.mark.parametrize("bucket_bytes", [1, 128, 1 << 20])
-def test_transfer_is_exact(bucket_bytes):
-    _, got = transfer(bucket_bytes=bucket_bytes)
+def test_transfer_is_exact(bucket_bytes, shared_bytes):
+    _, got = transfer(bucket_bytes=bucket_bytes, shared_bytes=shared_bytes)
     assert [name for name, _ in got] == [s.name for s in SPECS]
     assert all(torch.equal(x, y) for (_, x), (_, y) in zip(got, tensors(), strict=True))
 
 
+@wires
 @pytest.mark.parametrize(
     ("sender_class", "message"),
     [
@@ -197,9 +217,9 @@ def test_transfer_is_exact(bucket_bytes):
         (SkippingLast, r"bucket 2 \(first tensor c\) was skipped: got the end"),
     ],
 )
-def test_harm_names_the_first_tensor_and_frees_the_sender(sender_class, message):
+def test_harm_names_the_first_tensor_and_frees_the_sender(sender_class, message, shared_bytes):
     began = time.monotonic()
-    _, received = transfer(sender_class)
+    _, received = transfer(sender_class, shared_bytes=shared_bytes)
     assert isinstance(received, WeightSyncError)
     assert re.search(message, str(received))
     # Well under the limit of 20 s: neither side waited it out.
@@ -225,9 +245,10 @@ def test_undeclared_tensor_is_refused_and_the_source_is_drained():
     assert next(iterator, None) is None
 
 
-def test_a_tensor_by_itself_arrives_where_the_consumer_wants_it():
+@wires
+def test_a_tensor_by_itself_arrives_where_the_consumer_wants_it(shared_bytes):
     place = torch.zeros(100, 10)
-    sender, receiver = make_groups(timeout_s=20.0)
+    sender, receiver = make_wires(shared_bytes)
     buckets = plan_buckets(SPECS, 128)
     _, got = in_parallel(
         lambda: BucketSender(sender, buckets).send(tensors()),

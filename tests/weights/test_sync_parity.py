@@ -79,6 +79,7 @@ def test_log_probs_after_each_sync_equal_the_learners(rig: Rig) -> None:
     assert largest_difference(rig.learner, before) > 0.1
     for step in (1, 2, 3):
         report = rig.publisher.publish(version(step))
+        assert report.shares_memory == rig.learner.model.config.tie_word_embeddings
         assert report.num_bytes == sum(4 * p.numel() for p in rig.learner.model.parameters())
         groups = rig.run(sample(rig))
         assert versions(groups) == {version(step)}
@@ -187,7 +188,7 @@ class Skipping(BucketSender):
 class Dying(BucketSender):
     def _send_payload(self, bucket, buffer):
         if bucket.index == 1:
-            self._group.close()
+            self._wire.group.close()
         super()._send_payload(bucket, buffer)
 
 

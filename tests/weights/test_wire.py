@@ -1,0 +1,162 @@
+"""Memory that a sender and its receivers share: who does not see it, who dies, what is left."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coop_rl.errors import ActorLostError
+from coop_rl.weights.gloo_engine import GlooInitInfo
+from coop_rl.weights.gloo_sender import JoinInfo
+from coop_rl.weights.process_group import PeerGroup, open_store
+from coop_rl.weights.receipt import WORDS_AT_A_TIME, sum_of_words
+from coop_rl.weights.wire import MEMFD_NAME, Offer, SharedMemory, Wire, agreed, as_dict, shared_by
+from tests.weights.test_process_group import in_parallel, make_groups
+
+CPU = torch.device("cpu")
+PIECE = 1_000
+PAYLOAD = torch.arange(2_500).to(torch.uint8)
+
+
+def receive_twice(rank: int, port: int, offer: dict[str, Any], finds: bool, pipe) -> None:
+    """A receiver in a process of its own, as an engine's worker is."""
+    group = PeerGroup.join("127.0.0.1", port, rank, 3, 30.0, "test")
+    memory = SharedMemory.open(Offer(**offer), CPU) if finds else None
+    wire = agreed(group, memory, is_offered=True)
+    for _ in range(2):
+        got = torch.zeros_like(PAYLOAD)
+        wire.payload(got, "a payload")
+        pipe.send((wire.shares_memory, torch.equal(got, PAYLOAD)))
+    pipe.recv()
+
+
+@pytest.mark.parametrize("finds", [True, False])
+def test_two_other_processes_get_all_pieces_or_fall_back_together(finds: bool) -> None:
+    """And once one of them is dead, the sender says so, long before the limit."""
+    context = multiprocessing.get_context("spawn")
+    store, port = open_store("127.0.0.1", 30.0)
+    memory = SharedMemory.create(CPU, PIECE)
+    # As it travels to vLLM's processes.
+    offer = json.loads(json.dumps(as_dict(memory.offer)))
+    receivers, pipes = [], []
+    for rank in (1, 2):
+        ours, theirs = context.Pipe()
+        arguments = (rank, port, offer, finds or rank == 1, theirs)
+        receivers.append(context.Process(target=receive_twice, args=arguments, daemon=True))
+        receivers[-1].start()
+        pipes.append(ours)
+    group = PeerGroup.join("127.0.0.1", port, 0, 3, 30.0, "test", store=store)
+    wire = agreed(group, memory, is_offered=True)
+    for _ in range(2):
+        wire.payload(PAYLOAD.clone(), "a payload")
+        assert [pipe.recv() for pipe in pipes] == [(finds, True)] * 2
+    assert receivers[1].pid is not None
+    os.kill(receivers[1].pid, signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(ActorLostError, match="a member was lost"):
+        wire.payload(PAYLOAD.repeat(2_000), "a payload")  # more than a socket takes
+    assert time.monotonic() - began < 10
+    wire.close()
+    pipes[0].send(None)
+    for receiver in receivers:
+        receiver.join(10)
+    assert not open_files()
+
+
+def open_files() -> list[str]:
+    links = (str(f.readlink()) for f in Path("/proc/self/fd").iterdir() if f.is_symlink())
+    return [link for link in links if MEMFD_NAME in link]
+
+
+def test_nothing_is_left_where_nobody_joins() -> None:
+    memory = SharedMemory.create(CPU, PIECE)
+    assert len(open_files()) == 1
+    del memory
+    assert not open_files()
+
+
+def test_other_memory_under_the_same_name_is_not_taken() -> None:
+    memory, other = SharedMemory.create(CPU, PIECE), SharedMemory.create(CPU, PIECE)
+    assert SharedMemory.open(memory.offer, CPU) is not None
+    for offer in (
+        replace(memory.offer, path=other.offer.path),
+        replace(memory.offer, path=f"/proc/{os.getpid()}/fd/9999"),
+        replace(memory.offer, path="/dev/zero"),
+        replace(memory.offer, num_bytes=10**9),
+        Offer(PIECE, 1, device="GPU-1", storage=(0, "00", PIECE, 0, "00", 0, "00", 0)),
+    ):
+        assert SharedMemory.open(offer, CPU) is None, offer
+
+
+def test_an_offer_travels_in_what_vllm_lets_through() -> None:
+    offer = Offer(PIECE, 7, device="GPU-1", storage=(0, "ff", 5))
+    info = asdict(JoinInfo("h", 1, 1, 2, 3.0, 4, as_dict(offer)))
+    there = GlooInitInfo(**json.loads(json.dumps(info)))
+    assert there.offer is not None
+    assert replace(Offer(**there.offer), storage=(0, "ff", 5)) == offer
+
+
+def test_what_is_not_offered_costs_no_message() -> None:
+    first, second = make_groups()
+    wires = agreed(first, None, is_offered=False), agreed(second, None, is_offered=False)
+    assert not any(wire.shares_memory for wire in wires)
+    values = [torch.ones(3), torch.zeros(3)]
+    in_parallel(*(lambda w=w, v=v: w.tell(v, "x") for w, v in zip(wires, values, strict=True)))
+    assert torch.equal(*values)
+    assert isinstance(wires[0], Wire)
+
+
+@given(st.binary(min_size=1, max_size=80), st.data())
+def test_sum_of_words_tells_every_single_change(content: bytes, data: st.DataObject) -> None:
+    whole = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    changed = whole.clone()
+    changed[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    assert sum_of_words(whole) != sum_of_words(changed)
+    shifted = torch.frombuffer(bytearray(b"x" + content), dtype=torch.uint8)[1:]
+    assert sum_of_words(shifted) == sum_of_words(whole)
+
+
+def test_sum_of_words_knows_the_places_of_words() -> None:
+    words = torch.zeros(WORDS_AT_A_TIME + 3, dtype=torch.int64)
+    sums = set()
+    for place in (0, 1, WORDS_AT_A_TIME - 1, WORDS_AT_A_TIME, WORDS_AT_A_TIME + 2):
+        words[place] = 5
+        sums.add(sum_of_words(words.view(torch.uint8)))
+        words[place] = 0
+    assert len(sums) == 5
+    assert all(0 <= total < 2**63 for total in sums)
+
+
+def test_memory_goes_with_the_last_process_that_holds_it() -> None:
+    """A killed run leaves nothing in /dev/shm: an anonymous file has no name there."""
+    before = {path.name for path in Path("/dev/shm").iterdir()}
+    memory = SharedMemory.create(CPU, 1 << 20)
+    assert {path.name for path in Path("/dev/shm").iterdir()} == before
+    assert any(MEMFD_NAME in part.path for part in psutil.Process().memory_maps())
+    del memory
+    assert not any(MEMFD_NAME in part.path for part in psutil.Process().memory_maps())
+
+
+def test_members_of_any_group_can_share_memory() -> None:
+    """As the learners do, on theta's way to the shadow."""
+    first, second = make_groups(timeout_s=20.0)
+    sender, receiver = in_parallel(lambda: shared_by(first, CPU), lambda: shared_by(second, CPU))
+    assert sender.shares_memory
+    assert receiver.shares_memory
+    for sent in (torch.randn(3, 5).bfloat16(), torch.zeros(0), torch.tensor([7, 8])):
+        got = torch.empty_like(sent)
+        in_parallel(lambda s=sent: sender.broadcast(s), lambda g=got: receiver.broadcast(g))
+        assert torch.equal(sent, got)
+    sender.close()
+    with pytest.raises(ActorLostError, match="lost"):
+        receiver.broadcast(torch.ones(3))
