@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec import registry
 from fsspec.implementations.memory import MemoryFileSystem
 
 from coop_rl.commands.resume import find_start
@@ -17,24 +18,26 @@ from coop_rl.driver.checkpoint_mirror import CheckpointMirror
 from coop_rl.driver.checkpoint_store import CheckpointStore, read_progress
 from coop_rl.driver.checkpoint_target import CheckpointTarget, TargetError
 from coop_rl.errors import ConfigError, Interrupted, RunDirectoryError
+from tests.driver.buckets import RUNS, SERVED, Bucket
 from tests.driver.tiny_checkpoints import ROLES, progress, save
 from tests.support.in_process import ROOT, coop_rl
 
 DEMO = ROOT / "configs/local/demo.yaml"
-URL = "memory://bucket/runs"
-FOLDER = "/bucket/runs/demo"
+in_memory = pytest.mark.parametrize("bucket", ["memory"], indirect=True)
+
+
+PROVED = [pytest.param(name, marks=pytest.mark.prove) for name in ("s3", "gs")]
+
+
+@pytest.fixture(params=["memory", *PROVED])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    with SERVED[request.param](monkeypatch) as served:
+        yield served
 
 
 @pytest.fixture
-def bucket() -> Iterator[MemoryFileSystem]:
-    yield MemoryFileSystem()
-    MemoryFileSystem.store.clear()
-    MemoryFileSystem.pseudo_dirs[:] = [""]
-
-
-@pytest.fixture
-def target(bucket: MemoryFileSystem) -> CheckpointTarget:
-    return CheckpointTarget.open(URL, "demo")
+def target(bucket: Bucket) -> CheckpointTarget:
+    return CheckpointTarget.open(bucket.url, "demo")
 
 
 @pytest.fixture
@@ -92,73 +95,74 @@ def test_another_machine_gets_the_newest_and_what_is_the_best(
     assert target.names() == ["step-000006", "step-000009", "step-000012"]  # 6 is the best
 
 
-def flip(bucket: MemoryFileSystem, place: str) -> None:
-    content = bytearray(bucket.cat_file(f"{place}/joint/tensors-00000.safetensors"))
+def flip(bucket: Bucket, place: str) -> None:
+    content = bytearray(bucket.files.cat_file(f"{place}/joint/tensors-00000.safetensors"))
     content[-1] ^= 1
-    bucket.pipe_file(f"{place}/joint/tensors-00000.safetensors", bytes(content))
+    bucket.files.pipe_file(f"{place}/joint/tensors-00000.safetensors", bytes(content))
 
 
-def lose(bucket: MemoryFileSystem, place: str) -> None:
-    bucket.rm(f"{place}/meta/state.json")
+def lose(bucket: Bucket, place: str) -> None:
+    bucket.files.rm(f"{place}/meta/state.json")
 
 
-def lead_out(bucket: MemoryFileSystem, place: str) -> None:
-    manifest = json.loads(bucket.cat_file(f"{place}/{MANIFEST}"))
-    bucket.pipe_file("/bucket/runs/demo/evil", b"x")
+def lead_out(bucket: Bucket, place: str) -> None:
+    manifest = json.loads(bucket.files.cat_file(f"{place}/{MANIFEST}"))
+    bucket.files.pipe_file(f"/{RUNS}/demo/evil", b"x")
     manifest["../evil"] = "0" * 64
-    bucket.pipe_file(f"{place}/{MANIFEST}", json.dumps(manifest).encode())
+    bucket.files.pipe_file(f"{place}/{MANIFEST}", json.dumps(manifest).encode())
 
 
-def tear(bucket: MemoryFileSystem, place: str) -> None:
-    content = bucket.cat_file(f"{place}/{MANIFEST}")
-    bucket.pipe_file(f"{place}/{MANIFEST}", content[: len(content) // 2])
+def tear(bucket: Bucket, place: str) -> None:
+    content = bucket.files.cat_file(f"{place}/{MANIFEST}")
+    bucket.files.pipe_file(f"{place}/{MANIFEST}", content[: len(content) // 2])
 
 
 @pytest.mark.parametrize("harm", [flip, lose, lead_out, tear])
 def test_a_damaged_copy_is_passed_over_and_told(
     target: CheckpointTarget,
     store: CheckpointStore,
-    bucket: MemoryFileSystem,
+    bucket: Bucket,
     tmp_path: Path,
-    harm: Callable[[MemoryFileSystem, str], None],
+    harm: Callable[[Bucket, str], None],
 ) -> None:
     for step in (3, 6):
         assert copied(mirror_of(target, store), save(store, step)) == []
-    harm(bucket, f"{FOLDER}/step-000006")
+    harm(bucket, f"{bucket.folder}/step-000006")
     there = tmp_path / "there"
     there.mkdir()
     found = target.fetch_newest(there, ROLES)
     assert found.newest == there / "step-000003"
     (line,) = found.lines()
     assert line.startswith("checkpoint step-000006 is damaged: ")
-    assert line.endswith(f"(in {URL}/demo)")
+    assert line.endswith(f"(in {target})")
     assert [path.name for path in there.iterdir()] == ["step-000003"]
 
 
 def test_a_copy_that_was_broken_off_is_none_and_goes(
-    target: CheckpointTarget, store: CheckpointStore, bucket: MemoryFileSystem, tmp_path: Path
+    target: CheckpointTarget, store: CheckpointStore, bucket: Bucket, tmp_path: Path
 ) -> None:
     assert copied(mirror_of(target, store), save(store, 3)) == []
-    bucket.pipe_file(f"{FOLDER}/step-000002/joint/state.json", b"{}")
-    bucket.pipe_file(f"{FOLDER}/notes.txt", b"somebody's")
+    bucket.files.pipe_file(f"{bucket.folder}/step-000002/joint/state.json", b"{}")
+    bucket.files.pipe_file(f"{bucket.folder}/notes.txt", b"somebody's")
     assert target.names() == ["step-000003"]
     assert copied(mirror_of(target, store), save(store, 6)) == []
-    assert sorted(path.rpartition("/")[2] for path in bucket.ls(FOLDER, detail=False)) == [
-        "notes.txt", "step-000003", "step-000006",
-    ]  # fmt: skip
+    places = bucket.files.ls(bucket.folder, detail=False)
+    left = sorted(place.rstrip("/").rpartition("/")[2] for place in places)
+    assert left == ["notes.txt", "step-000003", "step-000006"]
 
 
 def test_a_step_of_another_line_is_replaced_there_too(
-    target: CheckpointTarget, store: CheckpointStore, bucket: MemoryFileSystem, tmp_path: Path
+    target: CheckpointTarget, store: CheckpointStore, bucket: Bucket, tmp_path: Path
 ) -> None:
     mirror = mirror_of(target, store)
     assert copied(mirror, save(store, 3)) == []
     assert copied(mirror, save(store, 3, weight=0.5)) == []
     here = (tmp_path / "here/step-000003" / MANIFEST).read_bytes()
-    assert bucket.cat_file(f"{FOLDER}/step-000003/{MANIFEST}") == here
+    assert bucket.files.cat_file(f"{bucket.folder}/step-000003/{MANIFEST}") == here
     assert target.fetch_newest(tmp_path, ROLES).newest == tmp_path / "step-000003"
 
 
+@in_memory
 def test_a_failed_copy_is_told_and_tried_again_with_the_next(
     target: CheckpointTarget, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +175,7 @@ def test_a_failed_copy_is_told_and_tried_again_with_the_next(
 
     monkeypatch.setattr(MemoryFileSystem, "put_file", refuse)
     assert copied(mirror, save(store, 3)) == [
-        f"step-000003 is not copied to {URL}/demo: AccessDenied; tried again with the next one, "
+        f"step-000003 is not copied to {target}: AccessDenied; tried again with the next one, "
         "the run goes on"
     ]
     assert target.names() == []
@@ -180,6 +184,7 @@ def test_a_failed_copy_is_told_and_tried_again_with_the_next(
     assert target.names() == ["step-000003", "step-000006"]
 
 
+@in_memory
 def test_a_second_request_to_stop_breaks_off_the_wait_for_a_copy(
     target: CheckpointTarget, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,15 +199,16 @@ def test_a_second_request_to_stop_breaks_off_the_wait_for_a_copy(
     mirror.note(save(store, 3))
     with pytest.raises(Interrupted):
         mirror.finish(20.0, stop, told.append)
-    assert told == [f"copying the last checkpoint to {URL}/demo"]
+    assert told == [f"copying the last checkpoint to {target}"]
     mirror.finish(0.0, stop, told.append)
-    assert mirror.lines() == [f"{URL}/demo has no copy after 0 s"]
+    assert mirror.lines() == [f"{target} has no copy after 0 s"]
     gate.set()
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for scheme, package in (("s3", "s3fs"), ("gs", "gcsfs")):
         monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.delitem(registry._registry, scheme, raising=False)  # what was found before
         with pytest.raises(
             ConfigError,
             match=rf'{scheme}://mine/runs needs the package {package}, .*"coop-rl\[{scheme}\]"',
@@ -227,6 +233,7 @@ def checked(*options: str) -> dict[str, str]:
     return {finding["check"]: finding["found"] for finding in findings}
 
 
+@in_memory
 def test_a_target_that_cannot_be_read_is_one_line(
     target: CheckpointTarget, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -238,8 +245,9 @@ def test_a_target_that_cannot_be_read_is_one_line(
         target.names()
     with pytest.raises(RunDirectoryError, match="can be fetched from memory"):
         target.fetch_newest(tmp_path, ROLES)
-    found = checked("--set", f"checkpoint.target={URL}", "--run-dir", str(tmp_path / "run"))
-    assert found["checkpoint target"] == f"checkpoint.target {URL}/demo cannot be read: Forbidden"
+    given = f"checkpoint.target={str(target).removesuffix('/demo')}"
+    found = checked("--set", given, "--run-dir", str(tmp_path / "run"))
+    assert found["checkpoint target"] == f"checkpoint.target {target} cannot be read: Forbidden"
 
 
 def test_where_a_run_starts_with_copies_elsewhere(tmp_path: Path) -> None:
