@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fsspec import registry
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from coop_rl.commands.resume import find_start
 from coop_rl.config import load_config
@@ -208,7 +208,7 @@ def test_a_second_request_to_stop_breaks_off_the_wait_for_a_copy(
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for scheme, package in (("s3", "s3fs"), ("gs", "gcsfs")):
         monkeypatch.setitem(sys.modules, package, None)
-        monkeypatch.delitem(registry._registry, scheme, raising=False)  # what was found before
+        monkeypatch.delitem(_registry, scheme, raising=False)  # what was found before
         with pytest.raises(
             ConfigError,
             match=rf'{scheme}://mine/runs needs the package {package}, .*"coop-rl\[{scheme}\]"',
