@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from coop_rl.config import RunConfig
-from coop_rl.config.roles import RoleResources
+from coop_rl.config.roles import ALLOCATOR_VARIABLES, RoleResources
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import role_counts, shadow_backend, weight_backend
 from coop_rl.distributed.actors import MetaControllerActor, RewardActor, RolloutActor
@@ -33,8 +33,6 @@ SINGLE = ("reward", "meta-controller")
 """Roles whose actor has no number in its name where it is the only one."""
 INDEX = object()
 """Stands, among the arguments of a role's actors, for each one's index."""
-ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
-"""What torch reads the settings of its allocator of GPU memory from."""
 SHUTDOWN_GRACE_S = 10.0
 """How long an engine gets to end its own processes."""
 

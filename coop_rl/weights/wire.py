@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from coop_rl.config.roles import ALLOCATOR_VARIABLES
 from coop_rl.weights.process_group import PeerGroup
 
 PIECE_BYTES = {"cpu": 8 * 2**20, "cuda": 128 * 2**20}
@@ -236,15 +237,15 @@ def _uuid(device: torch.device) -> str:
 @contextmanager
 def _plain_segments() -> Iterator[None]:
     """Allocate blocks of a fixed place: those that can grow are not exported everywhere."""
-    settings: Any = torch._C
-    before = settings._accelerator_getAllocatorSettings()
-    settings._accelerator_setAllocatorSettings(
-        before.replace("expandable_segments:True", "expandable_segments:False")
-    )
+    change: Any = torch._C._accelerator_setAllocatorSettings
+    # torch 2.11 sets and does not tell; what a process starts with stands in its environment. A
+    # change resets what it leaves out.
+    given = next((os.environ[name] for name in ALLOCATOR_VARIABLES if name in os.environ), "")
+    change(given.replace("expandable_segments:True", "expandable_segments:False"))
     try:
         yield
     finally:
-        settings._accelerator_setAllocatorSettings(before)
+        change(given)
 
 
 def _synchronize(tensor: torch.Tensor) -> None:

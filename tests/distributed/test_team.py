@@ -12,8 +12,9 @@ import ray
 import torch
 
 from coop_rl.config import load_config
+from coop_rl.config.roles import ALLOCATOR_VARIABLES
 from coop_rl.distributed.actors import RewardActor, Whereabouts
-from coop_rl.distributed.build import ALLOCATOR_VARIABLES, learner_environment
+from coop_rl.distributed.build import learner_environment
 from coop_rl.distributed.calls import Call
 from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member

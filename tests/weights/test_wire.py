@@ -15,12 +15,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coop_rl.config.roles import ALLOCATOR_VARIABLES
 from coop_rl.errors import ActorLostError
 from coop_rl.weights.gloo_engine import GlooInitInfo
 from coop_rl.weights.gloo_sender import JoinInfo
 from coop_rl.weights.process_group import PeerGroup, open_store
 from coop_rl.weights.receipt import WORDS_AT_A_TIME, sum_of_words
-from coop_rl.weights.wire import MEMFD_NAME, Offer, SharedMemory, Wire, agreed, as_dict, shared_by
+from coop_rl.weights.wire import (
+    MEMFD_NAME,
+    Offer,
+    SharedMemory,
+    Wire,
+    _plain_segments,
+    agreed,
+    as_dict,
+    shared_by,
+)
 from tests.weights.test_process_group import in_parallel, make_groups
 
 CPU = torch.device("cpu")
@@ -160,3 +170,13 @@ def test_members_of_any_group_can_share_memory() -> None:
     sender.close()
     with pytest.raises(ActorLostError, match="lost"):
         receiver.broadcast(torch.ones(3))
+
+
+def test_blocks_that_can_grow_are_off_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch is told, whose own memory of it a CPU build keeps as well."""
+    told: list[str] = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", told.append)
+    monkeypatch.setenv(ALLOCATOR_VARIABLES[0], "expandable_segments:True,max_split_size_mb:64")
+    with _plain_segments():
+        assert told == ["expandable_segments:False,max_split_size_mb:64"]
+    assert told[1:] == ["expandable_segments:True,max_split_size_mb:64"]
