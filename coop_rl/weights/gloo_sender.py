@@ -23,7 +23,7 @@ from coop_rl.errors import ActorLostError, WeightSyncError
 from coop_rl.weights.buckets import Bucket, BucketSender, TensorSpec, plan_buckets
 from coop_rl.weights.process_group import PeerGroup, open_store
 from coop_rl.weights.source import MergedWeightSource
-from coop_rl.weights.wire import SharedMemory, Wire, agreed, as_dict
+from coop_rl.weights.wire import Wire, agreed, as_dict, offered
 
 GROUP_NAME = "weights"
 EXPLANATION_GRACE_S = 10.0
@@ -145,7 +145,7 @@ class GlooSender:
         if not self._is_sender:
             return
         store, port = open_store(host, timeout_s)
-        memory = None if self._shared_on is None else SharedMemory.create(self._shared_on)
+        memory = None if self._shared_on is None else offered(self._shared_on)
         offer = as_dict(memory.offer) if memory else None
         info = JoinInfo(host, port, 1, world_size, timeout_s, self._bucket_bytes, offer)
         # The workers' call returns only after we have joined too: hence a thread.

@@ -7,6 +7,8 @@ The default world belongs to DeepSpeed; these groups link processes across world
                                             (nccl where both have devices of their own)
     weights      joint rank 0 (root)    --> every engine worker         weight sync (gloo backend)
 
+Where members share memory, bytes pass through that, and only words about them here (`wire`).
+
 The root opens a store and tells the others where it is; then all of them, the root included, join
 at the same time. Every operation has the group's time limit; a group that failed once is closed, so
 that the members still waiting see their connections end instead of waiting out their limits.

@@ -17,6 +17,7 @@ offered to processes on that very GPU. That part runs nowhere but on a GPU and i
 """
 
 import json
+import logging
 import os
 import secrets
 import weakref
@@ -34,6 +35,7 @@ from coop_rl.weights.process_group import PeerGroup
 PIECE_BYTES = {"cpu": 8 * 2**20, "cuda": 128 * 2**20}
 """Of memory that is shared, by the kind of device. Caches hold a small one; within a GPU the copies
 take no time beside the few messages that each piece costs."""
+log = logging.getLogger(__name__)
 MEMFD_NAME = "coop-rl-weights"
 MARK_BYTES = 8
 
@@ -174,18 +176,29 @@ def agreed(group: PeerGroup, memory: SharedMemory | None, *, is_offered: bool) -
     return Wire(group)
 
 
+def offered(device: torch.device) -> SharedMemory | None:
+    """Return memory to share, or None where the system, or the GPU's driver, has none."""
+    try:
+        return SharedMemory.create(device)
+    except (OSError, RuntimeError) as error:
+        log.warning("no memory of %s can be shared: %s; sockets are taken", device, error)
+        return None
+
+
 def shared_by(group: PeerGroup, device: torch.device) -> Wire:
     """Return the wire of a group whose members share memory of `device`, if they all see it."""
     length = torch.zeros(1, dtype=torch.int64)
     if group.rank == 0:
-        memory = SharedMemory.create(device)
-        content = torch.frombuffer(
-            bytearray(json.dumps(as_dict(memory.offer)).encode()), dtype=torch.uint8
-        )
-        group.broadcast(length.fill_(len(content)), what="an offer")
-        group.broadcast(content, what="an offer")
-        return agreed(group, memory, is_offered=True)
+        memory = offered(device)
+        text = json.dumps(as_dict(memory.offer)) if memory else ""
+        group.broadcast(length.fill_(len(text)), what="an offer")
+        if memory:
+            content = torch.tensor(list(text.encode()), dtype=torch.uint8)
+            group.broadcast(content, what="an offer")
+        return agreed(group, memory, is_offered=memory is not None)
     group.broadcast(length, what="an offer")
+    if not length:
+        return Wire(group)
     content = torch.empty(int(length), dtype=torch.uint8)
     group.broadcast(content, what="an offer")
     offer = Offer(**json.loads(bytes(content.numpy())))

@@ -29,6 +29,7 @@ from coop_rl.weights.wire import (
     _plain_segments,
     agreed,
     as_dict,
+    offered,
     shared_by,
 )
 from tests.weights.test_process_group import in_parallel, make_groups
@@ -170,6 +171,20 @@ def test_members_of_any_group_can_share_memory() -> None:
     sender.close()
     with pytest.raises(ActorLostError, match="lost"):
         receiver.broadcast(torch.ones(3))
+
+
+def test_where_no_memory_can_be_shared_sockets_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> int:
+        raise PermissionError("seccomp")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    first, second = make_groups(timeout_s=20.0)
+    sender, receiver = in_parallel(lambda: shared_by(first, CPU), lambda: shared_by(second, CPU))
+    assert not sender.shares_memory
+    sent, got = torch.ones(3), torch.zeros(3)
+    in_parallel(lambda: sender.broadcast(sent), lambda: receiver.broadcast(got))
+    assert torch.equal(sent, got)
+    assert offered(CPU) is None
 
 
 def test_blocks_that_can_grow_are_off_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
