@@ -29,7 +29,7 @@ def report(findings: Iterable[Finding], console: Console, *, as_json: bool) -> N
             # What comes from files and templates is no markup, and steers no terminal.
             found = Text(printable(finding.found))
             if finding.fix:
-                found.append("\nfix:", "bold").append(f" {finding.fix}", "none")
+                found.append("\nfix:", "bold").append(f" {printable(finding.fix)}", "none")
             check = Text(printable(finding.check))
             table.add_row(Text(finding.status, COLOURS[finding.status]), check, found)
         console.print(table)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from coop_rl.config import RunConfig
 from coop_rl.config.paths import settle_paths
-from coop_rl.errors import RunDirectoryError, RunError
+from coop_rl.errors import RunDirectoryError, RunError, printable
 from coop_rl.files import aside, remove, write_text
 from coop_rl.observability.logs import route_library_logs
 from coop_rl.observability.losses import losses, now, read_status
@@ -332,7 +332,7 @@ def describe_change(found: Mapping[str, Any], config: RunConfig) -> str | None:
         return None
     name = different[0]
     more = f" and {len(different) - 1} more fields" if len(different) > 1 else ""
-    return f"{name} {found.get(name)!r}, got {wanted.get(name)!r}{more}"
+    return f"{printable(name)} {found.get(name)!r}, got {wanted.get(name)!r}{more}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -114,11 +114,12 @@ def read_rows(path: Path) -> tuple[list[JsonObject], list[int]]:
 def parse_row(line: str | bytes) -> JsonObject | None:
     """Return the JSON object of a line; None where it holds none that could be written again.
 
-    JSON can escape half a character, which has no UTF-8 form.
+    JSON can escape half a character, which has no UTF-8 form; Python's reads it unescaped, too.
     """
     try:
-        row = json.loads(line)
-        if (b"\\ud" if isinstance(line, bytes) else "\\ud") in line.lower():  # type: ignore[operator]
+        text = line.decode() if isinstance(line, bytes) else line
+        row = json.loads(text)
+        if "\\ud" in text.lower():
             json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None

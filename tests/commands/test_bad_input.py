@@ -110,6 +110,9 @@ def test_run_directory_of_another_config(tmp_path: Path) -> None:
     line = refuse(tmp_path / "run")
     assert "learner.lr" in line
     assert "belongs to a run with" in line
+    values = json.loads(shown.stdout) | {"a\nb": 1}
+    (tmp_path / "run/config.json").write_text(json.dumps(values))
+    assert r"belongs to a run with a\nb 1, got None" in refuse(tmp_path / "run")
 
 
 def test_model_without_safetensors(tmp_path: Path) -> None:

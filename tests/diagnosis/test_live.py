@@ -4,16 +4,19 @@ import json
 import os
 import socket
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from coop_rl.cli import app
 from coop_rl.config import load_config
 from coop_rl.diagnosis.finding import Finding
 from coop_rl.diagnosis.live import run_findings
+from coop_rl.diagnosis.report import report
 from coop_rl.errors import ConfigError, RunDirectoryError
 from coop_rl.observability.run_directory import RunDirectory
 from tests.main_job.harness import DEMO
@@ -116,3 +119,12 @@ def test_the_command_takes_a_config_or_a_run(tmp_path: Path) -> None:
     done = runner.invoke(app, ["doctor", "--run", str(tmp_path / "run")], catch_exceptions=False)
     assert done.exit_code == 0
     assert "finished" in done.output
+
+
+def test_what_a_damaged_file_holds_steers_no_terminal(tmp_path: Path) -> None:
+    found = look(tmp_path / "run", rollout_0={"node_id": "\0\x1b[2J", "silent_s": 99.0})
+    console = Console(file=(out := StringIO()), width=90)
+    report(found.values(), console, as_json=False)
+    assert "\0" not in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+    assert r"on node \x00\x1b[2J" in out.getvalue()

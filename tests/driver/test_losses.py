@@ -116,7 +116,7 @@ def learner_actor() -> Any:
                     ray.get(engine.handle.finish_weight_update.remote(str(version)))
                 except ray.exceptions.RayActorError:
                     lost.append((engine.name, f"{engine.name} died in receive weights"))
-            return SimpleNamespace(num_bytes=1, seconds=0.0, lost=tuple(lost))
+            return SimpleNamespace(num_bytes=1, seconds=0.0, shares_memory=True, lost=tuple(lost))
 
     return ray.remote(num_cpus=0)(Learner).remote()
 

@@ -64,6 +64,13 @@ def test_lines_without_a_row_are_named_and_dropped(path: Path, bad: bytes) -> No
     assert path.read_bytes() == b'{"step": 0}\n{"step": 2}\n'
 
 
+@pytest.mark.parametrize("half", [b"\\ud83d", b"\\uD83D", b"\xed\xa0\xbd"])
+def test_half_a_character_makes_a_row_unreadable(path: Path, half: bytes) -> None:
+    """Python's JSON takes each of them, and nothing could write it again."""
+    path.write_bytes(b'{"step": 0}\n{"step": 1, "text": "' + half + b'"}\n')
+    assert read_rows(path) == ([{"step": 0}], [2])
+
+
 def test_a_killed_writer_leaves_whole_rows(path: Path) -> None:
     code = f"""
 from pathlib import Path
