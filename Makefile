@@ -103,7 +103,7 @@ gpu:
 	@python3 -c 'import sys, torch; torch.cuda.is_available() or "--tiny" in sys.argv or sys.exit("make gpu: torch " + \
 	torch.__version__ + " of " + sys.executable + " sees no CUDA device; call it where vllm and a CUDA torch are")' $(ARGS)
 	PYTHONPATH=bench:$$PYTHONPATH python3 -m gpu.kit $(ARGS)
-	python3 -m pytest -m gpu tests/gpu
+	python3 -m pytest -m gpu tests/gpu tests/weights/test_wire.py
 
 prove: setup
 	pytest -m prove

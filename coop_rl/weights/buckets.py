@@ -24,7 +24,7 @@ from typing import TypeVar
 import torch
 
 from coop_rl.errors import RunError, WeightSyncError
-from coop_rl.weights.receipt import Receipt, receipt_of
+from coop_rl.weights.receipt import Receipt, flat_bytes, receipt_on
 from coop_rl.weights.wire import Wire
 
 T = TypeVar("T")
@@ -77,7 +77,8 @@ class Bucket:
 
     def receipt(self, buffer: torch.Tensor) -> Receipt:
         """Return the checksum of each tensor in `buffer`."""
-        return receipt_of((spec.name, tensor) for spec, tensor in self.views(buffer))
+        tensors = ((spec.name, tensor) for spec, tensor in self.views(buffer))
+        return receipt_on(buffer.device, tensors)
 
 
 def plan_buckets(specs: Sequence[TensorSpec], bucket_bytes: int) -> list[Bucket]:
@@ -147,7 +148,7 @@ class BucketSender:
         """Copy the next tensors of `iterator` into one buffer; one alone is its buffer itself."""
         if len(bucket.specs) == 1:
             tensor = _next(iterator, bucket.specs[0])
-            return flat_bytes(tensor.to(self._wire.device).contiguous())
+            return flat_bytes(tensor.to(self._wire.device))
         buffer = torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self._wire.device)
         for spec, view in bucket.views(buffer):
             view.copy_(_next(iterator, spec))
@@ -241,11 +242,6 @@ def outsized(buckets: Sequence[Bucket]) -> Bucket | None:
     """Return the bucket that decides the peak of memory, such as an embedding's, if any does."""
     largest = max(buckets, key=lambda bucket: bucket.num_bytes, default=None)
     return largest if largest and largest.num_bytes > 2 * DEFAULT_BUCKET_BYTES else None
-
-
-def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the memory of a contiguous tensor."""
-    return tensor.detach().reshape(-1).view(torch.uint8)
 
 
 def _next(iterator: Iterator[tuple[str, torch.Tensor]], spec: TensorSpec) -> torch.Tensor:

@@ -15,7 +15,7 @@ from coop_rl.types import PolicyVersion
 from coop_rl.weights.buckets import DEFAULT_BUCKET_BYTES
 from coop_rl.weights.gloo_sender import GlooSender, WeightSyncClient
 from coop_rl.weights.process_group import SyncBackend
-from coop_rl.weights.receipt import Receipt, receipt_of
+from coop_rl.weights.receipt import Receipt, receipt_on
 from coop_rl.weights.source import MergedWeightSource
 
 
@@ -139,8 +139,9 @@ class WeightPublisher:
 
     def receipt(self) -> Receipt:
         """Return the checksums of what `publish` would send now; every rank gathers."""
-        device = self._sender.device if isinstance(self._sender, GlooSender) else None
-        return receipt_of((name, tensor.to(device)) for name, tensor in self._source)
+        sender = self._sender
+        device = sender.device if isinstance(sender, GlooSender) else torch.device("cpu")
+        return receipt_on(device, self._source)
 
     def _shares_memory(self) -> bool:
         return isinstance(self._sender, GlooSender) and self._sender.shares_memory

@@ -1,10 +1,9 @@
 """Receipts: the checksum of every tensor a peer holds, so that a difference has a name.
 
-A receipt is {tensor name: checksum of its bytes}. On the host that is XXH3, faster than memory
-(CRC-32 took longer than sending the weights); tensors that pass within a GPU are summed there, as
-the way to the host would take longer than theirs. So who compares takes both on the same kind of
-device. Engine workers keep a receipt of the last completed weight sync, learners make one of their
-replica of w after every push.
+A receipt is {tensor name: checksum of its bytes}: XXH3, a checksum faster than memory (CRC-32 took
+longer than sending the weights). Weights that pass within a GPU are summed there, at both ends,
+since the way to the host would take longer than theirs. Engine workers keep a receipt of the last
+completed weight sync, learners make one of their replica of w after every push.
 """
 
 from __future__ import annotations
@@ -27,13 +26,16 @@ EXTENSION = "coop_rl.weights.receipt.ReceiptExtension"
 
 
 def checksum(tensor: torch.Tensor) -> int:
-    """Of a tensor's bytes, 63 bits: they travel as int64."""
+    """XXH3 of a tensor's bytes, 63 bits: they travel as int64."""
+    flat_B = flat_bytes(tensor.to("cpu"))
+    return xxhash.xxh3_64_intdigest(flat_B.numpy().data) >> 1
+
+
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of a tensor, a copy of them where they do not lie together."""
     import torch
 
-    flat_B = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    if tensor.device.type == "cpu":
-        return xxhash.xxh3_64_intdigest(flat_B.numpy().data) >> 1
-    return sum_of_words(flat_B)
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def sum_of_words(flat_B: torch.Tensor) -> int:
@@ -60,6 +62,13 @@ def sum_of_words(flat_B: torch.Tensor) -> int:
 def receipt_of(pairs: Iterable[tuple[str, torch.Tensor]]) -> Receipt:
     """Return the receipt of named tensors."""
     return {name: checksum(tensor) for name, tensor in pairs}
+
+
+def receipt_on(device: torch.device, pairs: Iterable[tuple[str, torch.Tensor]]) -> Receipt:
+    """Return the receipt of named tensors as it is taken of weights that pass on `device`."""
+    if device.type == "cpu":
+        return receipt_of(pairs)
+    return {name: sum_of_words(flat_bytes(tensor.to(device))) for name, tensor in pairs}
 
 
 def describe_difference(theirs: Mapping[str, int], ours: Mapping[str, int]) -> str | None:

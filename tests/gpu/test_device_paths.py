@@ -72,6 +72,7 @@ def test_a_run_on_one_device(tmp_path: Path, colocated: bool, stage: int) -> Non
     assert job.left_over() == []
     rows = [row for row in metrics(tmp_path / "run") if "reward/mean" in row]
     assert [row["sync/canary_mean"] < BF16_TOLERANCE for row in rows] == [True] * 3
+    assert [row["sync/shares_memory"] for row in rows] == [1.0] * 3
 
 
 def test_float32_on_one_device(tmp_path: Path) -> None:

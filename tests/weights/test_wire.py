@@ -20,7 +20,13 @@ from coop_rl.errors import ActorLostError
 from coop_rl.weights.gloo_engine import GlooInitInfo
 from coop_rl.weights.gloo_sender import JoinInfo
 from coop_rl.weights.process_group import PeerGroup, open_store
-from coop_rl.weights.receipt import WORDS_AT_A_TIME, sum_of_words
+from coop_rl.weights.receipt import (
+    WORDS_AT_A_TIME,
+    flat_bytes,
+    receipt_of,
+    receipt_on,
+    sum_of_words,
+)
 from coop_rl.weights.wire import (
     MEMFD_NAME,
     Offer,
@@ -39,43 +45,50 @@ PIECE = 1_000
 PAYLOAD = torch.arange(2_500).to(torch.uint8)
 
 
-def receive_twice(rank: int, port: int, offer: dict[str, Any], finds: bool, pipe) -> None:
-    """A receiver in a process of its own, as an engine's worker is."""
-    group = PeerGroup.join("127.0.0.1", port, rank, 3, 30.0, "test")
-    memory = SharedMemory.open(Offer(**offer), CPU) if finds else None
+def receive_twice(
+    rank: int, port: int, offer: dict[str, Any], device: torch.device | None, pipe
+) -> None:
+    """A receiver in a process of its own, as an engine's worker is; None: it finds no memory."""
+    group = PeerGroup.join("127.0.0.1", port, rank, 3, 60.0, "test")
+    memory = SharedMemory.open(Offer(**offer), device) if device else None
     wire = agreed(group, memory, is_offered=True)
     for _ in range(2):
-        got = torch.zeros_like(PAYLOAD)
+        got = torch.zeros_like(PAYLOAD, device=wire.device)
         wire.payload(got, "a payload")
-        pipe.send((wire.shares_memory, torch.equal(got, PAYLOAD)))
+        pipe.send((wire.shares_memory, torch.equal(got.cpu(), PAYLOAD)))
     pipe.recv()
 
 
-@pytest.mark.parametrize("finds", [True, False])
-def test_two_other_processes_get_all_pieces_or_fall_back_together(finds: bool) -> None:
+GPU = pytest.param("cuda", True, marks=pytest.mark.gpu)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("kind", "finds"), [("cpu", True), ("cpu", False), GPU])
+def test_two_other_processes_get_all_pieces_or_fall_back_together(kind: str, finds: bool) -> None:
     """And once one of them is dead, the sender says so, long before the limit."""
+    device = torch.device(kind)
     context = multiprocessing.get_context("spawn")
-    store, port = open_store("127.0.0.1", 30.0)
-    memory = SharedMemory.create(CPU, PIECE)
+    store, port = open_store("127.0.0.1", 60.0)
+    memory = SharedMemory.create(device, PIECE)
     # As it travels to vLLM's processes.
     offer = json.loads(json.dumps(as_dict(memory.offer)))
     receivers, pipes = [], []
     for rank in (1, 2):
         ours, theirs = context.Pipe()
-        arguments = (rank, port, offer, finds or rank == 1, theirs)
+        arguments = (rank, port, offer, device if finds or rank == 1 else None, theirs)
         receivers.append(context.Process(target=receive_twice, args=arguments, daemon=True))
         receivers[-1].start()
         pipes.append(ours)
-    group = PeerGroup.join("127.0.0.1", port, 0, 3, 30.0, "test", store=store)
+    group = PeerGroup.join("127.0.0.1", port, 0, 3, 60.0, "test", store=store)
     wire = agreed(group, memory, is_offered=True)
     for _ in range(2):
-        wire.payload(PAYLOAD.clone(), "a payload")
+        wire.payload(PAYLOAD.to(wire.device), "a payload")
         assert [pipe.recv() for pipe in pipes] == [(finds, True)] * 2
     assert receivers[1].pid is not None
     os.kill(receivers[1].pid, signal.SIGKILL)
     began = time.monotonic()
     with pytest.raises(ActorLostError, match="a member was lost"):
-        wire.payload(PAYLOAD.repeat(2_000), "a payload")  # more than a socket takes
+        wire.payload(PAYLOAD.to(wire.device).repeat(2_000), "a payload")  # more than a socket takes
     assert time.monotonic() - began < 10
     wire.close()
     pipes[0].send(None)
@@ -125,6 +138,15 @@ def test_what_is_not_offered_costs_no_message() -> None:
     in_parallel(*(lambda w=w, v=v: w.tell(v, "x") for w, v in zip(wires, values, strict=True)))
     assert torch.equal(*values)
     assert isinstance(wires[0], Wire)
+
+
+@pytest.mark.gpu
+def test_receipts_of_w_are_of_one_kind_on_any_device() -> None:
+    """The meta-controller has w on the host, learners on a GPU; weights pass where they lie."""
+    tensor = torch.randn(1_000)
+    assert receipt_of([("w", tensor.cuda())]) == receipt_of([("w", tensor)])
+    there = receipt_on(torch.device("cuda"), [("w", tensor)])
+    assert there == {"w": sum_of_words(flat_bytes(tensor))}
 
 
 @given(st.binary(min_size=1, max_size=80), st.data())
