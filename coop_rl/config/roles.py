@@ -16,9 +16,6 @@ from coop_rl.config.base import Section
 from coop_rl.config.optimizer import OptimizerSection
 from coop_rl.redaction import SECRET_NAME
 
-ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
-"""Where torch reads the settings of its allocator of GPU memory."""
-
 
 class ActorRange(Section):
     """How many rollout actors a run has on a cluster whose nodes come and go."""

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from coop_rl.config import RunConfig
-from coop_rl.config.roles import ALLOCATOR_VARIABLES, RoleResources
+from coop_rl.config.roles import RoleResources
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import role_counts, shadow_backend, weight_backend
 from coop_rl.distributed.actors import MetaControllerActor, RewardActor, RolloutActor
@@ -24,6 +24,7 @@ from coop_rl.distributed.learner_actor import LearnerActor
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.placement import Placement, reserved
 from coop_rl.distributed.team import Team
+from coop_rl.weights.allocator import ALLOCATOR_VARIABLES, GROWING
 
 A = TypeVar("A")
 
@@ -65,7 +66,7 @@ def learner_environment(config: ServingConfig, gpus: float) -> dict[str, Any]:
     given = {*config.placement.environment, *os.environ}
     if not gpus or given.intersection(ALLOCATOR_VARIABLES):
         return {}
-    return {"runtime_env": {"env_vars": {ALLOCATOR_VARIABLES[0]: "expandable_segments:True"}}}
+    return {"runtime_env": {"env_vars": {ALLOCATOR_VARIABLES[0]: GROWING}}}
 
 
 def _end(team: Team) -> None:

@@ -21,15 +21,14 @@ import logging
 import os
 import secrets
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from coop_rl.config.roles import ALLOCATOR_VARIABLES
+from coop_rl.weights.allocator import plain_segments
 from coop_rl.weights.process_group import PeerGroup
 
 PIECE_BYTES = {"cpu": 8 * 2**20, "cuda": 128 * 2**20}
@@ -223,7 +222,7 @@ def _open_on_host(offer: Offer) -> torch.Tensor | None:
 
 
 def _create_on_gpu(device: torch.device, num_bytes: int, mark: int) -> tuple[torch.Tensor, Offer]:
-    with _plain_segments():
+    with plain_segments():
         buffer_B = torch.empty(num_bytes, dtype=torch.uint8, device=device)
     shared: Any = buffer_B.untyped_storage()
     storage = tuple(
@@ -245,20 +244,6 @@ def _open_on_gpu(offer: Offer, device: torch.device) -> torch.Tensor | None:
 
 def _uuid(device: torch.device) -> str:
     return str(torch.cuda.get_device_properties(device).uuid)
-
-
-@contextmanager
-def _plain_segments() -> Iterator[None]:
-    """Allocate blocks of a fixed place: those that can grow are not exported everywhere."""
-    change: Any = torch._C._accelerator_setAllocatorSettings
-    # torch 2.11 sets and does not tell; what a process starts with stands in its environment. A
-    # change resets what it leaves out.
-    given = next((os.environ[name] for name in ALLOCATOR_VARIABLES if name in os.environ), "")
-    change(given.replace("expandable_segments:True", "expandable_segments:False"))
-    try:
-        yield
-    finally:
-        change(given)
 
 
 def _synchronize(tensor: torch.Tensor) -> None:

@@ -12,7 +12,6 @@ import ray
 import torch
 
 from coop_rl.config import load_config
-from coop_rl.config.roles import ALLOCATOR_VARIABLES
 from coop_rl.distributed.actors import RewardActor, Whereabouts
 from coop_rl.distributed.build import learner_environment
 from coop_rl.distributed.calls import Call
@@ -21,6 +20,7 @@ from coop_rl.distributed.member import Member
 from coop_rl.distributed.sync_client import RayWeightSyncClient
 from coop_rl.distributed.team import Team
 from coop_rl.errors import WeightSyncError
+from coop_rl.weights.allocator import ALLOCATOR_VARIABLES
 
 DEMO = Path("configs/local/demo.yaml")
 

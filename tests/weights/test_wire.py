@@ -15,8 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coop_rl.config.roles import ALLOCATOR_VARIABLES
 from coop_rl.errors import ActorLostError
+from coop_rl.weights.allocator import ALLOCATOR_VARIABLES, plain_segments
 from coop_rl.weights.gloo_engine import GlooInitInfo
 from coop_rl.weights.gloo_sender import JoinInfo
 from coop_rl.weights.process_group import PeerGroup, open_store
@@ -32,7 +32,6 @@ from coop_rl.weights.wire import (
     Offer,
     SharedMemory,
     Wire,
-    _plain_segments,
     agreed,
     as_dict,
     offered,
@@ -214,6 +213,6 @@ def test_blocks_that_can_grow_are_off_for_a_moment(monkeypatch: pytest.MonkeyPat
     told: list[str] = []
     monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", told.append)
     monkeypatch.setenv(ALLOCATOR_VARIABLES[0], "expandable_segments:True,max_split_size_mb:64")
-    with _plain_segments():
+    with plain_segments():
         assert told == ["expandable_segments:False,max_split_size_mb:64"]
     assert told[1:] == ["expandable_segments:True,max_split_size_mb:64"]
