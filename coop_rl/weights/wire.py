@@ -21,6 +21,7 @@ import logging
 import os
 import secrets
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class Offer:
     device: str = ""
     """The GPU's UUID, where it lies on one."""
     storage: tuple[int | str, ...] = ()
-    """What CUDA IPC calls it: bytes as hexadecimal digits."""
+    """What CUDA IPC calls it (`readable`)."""
 
 
 class SharedMemory:
@@ -82,7 +83,8 @@ class SharedMemory:
     @classmethod
     def open(cls, offer: Offer, device: torch.device) -> "SharedMemory | None":
         """Return what `offer` speaks of; None where this process on `device` does not see it."""
-        with suppress(OSError, RuntimeError, ValueError):
+        # Of torch's private functions, which may come to want other arguments, a TypeError.
+        with suppress(OSError, RuntimeError, ValueError, TypeError):
             buffer_B = _open_on_gpu(offer, device) if offer.device else _open_on_host(offer)
             if buffer_B is not None:
                 mark = int(buffer_B[:MARK_BYTES].view(torch.int64))
@@ -225,20 +227,27 @@ def _create_on_gpu(device: torch.device, num_bytes: int, mark: int) -> tuple[tor
     with plain_segments():
         buffer_B = torch.empty(num_bytes, dtype=torch.uint8, device=device)
     shared: Any = buffer_B.untyped_storage()
-    storage = tuple(
-        part.hex() if isinstance(part, bytes) else int(part) for part in shared._share_cuda_()
-    )
+    storage = readable(shared._share_cuda_())
     return buffer_B, Offer(num_bytes, mark, device=_uuid(device), storage=storage)
+
+
+def readable(parts: Sequence[Any]) -> tuple[int | str, ...]:
+    """Return the names and numbers of a shared block without bytes: those as hexadecimal digits."""
+    return tuple(part.hex() if isinstance(part, bytes) else part for part in parts)
+
+
+def unreadable(storage: Sequence[int | str]) -> list[Any]:
+    """Return what `readable` was given; torch wants each of its own type, a bool among them."""
+    return [bytes.fromhex(part) if isinstance(part, str) else part for part in storage]
 
 
 def _open_on_gpu(offer: Offer, device: torch.device) -> torch.Tensor | None:
     if device.type != "cuda" or _uuid(device) != offer.device:
         return None
-    # Index of the device, handle, size, offset, and of the counter and the event likewise: each
-    # process counts its devices from 0.
-    parts = [bytes.fromhex(part) if isinstance(part, str) else part for part in offer.storage]
+    # The first is the sender's number of the device: each process counts its own from 0.
+    _, *parts = unreadable(offer.storage)
     new_shared: Any = torch.UntypedStorage._new_shared_cuda
-    storage = new_shared(torch.cuda.current_device(), *parts[1:])
+    storage = new_shared(torch.cuda.current_device(), *parts)
     return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)[: offer.num_bytes]
 
 

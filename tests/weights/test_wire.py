@@ -7,12 +7,11 @@ import signal
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coop_rl.errors import ActorLostError
@@ -35,27 +34,15 @@ from coop_rl.weights.wire import (
     agreed,
     as_dict,
     offered,
+    readable,
     shared_by,
+    unreadable,
 )
+from tests.weights.receiver import PAYLOAD, receive_twice
 from tests.weights.test_process_group import in_parallel, make_groups
 
 CPU = torch.device("cpu")
 PIECE = 1_000
-PAYLOAD = torch.arange(2_500).to(torch.uint8)
-
-
-def receive_twice(
-    rank: int, port: int, offer: dict[str, Any], device: torch.device | None, pipe
-) -> None:
-    """A receiver in a process of its own, as an engine's worker is; None: it finds no memory."""
-    group = PeerGroup.join("127.0.0.1", port, rank, 3, 60.0, "test")
-    memory = SharedMemory.open(Offer(**offer), device) if device else None
-    wire = agreed(group, memory, is_offered=True)
-    for _ in range(2):
-        got = torch.zeros_like(PAYLOAD, device=wire.device)
-        wire.payload(got, "a payload")
-        pipe.send((wire.shares_memory, torch.equal(got.cpu(), PAYLOAD)))
-    pipe.recv()
 
 
 GPU = pytest.param("cuda", True, marks=pytest.mark.gpu)
@@ -122,11 +109,14 @@ def test_other_memory_under_the_same_name_is_not_taken() -> None:
 
 
 def test_an_offer_travels_in_what_vllm_lets_through() -> None:
-    offer = Offer(PIECE, 7, device="GPU-1", storage=(0, "ff", 5))
+    """Torch takes a block's parts in their own types only: (device, handle, ..., event, bool)."""
+    parts = [0, bytes(range(64)), PIECE, 512, b"/torch_1_2", 3, b"\0" * 64, True]
+    offer = Offer(PIECE, 7, device="GPU-1", storage=readable(parts))
     info = asdict(JoinInfo("h", 1, 1, 2, 3.0, 4, as_dict(offer)))
     there = GlooInitInfo(**json.loads(json.dumps(info)))
     assert there.offer is not None
-    assert replace(Offer(**there.offer), storage=(0, "ff", 5)) == offer
+    found = unreadable(Offer(**there.offer).storage)
+    assert [(type(part), part) for part in found] == [(type(part), part) for part in parts]
 
 
 def test_what_is_not_offered_costs_no_message() -> None:
@@ -148,6 +138,7 @@ def test_receipts_of_w_are_of_one_kind_on_any_device() -> None:
     assert there == {"w": sum_of_words(flat_bytes(tensor))}
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=80), st.data())
 def test_sum_of_words_tells_every_single_change(content: bytes, data: st.DataObject) -> None:
     whole = torch.frombuffer(bytearray(content), dtype=torch.uint8)
@@ -171,9 +162,8 @@ def test_sum_of_words_knows_the_places_of_words() -> None:
 
 def test_memory_goes_with_the_last_process_that_holds_it() -> None:
     """A killed run leaves nothing in /dev/shm: an anonymous file has no name there."""
-    before = {path.name for path in Path("/dev/shm").iterdir()}
     memory = SharedMemory.create(CPU, 1 << 20)
-    assert {path.name for path in Path("/dev/shm").iterdir()} == before
+    assert not any(MEMFD_NAME in path.name for path in Path("/dev/shm").iterdir())
     assert any(MEMFD_NAME in part.path for part in psutil.Process().memory_maps())
     del memory
     assert not any(MEMFD_NAME in part.path for part in psutil.Process().memory_maps())
