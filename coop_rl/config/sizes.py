@@ -173,15 +173,18 @@ def weight_backend(config: ServingConfig) -> Literal["gloo", "nccl"]:
     return "nccl" if own_devices else "gloo"
 
 
-def may_share_memory(config: ServingConfig) -> bool:
-    """Whether what goes by gloo is first offered in memory that its receivers may see."""
-    return config.sync.backend == "auto"
+def may_share_memory(config: ServingConfig, receiver: RoleResources) -> bool:
+    """Whether what goes by gloo is first offered in memory that `receiver` may see.
+
+    That of a GPU only where both have parts of one: torch keeps a block that nobody has opened.
+    """
+    ours = config.placement.learner.gpus
+    return config.sync.backend == "auto" and (not ours or 0 < receiver.gpus < 1 > ours)
 
 
 def may_share_device(config: ServingConfig, receiver: RoleResources) -> bool:
-    """Whether that memory is a GPU's, of which learners and `receiver` have parts."""
-    shares = receiver.gpus, config.placement.learner.gpus
-    return may_share_memory(config) and min(shares) > 0 and max(shares) < 1
+    """Whether that memory is a GPU's."""
+    return config.placement.learner.gpus > 0 and may_share_memory(config, receiver)
 
 
 def shadow_backend(config: RunConfig) -> Literal["gloo", "nccl"]:

@@ -185,7 +185,8 @@ class LearnerActor(PeerShell):
 
     def _attach(self, name: str, group: "PeerGroup") -> None:
         goes_by_gloo = group.device.type == "cpu"
-        if name == RESYNC_GROUP and goes_by_gloo and may_share_memory(self._config):
+        may_share = may_share_memory(self._config, self._config.placement.shadow)
+        if name == RESYNC_GROUP and goes_by_gloo and may_share:
             from coop_rl.weights.wire import shared_by
 
             self._learner.attach_group(name, shared_by(group, self._learner.engine.device))

@@ -75,6 +75,7 @@ def build_publisher(
         num_engine_workers: Worker processes of all rollout actors together.
     """
     theta, dtype = GatheredTheta(learner.engine), DTYPES[config.rollout.dtype]
+    is_offered = may_share_memory(config, config.placement.rollout)
     return WeightPublisher(
         backend=backend,
         rank=learner.engine.rank,
@@ -83,7 +84,7 @@ def build_publisher(
         client=client,
         source=MergedWeightSource(theta, learner.adapter, dtype),
         timeout_s=config.sync.timeout_s,
-        shared_on=learner.engine.device if may_share_memory(config) else None,
+        shared_on=learner.engine.device if is_offered else None,
     )
 
 

@@ -6,7 +6,14 @@ import pytest
 import yaml
 
 from coop_rl.config import derive_sizes, load_config
-from coop_rl.config.sizes import has_shadow, mix_and_penalty, shadow_backend, weight_backend
+from coop_rl.config.sizes import (
+    has_shadow,
+    may_share_device,
+    may_share_memory,
+    mix_and_penalty,
+    shadow_backend,
+    weight_backend,
+)
 from coop_rl.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -113,6 +120,24 @@ def test_shared_devices_need_turns_fractions_and_no_nccl(minimal: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             load_config(minimal, [*shared, override])
+
+
+def test_memory_is_offered_where_both_sides_may_have_it(minimal: Path) -> None:
+    """The host's among CPUs; a GPU's where both have parts of one; none where gloo is asked for."""
+    for ours, theirs, sets, expected in (
+        (0, 0, [], (True, False)),
+        (0, 0.5, [], (True, False)),
+        (0.5, 0.5, [], (True, True)),
+        (1, 0.5, [], (False, False)),
+        (0.5, 1, [], (False, False)),
+        (0.5, 0, [], (False, False)),
+        (0.5, 0.5, ["sync.backend=gloo"], (False, False)),
+    ):
+        shares = [f"placement.learner.gpus={ours}", f"placement.rollout.gpus={theirs}"]
+        config = load_config(minimal, [*shares, *sets])
+        receiver = config.placement.rollout
+        found = may_share_memory(config, receiver), may_share_device(config, receiver)
+        assert found == expected, (ours, theirs, sets)
 
 
 def test_two_ranks_of_a_group_do_not_share_a_device(minimal: Path) -> None:

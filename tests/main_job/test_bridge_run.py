@@ -40,6 +40,7 @@ def test_every_step_is_recorded_with_sane_values(whole_run: Path) -> None:
         assert row["tokens/generated"] > 0
         assert row["tokens/trained_sft"] > 0
         assert row["sync/bytes"] > 1e6
+        assert row["sync/shares_memory"] == 1
         assert row["policy/lag"] == 0
         assert abs(row["policy/mismatch_kl"]) < 1e-4
         assert row["grad/rl_norm"] >= 0
