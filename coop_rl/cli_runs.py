@@ -70,7 +70,8 @@ def study(
         typer.Option("--from", help="Tables of a folder that --export wrote; start nothing."),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option("--export", help="Folder for the raw figures, as parquet.")
+        Path | None,
+        typer.Option("--export", help="Folder for raw figures; runs it holds are not run again."),
     ] = None,
     num_parallel: Annotated[int, typer.Option("--num-parallel", min=1, help="Runs at a time.")] = 1,
     budget_hours: Annotated[

@@ -13,18 +13,11 @@ from coop_rl.files import write_text
 from coop_rl.report.arms import Arm
 from coop_rl.report.content import content_of
 from coop_rl.report.page import write_page
-from coop_rl.study.archive import read_archive, write_archive
+from coop_rl.study.archive import read_archive, read_exported, write_archive
 from coop_rl.study.findings import Findings, find
 from coop_rl.study.grid import Grid, read_grid
 from coop_rl.study.planned import PlannedRun, Study, read_study
-from coop_rl.study.runs import (
-    State,
-    StudyRun,
-    choose,
-    median_seconds,
-    read_finished,
-    state_of,
-)
+from coop_rl.study.runs import Progress, State, StudyRun, choose, median_seconds
 from coop_rl.study.tables import markdown, show, tables_of
 
 Say = Callable[[str], object]
@@ -45,7 +38,7 @@ class StudyRequest:
     archive: Path | None = None
     """Where the figures come from instead of run folders; nothing is started."""
     export: Path | None = None
-    """Where the raw figures go."""
+    """Where the raw figures go; runs that it holds already are not run again."""
     num_parallel: int = 1
     budget_hours: float | None = None
     is_json: bool = False
@@ -75,32 +68,34 @@ def run_study(request: StudyRequest, say: Say, note: Say) -> None:
         _tell(request, grid, find(grid, set_name, runs), say)
         return
     study = read_study(request.grid, request.folder)
+    progress = Progress(read_exported(study, request.export))
     if not request.is_table_only:
-        note(_outlook(study, request.num_parallel))
+        note(_outlook(study, progress, request.num_parallel))
     if request.is_dry:
         return
     failed: list[str] = []
     try:
         if not request.is_table_only:
-            failed = _train(study, request, note)
+            failed = _train(study, progress, request, note)
     finally:
-        _conclude(study, request, say)
+        _conclude(study, progress, request, say)
     if failed:
         raise RunError(
             f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries them again"
         )
 
 
-def _train(study: Study, request: StudyRequest, note: Say) -> list[str]:
+def _train(study: Study, progress: Progress, request: StudyRequest, note: Say) -> list[str]:
     """Train what is missing, the trials first; returns the names of the runs that failed."""
     budget_s = None if request.budget_hours is None else request.budget_hours * HOUR_S
     batch = Batch(request.num_parallel, budget_s, note)
     trials = study.trial_runs()
-    _require_arms(_missing([*trials, *study.runs(choose(study, read_finished(trials)))]))
+    chosen = choose(study, progress.finished(trials))
+    _require_arms(progress.missing([*trials, *study.runs(chosen)]))
     try:
-        is_whole = batch.train(_missing(trials))
-        chosen = choose(study, read_finished(trials))
-        is_whole = is_whole and batch.train(_missing(study.runs(chosen)))
+        is_whole = batch.train(progress.missing(trials))
+        chosen = choose(study, progress.finished(trials))
+        is_whole = is_whole and batch.train(progress.missing(study.runs(chosen)))
     except Interrupted:
         raise Interrupted(
             "the runs under way have stopped; run the same command to go on"
@@ -125,21 +120,17 @@ def _require_arms(runs: Sequence[PlannedRun]) -> None:
             raise UserError(f"{run.name}: {error}") from None
 
 
-def _missing(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    return [run for run in runs if state_of(run) != "done"]
-
-
-def _outlook(study: Study, num_parallel: int) -> str:
+def _outlook(study: Study, progress: Progress, num_parallel: int) -> str:
     """Say how many runs there are, which are done, and how long the others may take."""
     trials = study.trial_runs()
-    finished = read_finished(trials)
+    finished = progress.finished(trials)
     chosen = choose(study, finished)
     runs = [*trials, *study.runs(chosen)]
-    states: dict[str, State] = {run.name: state_of(run) for run in runs}
+    states: dict[str, State] = {run.name: progress.state_of(run) for run in runs}
     num_later = sum(arm not in chosen for arm in study.trials) * len(study.grid.seeds)
     total = len(runs) + num_later
     num_done = sum(state == "done" for state in states.values())
-    finished += read_finished(study.runs(chosen))
+    finished += progress.finished(study.runs(chosen))
     lines = [
         f"{study.grid.question}",
         f"{study.path}: {len(study.configs)} arms x {len(study.grid.seeds)} seeds"
@@ -192,10 +183,10 @@ def _planned_s(config: RunConfig) -> float | None:
     return run_s(config, cost)
 
 
-def _conclude(study: Study, request: StudyRequest, say: Say) -> None:
+def _conclude(study: Study, progress: Progress, request: StudyRequest, say: Say) -> None:
     """Write tables and page of the runs that have finished, and the archive if asked for."""
-    trials = read_finished(study.trial_runs())
-    runs = [*trials, *read_finished(study.runs(choose(study, trials)))]
+    trials = progress.finished(study.trial_runs())
+    runs = [*trials, *progress.finished(study.runs(choose(study, trials)))]
     if not runs:
         if request.is_table_only:
             raise DataError(f"no run of {study.path} has finished in {study.folder}")

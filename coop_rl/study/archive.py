@@ -6,6 +6,7 @@
     evaluations.parquet  a row an evaluation, item by item
 
 Paths in configs are from the working directory, and no host is named: the files may be published.
+A study goes on from them where its run folders are gone, on another machine.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from coop_rl.files import rewriting
 from coop_rl.report.stored_run import Row, read_object
 from coop_rl.study.grid import Grid
 from coop_rl.study.planned import Study, run_name
-from coop_rl.study.runs import Results, StudyRun
+from coop_rl.study.runs import Progress, Results, StudyRun, change_of, choose
 
 INDEX = "study.json"
 STEPS, BETWEEN, EVALUATIONS = "steps", "between", "evaluations"
@@ -47,7 +48,6 @@ def write_archive(study: Study, runs: Sequence[StudyRun], folder: Path) -> list[
         "configs": {_setting(run): _portable(run.config) for run in runs},
         "runs": [_about(run) for run in runs],
     }
-    write_json(folder / INDEX, index)
     rows: dict[str, list[Row]] = {
         STEPS: [_kept(run, row) for run in runs for row in run.steps],
         BETWEEN: [_kept(run, row) for run in runs for row in run.evaluations],
@@ -60,6 +60,7 @@ def write_archive(study: Study, runs: Sequence[StudyRun], folder: Path) -> list[
     }
     for name, own in rows.items():
         _write(folder / f"{name}.parquet", own)
+    write_json(folder / INDEX, index)  # last: a run that it names has its rows
     return [folder / INDEX, *(folder / f"{name}.parquet" for name in rows)]
 
 
@@ -104,6 +105,39 @@ def read_archive(folder: Path, grid: Grid) -> tuple[str, list[StudyRun]]:
         )
         runs.append(run)
     return str(index["set"]), runs
+
+
+def read_exported(study: Study, folder: Path | None) -> dict[str, StudyRun]:
+    """Return the runs of a study that an earlier export holds, by name; none where there is none.
+
+    Raises:
+        DataError: A file is missing or broken.
+        ConfigError: The export is of another declaration, or a run of it of another config.
+    """
+    if folder is None or not (folder / INDEX).is_file():
+        return {}
+    exported = {run.name: run for run in read_archive(folder, study.grid)[1]}
+    trials = study.trial_runs()
+    chosen = choose(study, Progress(exported).finished(trials))
+    for run in (*trials, *study.runs(chosen)):
+        if run.name not in exported:
+            continue
+        declared = run.config.model_dump(mode="json")
+        if change := change_of(_in_place(exported[run.name].config, declared), run.config):
+            raise ConfigError(
+                f"{folder} holds another run {run.name} than the grid declares, with {change}; "
+                "give another folder to --export"
+            )
+    return exported
+
+
+def _in_place(exported: Any, declared: Any) -> Any:
+    """Return an exported config's values, with the declared paths where they are the same."""
+    if exported == _portable(declared):
+        return declared
+    if isinstance(exported, dict) and isinstance(declared, dict):
+        return {name: _in_place(value, declared.get(name)) for name, value in exported.items()}
+    return exported
 
 
 def _setting(run: StudyRun) -> str:

@@ -1,9 +1,13 @@
-"""How the runs of a study stand, and what those that have finished hold."""
+"""How the runs of a study stand, and what those that have finished hold.
+
+run folders --------------+--> Progress --> what is missing, what tables are made of
+what an export holds -----+
+"""
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median
@@ -61,7 +65,7 @@ def state_of(run: PlannedRun) -> State:
     stored = read_object(run.folder / "config.json")
     if stored is None:
         return "not begun"
-    if change := _change(stored, run.config):
+    if change := change_of(stored, run.config):
         raise RunDirectoryError(
             f"{run.folder} holds another run than the grid declares, with {change}; set the grid "
             "back, move that folder away, or give another --study-dir"
@@ -72,9 +76,40 @@ def state_of(run: PlannedRun) -> State:
     return "failed" if status == "failed" else "half-way"
 
 
-def _change(stored: Row, config: RunConfig) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What of a study is done: in its folder, or by what was exported on another machine."""
+
+    exported: Mapping[str, StudyRun] = field(default_factory=dict)
+    """Runs by name."""
+
+    def state_of(self, run: PlannedRun) -> State:
+        """Return how a planned run stands.
+
+        Raises:
+            RunDirectoryError: Its folder holds a run with another config.
+        """
+        own = state_of(run)
+        return "done" if run.name in self.exported else own
+
+    def finished(self, runs: Iterable[PlannedRun]) -> list[StudyRun]:
+        """Return those runs that have finished; the folder counts before an export."""
+        found = []
+        for run in runs:
+            if state_of(run) == "done":
+                found.append(read_study_run(run))
+            elif run.name in self.exported:
+                found.append(self.exported[run.name])
+        return found
+
+    def missing(self, runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+        """Return those runs that have not finished."""
+        return [run for run in runs if self.state_of(run) != "done"]
+
+
+def change_of(stored: Row, config: RunConfig) -> str | None:
     """Return the first field in which a stored config is not the declared one."""
-    settle_paths(stored, Path.cwd())  # of an older run they may be relative
+    settle_paths(stored, Path.cwd())  # of an older run, or of an export, they may be relative
     try:
         found = RunConfig.model_validate(stored)  # fields that came later are at their defaults
     except ValidationError as error:
@@ -82,11 +117,6 @@ def _change(stored: Row, config: RunConfig) -> str | None:
     if found.run.num_steps != config.run.num_steps:
         return f"run.num_steps {found.run.num_steps}, got {config.run.num_steps}"
     return describe_change(flatten(found.model_dump(mode="json")), config)
-
-
-def read_finished(runs: Iterable[PlannedRun]) -> list[StudyRun]:
-    """Read those runs that have finished."""
-    return [read_study_run(run) for run in runs if state_of(run) == "done"]
 
 
 def read_study_run(run: PlannedRun) -> StudyRun:

@@ -11,7 +11,7 @@ from coop_rl.evaluation.seeds import bootstrap_interval, difference_p, equivalen
 from coop_rl.report.stored_run import Axis
 from coop_rl.study.findings import ContrastFinding, Findings, find
 from coop_rl.study.planned import Study, read_study
-from coop_rl.study.runs import read_finished
+from coop_rl.study.runs import Progress
 from coop_rl.study.tables import markdown, tables_of
 from tests.study.stored import finish, write_grid
 
@@ -31,7 +31,7 @@ def written(study: Study, cost: float = 1.0) -> Study:
 
 
 def found_of(study: Study) -> Findings:
-    return find(study.grid, study.primary_set, read_finished(study.runs({})))
+    return find(study.grid, study.primary_set, Progress().finished(study.runs({})))
 
 
 def contrast(found: Findings, figure: str, axis: Axis, index: int = 0) -> ContrastFinding:
@@ -142,6 +142,6 @@ def test_the_trial_with_the_highest_reward_is_taken(tmp_path: Path) -> None:
     runs = study.trial_runs()
     for run, reward in zip(runs, (0.3, 0.6, 0.6), strict=True):
         finish(run, {0: BEFORE, 20: BEFORE}, reward=reward)
-    found = find(study.grid, study.primary_set, read_finished(runs))
+    found = find(study.grid, study.primary_set, Progress().finished(runs))
     assert [t.is_chosen for t in found.trials] == [False, True, False]
     assert "| rl, trial 2 | learner.lr 0.0002 | 0.600 | taken |" in markdown(study.grid, found)

@@ -1,6 +1,8 @@
 """The command: what it would take, what it goes on with, what it writes, how runs end it."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,11 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from coop_rl.cli import app
+from coop_rl.commands import study as command
 from coop_rl.commands import study_runs
 from coop_rl.commands.study_runs import Batch
 from coop_rl.errors import ConfigError, DataError, RunDirectoryError, RunError, UserError
 from coop_rl.study.planned import PlannedRun, Study, read_study
-from coop_rl.study.runs import choose, read_finished, state_of
+from coop_rl.study.runs import Progress, choose, state_of
+from tests.report.runs import DEMO
 from tests.study.stored import finish, write_grid
 
 RIGHT = {0: [0, 0, 1, 0], 20: [2, 1, 2, 0]}
@@ -106,6 +110,56 @@ def test_tables_are_written_and_made_again_from_the_raw_figures(
     assert str(tmp_path) not in about
 
 
+def test_a_study_goes_on_from_its_export_where_its_folder_is_gone(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = study.runs({})
+    for i, run in enumerate(runs):
+        finish(run, {0: RIGHT[0], 20: [2, i % 3, 2, i % 2]}, reward=0.4 + 0.013 * i)
+    called(study, "--table-only")
+    whole = (study.folder / "tables.md").read_text()
+    for run in runs[3:]:
+        run.folder.rename(tmp_path / run.name.replace("/", "-"))
+    called(study, "--table-only", "--export", str(tmp_path / "export"))
+    shutil.rmtree(study.folder)
+    export = ("--export", str(tmp_path / "export"))
+    assert "3 done, 3 to run" in called(study, "--dry-run", *export)
+    assert "0 done, 6 to run" in called(study, "--dry-run")
+    started: list[str] = []
+
+    def start(run: PlannedRun) -> "subprocess.Popen[bytes]":
+        started.append(run.name)
+        (tmp_path / run.name.replace("/", "-")).rename(run.folder)
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr(study_runs, "start", start)
+    monkeypatch.setattr(study_runs, "POLL_S", 0.01)
+    monkeypatch.setattr(command, "_require_arms", lambda _: None)
+    for run in runs[3:]:
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+    called(study, *export)
+    assert started == [run.name for run in runs[3:]]
+    assert (tmp_path / "export/tables.md").read_text() == whole
+    assert "6 done, 0 to run" in called(study, "--dry-run", *export)
+
+
+def test_an_export_of_another_config_is_refused_by_name(tmp_path: Path) -> None:
+    base, export = tmp_path / "base.yaml", str(tmp_path / "export")
+    path = write_grid(tmp_path, base=base.name)
+    demo = os.path.relpath(DEMO, tmp_path)
+    base.write_text(f"extends: {demo}")
+    study = read_study(path, tmp_path / "runs")
+    finish(study.runs({})[0], RIGHT)
+    called(study, "--table-only", "--export", export)
+    shutil.rmtree(study.folder)
+    base.write_text(f"{{extends: {demo}, learner: {{lr: 0.001}}}}")
+    with pytest.raises(ConfigError) as refused:
+        called(study, "--dry-run", "--export", export)
+    assert "holds another run bridge/0 than the grid declares, with learner.lr 0.0002" in str(
+        refused.value
+    )
+
+
 def test_an_archive_of_another_declaration_is_refused(study: Study, tmp_path: Path) -> None:
     finish(study.runs({})[0], RIGHT)
     export = str(tmp_path / "export")
@@ -138,10 +192,10 @@ def test_an_arm_goes_on_with_the_chosen_trial(tmp_path: Path) -> None:
     study = read_study(write_grid(tmp_path, trials=trials, seeds=[0]), tmp_path / "runs")
     one, two = study.trial_runs()
     finish(one, RIGHT, reward=0.2)
-    assert choose(study, read_finished(study.trial_runs())) == {}
+    assert choose(study, Progress().finished(study.trial_runs())) == {}
     assert "1 done, 3 to run" in called(study, "--dry-run")
     finish(two, RIGHT, reward=0.3)
-    assert choose(study, read_finished(study.trial_runs())) == {"rl": 2}
+    assert choose(study, Progress().finished(study.trial_runs())) == {"rl": 2}
     assert "2 done, 2 to run" in called(study, "--dry-run")
 
 
