@@ -137,6 +137,7 @@ docs: setup
 	@python docs/data_flow.py docs/data-flow.md
 	@python docs/worked_example.py docs/how-it-works.md
 	@python docs/learned_sources.py docs/learned-sources.svg
+	@python docs/study_findings.py docs/studies
 
 # Warnings are errors (not with --quiet, which hides them). .venv is neither needed nor made.
 site:

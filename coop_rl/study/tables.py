@@ -9,6 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from coop_rl.report.comparison import LAST_STEPS
+from coop_rl.report.stored_run import Axis
 from coop_rl.study.equal_cost import STUDY_AXES, TRAINING_REWARD
 from coop_rl.study.findings import ArmFinding, ContrastFinding, Findings, Mean
 from coop_rl.study.grid import Grid
@@ -21,6 +22,8 @@ EQUAL = {
     "generated_tokens": "generated tokens",
     "device_seconds": "device-seconds",
 }
+
+IN_SHORT: tuple[Axis, ...] = ("steps", "device_seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ def tables_of(grid: Grid, found: Findings) -> list[Table]:
     """Return every table that has rows."""
     figures = (grid.primary, grid.second, TRAINING_REWARD)
     tables = [
+        in_short(grid, found),
         _arms(grid, found),
         *(_contrasts(figure, found) for figure in figures),
         _gains(grid, found),
@@ -51,12 +55,18 @@ def markdown(grid: Grid, found: Findings) -> str:
     """Return all tables as one page."""
     lines = [f"# {grid.question}", ""]
     for table in tables_of(grid, found):
-        lines += [f"## {table.title}", ""]
-        lines.append(_row([column.replace("|", "\\|") for column in table.columns]))
-        lines.append("|---" * len(table.columns) + "|")
-        lines += [_row([cell.replace("|", "\\|") for cell in row]) for row in table.rows]
-        lines += ["", *(f"- {note}" for note in table.notes), ""] if table.notes else [""]
+        lines += [f"## {table.title}", "", *markdown_lines(table), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_lines(table: Table) -> list[str]:
+    """Return a table and its notes without the title."""
+    lines = [
+        _row([column.replace("|", "\\|") for column in table.columns]),
+        "|---" * len(table.columns) + "|",
+        *(_row([cell.replace("|", "\\|") for cell in row]) for row in table.rows),
+    ]
+    return [*lines, "", *(f"- {note}" for note in table.notes)] if table.notes else lines
 
 
 def show(grid: Grid, found: Findings) -> None:
@@ -74,6 +84,32 @@ def show(grid: Grid, found: Findings) -> None:
         console.print(shown)
         for note in table.notes:
             console.print(Text(note, style="dim"))
+
+
+def in_short(grid: Grid, found: Findings) -> Table:
+    """Return what the primary figure says of every declared contrast, and how much of it is run."""
+    own = [c for c in found.contrasts if c.figure == grid.primary]
+    by_axis = {axis: [c for c in own if c.axis == axis] for axis in IN_SHORT}
+    rows = [
+        (
+            f"{at[0].arm} − {at[0].reference}",
+            str(at[0].num_seeds),
+            *(cell for c in at for cell in _read(c, at[0].num_seeds)),
+        )
+        for at in zip(*by_axis.values(), strict=True)
+        if at[0].num_seeds
+    ]
+    columns = [cell for axis in IN_SHORT for cell in (f"at equal {EQUAL[axis]} [95 %]", "reads")]
+    notes = ["reads: at 5 %, p adjusted for the declared contrasts (Holm)"]
+    if found.num_seeds < len(grid.seeds):
+        done = f"{found.num_seeds} of {len(grid.seeds)} declared seeds"
+        notes.append(f"{done} so far: what it reads may change")
+    return Table(f"In short: {grid.primary}", ("arm − reference", "n", *columns), rows, notes)
+
+
+def _read(c: ContrastFinding, num_seeds: int) -> tuple[str, str]:
+    fewer = f", n {c.num_seeds}" if 0 < c.num_seeds < num_seeds else ""
+    return _interval(c.difference) + fewer, c.reads if c.num_seeds else NOTHING
 
 
 def _arms(grid: Grid, found: Findings) -> Table:

@@ -131,7 +131,7 @@ def test_arms_are_shown_over_the_seeds_that_all_have(tmp_path: Path) -> None:
         ("rl", 2, 3.0),
     ]
     titles = [table.title for table in tables_of(study.grid, found)]
-    assert titles[0] == "Arms"
+    assert titles[:2] == ["In short: avg@2", "Arms"]
     assert {"Diagnostics", "Cost of a run", "Contrasts: avg@2"} <= set(titles)
     assert "| bridge | 1.0000; 1.0000 |" in markdown(study.grid, found)
 

@@ -1,0 +1,58 @@
+"""Writes what the published studies found: tables of each, and docs/studies/findings.md of all.
+
+make docs        or        python docs/study_findings.py docs/studies
+
+The figures come from the raw ones in `docs/studies/NAME`, by the declaration
+`configs/study/NAME.yaml`; `coop-rl study configs/study/NAME.yaml --export docs/studies/NAME` adds
+runs.
+"""
+
+import sys
+from pathlib import Path
+
+from coop_rl.study.archive import read_archive
+from coop_rl.study.findings import Findings, find
+from coop_rl.study.grid import Grid, read_grid
+from coop_rl.study.tables import in_short, markdown, markdown_lines
+
+GRIDS = Path(__file__).parents[1] / "configs/study"
+INTRODUCTION = """# What the studies found
+
+One section a study that has begun, of those that are [declared](README.md#what-is-declared).
+Differences are paired by seed: after the last step, and where both runs had spent as many
+device-seconds. Made from the raw figures by `make docs`."""
+
+
+def read(folder: Path, declaration: Path) -> tuple[Grid, Findings]:
+    """Return the declaration of a published study, and what it found."""
+    grid = read_grid(declaration)
+    set_name, runs = read_archive(folder, grid)
+    return grid, find(grid, set_name, runs)
+
+
+def section_of(name: str, grid: Grid, found: Findings) -> str:
+    """Return what the page says of one study."""
+    num_runs = sum(cost.num_runs for cost in found.costs)
+    lines = [
+        f"## {grid.question}",
+        "",
+        f"`configs/study/{name}.yaml`, {num_runs} runs: {', '.join(grid.arms)}.",
+        f"{found.protocol}. [All tables]({name}/tables.md).",
+        "",
+        *markdown_lines(in_short(grid, found)),
+    ]
+    return "\n".join(lines)
+
+
+def pages(folder: Path) -> dict[Path, str]:
+    """Return every page of the published studies in `folder`, by where it lies."""
+    names = sorted(path.parent.name for path in folder.glob("*/study.json"))
+    studies = {folder / name: read(folder / name, GRIDS / f"{name}.yaml") for name in names}
+    found = {own / "tables.md": markdown(*study) for own, study in studies.items()}
+    sections = [section_of(own.name, *study) for own, study in studies.items()]
+    return found | {folder / "findings.md": "\n\n".join([INTRODUCTION, *sections]) + "\n"}
+
+
+if __name__ == "__main__":
+    for page, text in pages(Path(sys.argv[1])).items():
+        page.write_text(text, encoding="utf-8")

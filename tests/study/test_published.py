@@ -1,0 +1,33 @@
+"""The published studies: their pages are what their raw figures give."""
+
+from pathlib import Path
+
+from coop_rl.study.archive import write_archive
+from coop_rl.study.planned import read_study
+from coop_rl.study.runs import Progress
+from docs import study_findings
+from tests.study.stored import finish, write_grid
+
+STUDIES = Path(__file__).parents[2] / "docs/studies"
+MOST_BYTES = 20e6
+
+
+def test_pages_are_those_of_the_raw_figures() -> None:
+    for path, text in study_findings.pages(STUDIES).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: run `make docs`"
+
+
+def test_raw_figures_are_small() -> None:
+    assert sum(path.stat().st_size for path in STUDIES.rglob("*") if path.is_file()) < MOST_BYTES
+
+
+def test_a_study_that_is_half_done_says_so(tmp_path: Path) -> None:
+    study = read_study(write_grid(tmp_path), tmp_path / "runs")
+    for i, run in enumerate(study.runs({})[:4]):
+        finish(run, {0: [0, 0], 20: [i % 2, 2 - i // 2]})
+    write_archive(study, Progress().finished(study.runs({})), tmp_path / "export")
+    section = study_findings.section_of("x", *study_findings.read(tmp_path / "export", study.path))
+    assert "## Does it help?" in section
+    assert "4 runs: bridge, rl." in section
+    assert "| bridge − rl | 2 | -0.250 [" in section
+    assert "2 of 3 declared seeds so far" in section
