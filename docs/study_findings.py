@@ -39,9 +39,10 @@ def section_of(name: str, grid: Grid, found: Findings) -> str:
         f"`configs/study/{name}.yaml`, {num_runs} runs: {', '.join(grid.arms)}.",
         f"{found.protocol}. [All tables]({name}/tables.md).",
         "",
-        *markdown_lines(in_short(grid, found)),
     ]
-    return "\n".join(lines)
+    for table in in_short(grid, found):
+        lines += [f"{table.title}:", "", *markdown_lines(table), ""]
+    return "\n".join(lines).rstrip()
 
 
 def pages(folder: Path) -> dict[Path, str]:

@@ -144,6 +144,9 @@ class Findings:
     """Figures before training, the mean over runs."""
     arms: Sequence[ArmFinding]
     contrasts: Sequence[ContrastFinding]
+    fresh: Sequence[ContrastFinding]
+    """Those of the primary figure over the seeds that were not known before the declaration; empty
+    where none were."""
     gains: Sequence[GainFinding]
     trials: Sequence[TrialFinding]
     costs: Sequence[CostFinding]
@@ -173,12 +176,25 @@ def find(grid: Grid, set_name: str, runs: Sequence[StudyRun]) -> Findings:
             for axis in STUDY_AXES
             for finding in _contrasts(grid, set_name, figure, axis, by_arm)
         ],
+        [
+            finding
+            for axis in STUDY_AXES
+            if grid.known_seeds
+            for finding in _contrasts(grid, set_name, grid.primary, axis, _fresh(grid, by_arm))
+        ],
         list(_gains(grid, set_name, by_arm)),
         list(_trials([run for run in runs if run.trial is not None])),
         [_costs(arm, list(found.values())) for arm, found in by_arm.items()],
         _protocol(first, set_name) if first else "",
         sorted({str(run.status.get("git_commit") or "unknown") for run in runs}),
     )
+
+
+def _fresh(grid: Grid, by_arm: ByArm) -> ByArm:
+    return {
+        arm: {seed: run for seed, run in runs.items() if seed not in grid.known_seeds}
+        for arm, runs in by_arm.items()
+    }
 
 
 def mean_of(values: Sequence[float]) -> Mean:

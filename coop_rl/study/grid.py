@@ -59,6 +59,9 @@ class Grid(Section):
     """What is compared: overrides by the arm's name; `{}` is the base itself."""
     seeds: tuple[Seed, ...] = Field(min_length=1)
     """`run.seed` of the runs of every arm; runs of one seed are compared with each other."""
+    known_seeds: tuple[Seed, ...] = ()
+    """Those of `seeds` whose runs were seen before the declaration, where what to test was found on
+    them; the contrasts are given over the others alone as well."""
     contrasts: tuple[Contrast, ...] = ()
     """Pairs of arms that are tested; p-values are adjusted for their number (Holm)."""
     primary: str = "avg@8"
@@ -93,6 +96,9 @@ class Grid(Section):
     def _check_seeds(self) -> Self:
         _refuse_repeated("seeds", self.seeds)
         _refuse_repeated("trial_seeds", self.trial_seeds)
+        _refuse_repeated("known_seeds", self.known_seeds)
+        if unknown := sorted({*self.known_seeds} - {*self.seeds}):
+            raise ValueError(f"known_seeds must be some of the seeds, got {unknown[0]}")
         if both := sorted({*self.seeds} & {*self.trial_seeds}):
             raise ValueError(
                 f"trial_seeds must be none of the study's seeds, got {both[0]} in both; give others"

@@ -40,7 +40,7 @@ def tables_of(grid: Grid, found: Findings) -> list[Table]:
     """Return every table that has rows."""
     figures = (grid.primary, grid.second, TRAINING_REWARD)
     tables = [
-        in_short(grid, found),
+        *in_short(grid, found),
         _arms(grid, found),
         *(_contrasts(figure, found) for figure in figures),
         _gains(grid, found),
@@ -86,9 +86,28 @@ def show(grid: Grid, found: Findings) -> None:
             console.print(Text(note, style="dim"))
 
 
-def in_short(grid: Grid, found: Findings) -> Table:
-    """Return what the primary figure says of every declared contrast, and how much of it is run."""
+def in_short(grid: Grid, found: Findings) -> list[Table]:
+    """Return what the primary figure says of every declared contrast, and how much of it is run.
+
+    A second table is over seeds that were not known before the declaration, where some were.
+    """
     own = [c for c in found.contrasts if c.figure == grid.primary]
+    tables = [_in_short(grid, found, f"In short: {grid.primary}", own)]
+    if found.fresh:
+        known = ", ".join(map(str, grid.known_seeds))
+        title = f"In short: {grid.primary}, without seeds {known}"
+        note = f"seeds {known} had been seen when this was declared"
+        tables.append(_in_short(grid, found, title, found.fresh, [note]))
+    return tables
+
+
+def _in_short(
+    grid: Grid,
+    found: Findings,
+    title: str,
+    own: Sequence[ContrastFinding],
+    notes: Sequence[str] = (),
+) -> Table:
     by_axis = {axis: [c for c in own if c.axis == axis] for axis in IN_SHORT}
     rows = [
         (
@@ -100,11 +119,11 @@ def in_short(grid: Grid, found: Findings) -> Table:
         if at[0].num_seeds
     ]
     columns = [cell for axis in IN_SHORT for cell in (f"at equal {EQUAL[axis]} [95 %]", "reads")]
-    notes = ["reads: at 5 %, p adjusted for the declared contrasts (Holm)"]
+    notes = [*notes, "reads: at 5 %, p adjusted for the declared contrasts (Holm)"]
     if found.num_seeds < len(grid.seeds):
         done = f"{found.num_seeds} of {len(grid.seeds)} declared seeds"
         notes.append(f"{done} so far: what it reads may change")
-    return Table(f"In short: {grid.primary}", ("arm − reference", "n", *columns), rows, notes)
+    return Table(title, ("arm − reference", "n", *columns), rows, notes)
 
 
 def _read(c: ContrastFinding, num_seeds: int) -> tuple[str, str]:

@@ -25,6 +25,7 @@ RATES = [{"learner.lr": 1e-4}, {"learner.lr": 2e-4}]
         ({"seeds": [0, 0]}, "seeds must differ from each other, got 0 twice"),
         ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0, got -1"),
         ({"seeds": [0, 1000]}, "none of the study's seeds, got 1000 in both"),
+        ({"known_seeds": [3]}, "known_seeds must be some of the seeds, got 3"),
         ({"arms": {}}, "arms: "),
         ({"arms": {"0": {}}}, "arms.0: String should match pattern"),
         ({"contrasts": [{"arm": "x", "reference": "rl"}]}, "no arm x; arms are bridge, rl"),

@@ -22,7 +22,7 @@ def test_raw_figures_are_small() -> None:
 
 
 def test_a_study_that_is_half_done_says_so(tmp_path: Path) -> None:
-    study = read_study(write_grid(tmp_path), tmp_path / "runs")
+    study = read_study(write_grid(tmp_path, known_seeds=[1]), tmp_path / "runs")
     for i, run in enumerate(study.runs({})[:4]):
         finish(run, {0: [0, 0], 20: [i % 2, 2 - i // 2]})
     write_archive(study, Progress().finished(study.runs({})), tmp_path / "export")
@@ -31,3 +31,5 @@ def test_a_study_that_is_half_done_says_so(tmp_path: Path) -> None:
     assert "4 runs: bridge, rl." in section
     assert "| bridge − rl | 2 | -0.250 [" in section
     assert "2 of 3 declared seeds so far" in section
+    assert "In short: avg@2, without seeds 1:" in section
+    assert "| bridge − rl | 1 | -0.250 |" in section
