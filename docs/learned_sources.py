@@ -1,19 +1,25 @@
-"""Draws docs/learned-sources.svg from the stored series in docs/learned-sources.json: `make docs`.
+"""Draws docs/learned-sources.svg from the raw figures of a study: `make docs`.
 
-The series are those of runs of configs/local/mixed-sources.yaml (28 November 2026), 40 steps, seeds
-0 to 4, with learned, fixed and placebo weights of the sources; rewards and weights of every step,
-and pass@1 on 512 held-out items before and after. The drawing follows the reader's light or dark
-theme.
+That of configs/study/mixed-sources.yaml, in docs/studies/mixed-sources; drawn are the seeds that
+every arm has finished. The drawing follows the reader's light or dark theme.
 """
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+
+from coop_rl.metric_names import REWARD
+from coop_rl.report.stored_run import numbers
+from coop_rl.study.archive import read_archive
+from coop_rl.study.findings import at_end
+from coop_rl.study.grid import read_grid
 
 FOLDER = Path(__file__).parent
+STUDY = FOLDER / "studies/mixed-sources"
+GRID = FOLDER.parent / "configs/study/mixed-sources.yaml"
+CARELESS = "guidance/weight/careless"
 WIDTH, HEIGHT = 860, 330
 TOP, BOTTOM, PANEL = 62, 280, 330
 LEFTS = (58, 478)
@@ -76,24 +82,54 @@ def smooth(series: Series) -> list[float]:
     return [fmean(series[max(0, k + 1 - SMOOTH) : k + 1]) for k in range(len(series))]
 
 
-def draw(stored: dict[str, Any]) -> str:
+@dataclass(frozen=True, slots=True)
+class ArmSeries:
+    """An arm's series by seed, and its accuracy at the end."""
+
+    reward: Sequence[Series]
+    careless_weight: Sequence[Series]
+    """Empty where it is fixed."""
+    pass_at_1: float
+
+
+def read(folder: Path) -> tuple[int, dict[str, ArmSeries]]:
+    """Return the number of seeds that every arm has finished, and their series by arm."""
+    grid = read_grid(GRID)
+    set_name, runs = read_archive(folder, grid)
+    by_arm = {arm: {run.seed: run for run in runs if run.arm == arm} for arm in grid.arms}
+    seeds = [seed for seed in grid.seeds if all(seed in own for own in by_arm.values())]
+    found = {}
+    for arm, own in by_arm.items():
+        steps = [own[seed].steps for seed in seeds]
+        ends = [at_end(own[seed], set_name, "pass@1") for seed in seeds]
+        found[arm] = ArmSeries(
+            [numbers(rows, REWARD) for rows in steps],
+            [weights for rows in steps if (weights := numbers(rows, CARELESS))],
+            fmean(end for end in ends if end is not None),
+        )
+    return len(seeds), found
+
+
+def draw(num_seeds: int, arms: Mapping[str, ArmSeries]) -> str:
     """Return the drawing."""
-    after = {arm: fmean(seed[-1] for seed in rows["pass@1"]) for arm, rows in stored.items()}
     weight = Panel(LEFTS[0], "Weight of the careless source", 0.0, 1.0)
     weight.arm("fixed", [[0.5] * NUM_STEPS])
-    weight.arm("placebo", stored["placebo"]["careless_weight"])
-    weight.arm("learned", stored["learned"]["careless_weight"])
+    for arm in ("placebo", "learned"):
+        weight.arm(arm, arms[arm].careless_weight)
     weight.text(weight.x(39), weight.y(0.93), "placebo: the same numbers, dealt at random",
                 "t-placebo", "end")  # fmt: skip
     weight.text(weight.x(39), weight.y(0.22), "learned", "t-learned", "end")
     weight.text(weight.x(1), weight.y(0.52), "fixed", "t-fixed")
     reward = Panel(LEFTS[1], "Training reward, mean of 5 steps", 0.2, 0.6)
     for arm in ("fixed", "learned"):
-        reward.arm(arm, [smooth(seed) for seed in stored[arm]["reward"]])
+        reward.arm(arm, [smooth(seed) for seed in arms[arm].reward])
     for arm, value in (("learned", 0.295), ("fixed", 0.255)):
-        says = f"{arm}: held-out pass@1 {after[arm]:.3f} at the end"
+        says = f"{arm}: held-out pass@1 {arms[arm].pass_at_1:.3f} at the end"
         reward.text(reward.x(39), reward.y(value), says, f"t-{arm}", "end")
-    title = "Learned weights of the sources of demonstrations against fixed ones; 5 seeds each"
+    title = (
+        "Learned weights of the sources of demonstrations against fixed ones; "
+        f"{num_seeds} seeds each"
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-labelledby="t"><title id="t">{title}</title><style>{STYLE}</style>\n'
@@ -102,11 +138,5 @@ def draw(stored: dict[str, Any]) -> str:
     )
 
 
-def main(file: Path) -> None:
-    """Write the drawing."""
-    stored = json.loads((FOLDER / "learned-sources.json").read_text())
-    file.write_text(draw(stored), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    Path(sys.argv[1]).write_text(draw(*read(STUDY)), encoding="utf-8")

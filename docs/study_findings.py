@@ -9,11 +9,12 @@ runs.
 
 import sys
 from pathlib import Path
+from textwrap import fill
 
 from coop_rl.study.archive import read_archive
 from coop_rl.study.findings import Findings, find
 from coop_rl.study.grid import Grid, read_grid
-from coop_rl.study.tables import in_short, markdown, markdown_lines
+from coop_rl.study.tables import PAGE_COLUMNS, in_short, markdown, markdown_lines
 
 GRIDS = Path(__file__).parents[1] / "configs/study"
 INTRODUCTION = """# What the studies found
@@ -36,8 +37,10 @@ def section_of(name: str, grid: Grid, found: Findings) -> str:
     lines = [
         f"## {grid.question}",
         "",
-        f"`configs/study/{name}.yaml`, {num_runs} runs: {', '.join(grid.arms)}.",
-        f"{found.protocol}. [All tables]({name}/tables.md).",
+        fill(
+            f"`configs/study/{name}.yaml`, {num_runs} runs: {', '.join(grid.arms)}.", PAGE_COLUMNS
+        ),
+        fill(f"{found.protocol}. [All tables]({name}/tables.md).", PAGE_COLUMNS),
         "",
     ]
     for table in in_short(grid, found):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,6 +18,8 @@ from coop_rl.study.grid import Grid
 NOTHING = "–"
 FILE_COLUMNS = 160
 """Columns of what goes into a file or pipe: a row of contrasts in one line."""
+PAGE_COLUMNS = 120
+"""Columns of a Markdown page's text."""
 EQUAL = {
     "steps": "steps",
     "generated_tokens": "generated tokens",
@@ -66,7 +69,8 @@ def markdown_lines(table: Table) -> list[str]:
         "|---" * len(table.columns) + "|",
         *(_row([cell.replace("|", "\\|") for cell in row]) for row in table.rows),
     ]
-    return [*lines, "", *(f"- {note}" for note in table.notes)] if table.notes else lines
+    notes = [fill(f"- {note}", PAGE_COLUMNS, subsequent_indent="  ") for note in table.notes]
+    return [*lines, "", *notes] if notes else lines
 
 
 def show(grid: Grid, found: Findings) -> None:

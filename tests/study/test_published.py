@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from coop_rl.report.stored_run import Axis
 from coop_rl.study.archive import write_archive
 from coop_rl.study.planned import read_study
 from coop_rl.study.runs import Progress
@@ -9,12 +10,31 @@ from docs import study_findings
 from tests.study.stored import finish, write_grid
 
 STUDIES = Path(__file__).parents[2] / "docs/studies"
+GRID = study_findings.GRIDS / "mixed-sources.yaml"
 MOST_BYTES = 20e6
 
 
 def test_pages_are_those_of_the_raw_figures() -> None:
     for path, text in study_findings.pages(STUDIES).items():
         assert path.read_text(encoding="utf-8") == text, f"{path}: run `make docs`"
+
+
+def test_the_readme_has_the_figures_that_were_found() -> None:
+    text = " ".join((STUDIES.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    _, found = study_findings.read(STUDIES / "mixed-sources", GRID)
+    told: list[tuple[str, str, Axis]] = [
+        ("fixed", "pass@1", "steps"),
+        ("rl", "avg@8", "steps"),
+        ("rl", "avg@8", "device_seconds"),
+    ]
+    for reference, figure, axis in told:
+        own = [c for c in found.contrasts if (c.arm, c.reference) == ("learned", reference)]
+        (difference,) = [c.difference for c in own if (c.figure, c.axis) == (figure, axis)]
+        assert difference is not None
+        d = difference
+        assert f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" in text, (reference, figure, axis)
+    (rl,) = [arm for arm in found.arms if arm.arm == "rl"]
+    assert f"RL alone at {rl.figures['pass@1'].value:.3f}" in text
 
 
 def test_raw_figures_are_small() -> None:
