@@ -126,9 +126,9 @@ def _outlook(study: Study, progress: Progress, num_parallel: int) -> str:
     finished = progress.finished(trials)
     chosen = choose(study, finished)
     runs = [*trials, *study.runs(chosen)]
-    states: dict[str, State] = {run.name: progress.state_of(run) for run in runs}
+    states: dict[Path, State] = {run.folder: progress.state_of(run) for run in runs}
     num_later = sum(arm not in chosen for arm in study.trials) * len(study.grid.seeds)
-    total = len(runs) + num_later
+    total = len(states) + num_later
     num_done = sum(state == "done" for state in states.values())
     finished += progress.finished(study.runs(chosen))
     lines = [
@@ -142,7 +142,7 @@ def _outlook(study: Study, progress: Progress, num_parallel: int) -> str:
     }
     counts = [f"{num_done} done", *(f"{len(n)} {state}" for state, n in others.items() if n)]
     lines.append(", ".join([*counts, f"{total - num_done} to run"]))
-    if missing := [run for run in runs if states[run.name] != "done"]:
+    if missing := progress.missing(runs):
         arms = [run.arm for run in missing] + [
             arm for arm in study.trials if arm not in chosen for _ in study.grid.seeds
         ]

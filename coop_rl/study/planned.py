@@ -86,19 +86,33 @@ class Study:
     def runs(self, chosen: Mapping[str, int]) -> list[PlannedRun]:
         """Return the study's own runs, seed by seed.
 
+        An arm that took a trial with the config of another arm has that arm's runs.
+
         Args:
             chosen: The trial, from 1, that each arm with trials takes; arms whose trials are not
                 done yet have no runs.
         """
+        plain = {arm: config for arm, config in self.configs.items() if arm not in self.trials}
+        taken = {arm: self.trials[arm][number - 1] for arm, number in chosen.items()}
+        configs = {arm: (plain | taken)[arm] for arm in self.configs if arm in plain | taken}
+        arms = {config.model_dump_json(): arm for arm, config in plain.items()}
+        same = {arm: arms.get(config.model_dump_json(), arm) for arm, config in taken.items()}
         return [
-            self._run(arm, seed, self.trials[arm][chosen[arm] - 1] if arm in chosen else config)
+            self._run(arm, seed, config, folder_of=same.get(arm, arm))
             for seed in self.grid.seeds
-            for arm, config in self.configs.items()
-            if arm in chosen or arm not in self.trials
+            for arm, config in configs.items()
         ]
 
-    def _run(self, arm: str, seed: int, config: RunConfig, trial: int | None = None) -> PlannedRun:
-        name = run_name(arm, seed, trial)
+    def _run(
+        self,
+        arm: str,
+        seed: int,
+        config: RunConfig,
+        trial: int | None = None,
+        *,
+        folder_of: str | None = None,
+    ) -> PlannedRun:
+        name = run_name(folder_of or arm, seed, trial)
         own = {"seed": seed, "name": f"{self.name}-{name.replace('/', '-')}"}
         config = config.model_copy(update={"run": config.run.model_copy(update=own)})
         return PlannedRun(arm, seed, trial, config, self.folder / name)

@@ -103,8 +103,12 @@ class Progress:
         return found
 
     def missing(self, runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-        """Return those runs that have not finished."""
-        return [run for run in runs if self.state_of(run) != "done"]
+        """Return those runs that have not finished, one of those that share a folder."""
+        waiting: dict[Path, PlannedRun] = {}
+        for run in runs:
+            if self.state_of(run) != "done":
+                waiting.setdefault(run.folder, run)
+        return list(waiting.values())
 
 
 def change_of(stored: Row, config: RunConfig) -> str | None:

@@ -199,6 +199,30 @@ def test_an_arm_goes_on_with_the_chosen_trial(tmp_path: Path) -> None:
     assert "2 done, 2 to run" in called(study, "--dry-run")
 
 
+def test_an_arm_that_took_the_config_of_another_has_its_runs(tmp_path: Path) -> None:
+    arms = {"tuned": {}, "slow": {"learner.lr": 1e-4}, "fast": {"learner.lr": 4e-4}}
+    trials = {"tuned": [{"learner.lr": 1e-4}, {"learner.lr": 4e-4}]}
+    contrasts = [{"arm": "tuned", "reference": "slow"}]
+    path = write_grid(tmp_path, arms=arms, trials=trials, contrasts=contrasts, seeds=[0, 1])
+    study = read_study(path, tmp_path / "runs")
+    for run, reward in zip(study.trial_runs(), (0.2, 0.3), strict=True):
+        finish(run, RIGHT, reward=reward)
+    runs = study.runs(choose(study, Progress().finished(study.trial_runs())))
+    assert "2 done, 4 to run" in called(study, "--dry-run")
+    missing = Progress().missing(runs)
+    assert [run.name for run in missing] == ["tuned/0", "slow/0", "tuned/1", "slow/1"]
+    assert [run.folder.relative_to(study.folder) for run in missing[:2]] == [
+        Path("fast/0"),
+        Path("slow/0"),
+    ]
+    for run in missing:
+        finish(run, RIGHT)
+    assert [run.name for run in Progress().finished(runs)] == [run.name for run in runs]
+    called(study, "--table-only", "--export", str(tmp_path / "export"))
+    shutil.rmtree(study.folder)
+    assert "6 done, 0 to run" in called(study, "--dry-run", "--export", str(tmp_path / "export"))
+
+
 def script(monkeypatch: pytest.MonkeyPatch, codes: dict[str, int]) -> list[str]:
     """Let a run be a shell that ends with the run's code; returns the names as they start."""
     started: list[str] = []
