@@ -40,7 +40,7 @@ def section_of(name: str, grid: Grid, found: Findings) -> str:
         fill(
             f"`configs/study/{name}.yaml`, {num_runs} runs: {', '.join(grid.arms)}.", PAGE_COLUMNS
         ),
-        fill(f"{found.protocol}. [All tables]({name}/tables.md).", PAGE_COLUMNS),
+        fill(f"{found.protocol or 'Trials only'}. [All tables]({name}/tables.md).", PAGE_COLUMNS),
         "",
     ]
     for table in in_short(grid, found):

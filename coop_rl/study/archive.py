@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from coop_rl.config.paths import shown
 from coop_rl.errors import ConfigError, DataError, first_line
 from coop_rl.evaluation.result import EvaluationResult, write_json
@@ -78,8 +80,9 @@ def read_archive(folder: Path, grid: Grid) -> tuple[str, list[StudyRun]]:
             "coop-rl study --export wrote"
         )
     declared = grid.model_dump(mode="json")
-    for name in declared.keys() | index["grid"].keys():
-        if declared.get(name) != index["grid"].get(name):
+    stored = _with_later_keys(index["grid"])
+    for name in sorted(declared.keys() | stored.keys()):
+        if declared.get(name) != stored.get(name):
             raise ConfigError(
                 f"{folder} is of another declaration: {name} is not what the grid says; give the "
                 "grid it was made from"
@@ -105,6 +108,14 @@ def read_archive(folder: Path, grid: Grid) -> tuple[str, list[StudyRun]]:
         )
         runs.append(run)
     return str(index["set"]), runs
+
+
+def _with_later_keys(stored: Row) -> Row:
+    """Return a stored declaration with keys that came later at their defaults."""
+    try:
+        return Grid.model_validate(stored).model_dump(mode="json")
+    except ValidationError:
+        return stored
 
 
 def read_exported(study: Study, folder: Path | None) -> dict[str, StudyRun]:

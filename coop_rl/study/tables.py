@@ -91,7 +91,7 @@ def show(grid: Grid, found: Findings) -> None:
 
 
 def in_short(grid: Grid, found: Findings) -> list[Table]:
-    """Return what the primary figure says of every declared contrast, and how much of it is run.
+    """Return what the primary figure says of every declared contrast that has runs.
 
     A second table is over seeds that were not known before the declaration, where some were.
     """
@@ -102,7 +102,7 @@ def in_short(grid: Grid, found: Findings) -> list[Table]:
         title = f"In short: {grid.primary}, without seeds {known}"
         note = f"seeds {known} had been seen when this was declared"
         tables.append(_in_short(grid, found, title, found.fresh, [note]))
-    return tables
+    return [table for table in tables if table.rows]
 
 
 def _in_short(

@@ -123,6 +123,9 @@ def test_a_study_goes_on_from_its_export_where_its_folder_is_gone(
     called(study, "--table-only", "--export", str(tmp_path / "export"))
     shutil.rmtree(study.folder)
     export = ("--export", str(tmp_path / "export"))
+    index = json.loads((tmp_path / "export/study.json").read_text())
+    del index["grid"]["known_seeds"]  # as by a version that did not have it
+    (tmp_path / "export/study.json").write_text(json.dumps(index))
     assert "3 done, 3 to run" in called(study, "--dry-run", *export)
     assert "0 done, 6 to run" in called(study, "--dry-run")
     started: list[str] = []
