@@ -102,6 +102,19 @@ const tell = async () => {
   return told;
 };
 """
+STUDY = """
+const tell = async () => {
+  const texts = (selector) => [...document.querySelectorAll(selector)].map((n) => n.textContent);
+  const loose = [...document.querySelector("#study").childNodes].filter((n) => n.nodeType === 3);
+  return {
+    heading: document.querySelector("h1").textContent,
+    title: document.title,
+    captions: texts("#study caption"),
+    notes: texts("#study li"),
+    stray: loose.map((n) => n.textContent).join(""),
+  };
+};
+"""
 WRITE = """
 tell().then((told) => {
   const out = document.createElement("output");
@@ -163,3 +176,17 @@ def test_axe_finds_no_serious_violation(tmp_path: Path) -> None:
     told, _ = seen(page(content_of([read_run(run)])), tmp_path, 1440, axe + AUDIT)
     assert (told["light"], told["dark"]) == ([], [])
     assert told["num_contrasts"] > 50
+
+
+def test_the_page_of_a_study_shows_its_tables(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run"))
+    tables = [
+        {"title": name, "columns": ["arm", "n"], "rows": [["rl", "3"]], "notes": [HOSTILE]}
+        for name in ("In short", "Arms")
+    ]
+    content = content_of([run, run]) | {"title": "Does it help?", "tables": tables}
+    told, _ = seen(page(content), tmp_path, 1440, STUDY)
+    assert (told["heading"], told["title"]) == ("Does it help?", "Does it help? · coop-rl")
+    assert told["captions"] == ["In short", "Arms"]
+    assert told["notes"] == [HOSTILE, HOSTILE]
+    assert told["stray"] == ""

@@ -31,9 +31,10 @@ function setTheme(theme) {
 function header() {
   const [run] = content.runs;
   const isOne = content.runs.length === 1;
+  const many = content.tables.length ? content.title : content.arms.join(" · ");
   const about = isOne ? `${run.method}, seed ${run.seed}, ${run.status}, ${run.facts.steps} steps` : `${content.runs.length} runs in ${content.arms.length} arms`;
   document.getElementById("top").replaceChildren(
-    el("h1", {}, isOne ? run.name : content.arms.join(" · ")),
+    el("h1", {}, isOne ? run.name : many),
     el("p", { class: "soft" }, about + (content.is_live ? ", live" : "")));
   document.title = flat(`${isOne ? run.name : content.title} · coop-rl`);
 }
@@ -78,7 +79,7 @@ function studyTables() {
   if (!content.tables.length) return null;
   return section("study", "The study", content.tables.map((t) => [
     table(t.title, t.columns, t.rows, (i) => i > 0),
-    el("ul", { class: "small soft" }, t.notes.map((note) => el("li", {}, note)))]).flat());
+    el("ul", { class: "small soft" }, t.notes.map((note) => el("li", {}, note)))]));
 }
 
 function time() {
