@@ -14,7 +14,7 @@ from textwrap import fill
 from coop_rl.study.archive import read_archive
 from coop_rl.study.findings import Findings, find
 from coop_rl.study.grid import Grid, read_grid
-from coop_rl.study.tables import PAGE_COLUMNS, in_short, markdown, markdown_lines
+from coop_rl.study.tables import PAGE_COLUMNS, files_of, in_short, markdown_lines
 
 GRIDS = Path(__file__).parents[1] / "configs/study"
 INTRODUCTION = """# What the studies found
@@ -42,6 +42,9 @@ def section_of(name: str, grid: Grid, found: Findings) -> str:
         ),
         fill(f"{found.protocol or 'Trials only'}. [All tables]({name}/tables.md).", PAGE_COLUMNS),
         "",
+        f"Tables again: `coop-rl study configs/study/{name}.yaml --from docs/studies/{name}`;",
+        "runs again: without `--from`.",
+        "",
     ]
     for table in in_short(grid, found):
         lines += [f"{table.title}:", "", *markdown_lines(table), ""]
@@ -52,7 +55,11 @@ def pages(folder: Path) -> dict[Path, str]:
     """Return every page of the published studies in `folder`, by where it lies."""
     names = sorted(path.parent.name for path in folder.glob("*/study.json"))
     studies = {folder / name: read(folder / name, GRIDS / f"{name}.yaml") for name in names}
-    found = {own / "tables.md": markdown(*study) for own, study in studies.items()}
+    found = {
+        own / file: text
+        for own, study in studies.items()
+        for file, text in files_of(*study).items()
+    }
     sections = [section_of(own.name, *study) for own, study in studies.items()]
     return found | {folder / "findings.md": "\n\n".join([INTRODUCTION, *sections]) + "\n"}
 

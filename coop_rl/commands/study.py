@@ -18,7 +18,7 @@ from coop_rl.study.findings import Findings, find
 from coop_rl.study.grid import Grid, read_grid
 from coop_rl.study.planned import PlannedRun, Study, read_study
 from coop_rl.study.runs import Progress, State, StudyRun, choose, median_seconds
-from coop_rl.study.tables import markdown, show, tables_of
+from coop_rl.study.tables import files_of, show, tables_of
 
 Say = Callable[[str], object]
 HOUR_S = 3600.0
@@ -213,9 +213,8 @@ def _page_content(grid: Grid, found: Findings, runs: Sequence[StudyRun]) -> dict
 
 
 def _write(folder: Path, grid: Grid, found: Findings) -> None:
-    values = {"grid": grid.model_dump(mode="json"), "findings": asdict(found)}
-    write_text(folder / "tables.json", json.dumps(values, indent=1) + "\n")
-    write_text(folder / "tables.md", markdown(grid, found))
+    for name, text in files_of(grid, found).items():
+        write_text(folder / name, text)
 
 
 def _tell(request: StudyRequest, grid: Grid, found: Findings, say: Say) -> None:

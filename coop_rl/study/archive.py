@@ -122,10 +122,12 @@ def read_exported(study: Study, folder: Path | None) -> dict[str, StudyRun]:
     """Return the runs of a study that an earlier export holds, by name; none where there is none.
 
     Raises:
-        DataError: A file is missing or broken.
+        DataError: A file is missing or broken, or `folder` is no folder.
         ConfigError: The export is of another declaration, or a run of it of another config.
     """
     if folder is None or not (folder / INDEX).is_file():
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is a file; give --export a folder, new or a study's export")
         return {}
     exported = {run.name: run for run in read_archive(folder, study.grid)[1]}
     trials = study.trial_runs()

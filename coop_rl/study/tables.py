@@ -1,7 +1,8 @@
 """Findings as tables: the terminal, Markdown and the report's page show the same ones."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from textwrap import fill
 
 from rich.box import SIMPLE_HEAD
@@ -60,6 +61,12 @@ def markdown(grid: Grid, found: Findings) -> str:
     for table in tables_of(grid, found):
         lines += [f"## {table.title}", "", *markdown_lines(table), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def files_of(grid: Grid, found: Findings) -> dict[str, str]:
+    """Return what lies beside a study's runs and in its export, by the file's name."""
+    values = {"grid": grid.model_dump(mode="json"), "findings": asdict(found)}
+    return {"tables.json": json.dumps(values, indent=1) + "\n", "tables.md": markdown(grid, found)}
 
 
 def markdown_lines(table: Table) -> list[str]:

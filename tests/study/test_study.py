@@ -180,6 +180,7 @@ def test_an_archive_of_another_declaration_is_refused(study: Study, tmp_path: Pa
     [
         (("--dry-run", "--table-only"), "each start nothing: give one of them"),
         (("--from", "x", "--export", "y"), "give it without --from"),
+        (("--export", "README.md", "--dry-run"), "README.md is a file; give --export a folder"),
         (("--from", "gone"), "gone is no study (study.json is missing or broken)"),
         (("--table-only",), "has finished"),
     ],
