@@ -17,6 +17,17 @@ from coop_rl.study.grid import Grid, read_grid
 from coop_rl.study.tables import PAGE_COLUMNS, files_of, in_short, markdown_lines
 
 GRIDS = Path(__file__).parents[1] / "configs/study"
+ORDER = (
+    "mixed-sources",
+    "learned-mix-good",
+    "learned-mix-harmful",
+    "w-objective",
+    "rivals",
+    "rivals-sparse",
+    "smollm2-sources",
+    "robustness",
+)
+"""Every grid, as in docs/studies/README.md: what matters most comes first."""
 INTRODUCTION = """# What the studies found
 
 One section a study that has begun, of those that are [declared](README.md#what-is-declared).
@@ -53,7 +64,7 @@ def section_of(name: str, grid: Grid, found: Findings) -> str:
 
 def pages(folder: Path) -> dict[Path, str]:
     """Return every page of the published studies in `folder`, by where it lies."""
-    names = sorted(path.parent.name for path in folder.glob("*/study.json"))
+    names = [name for name in ORDER if (folder / name / "study.json").exists()]
     studies = {folder / name: read(folder / name, GRIDS / f"{name}.yaml") for name in names}
     found = {
         own / file: text

@@ -19,6 +19,12 @@ def test_pages_are_those_of_the_raw_figures() -> None:
         assert path.read_text(encoding="utf-8") == text, f"{path}: run `make docs`"
 
 
+def test_every_grid_has_its_place_on_the_page() -> None:
+    assert sorted(study_findings.ORDER) == sorted(
+        p.stem for p in study_findings.GRIDS.glob("*.yaml")
+    )
+
+
 def test_the_readme_has_the_figures_that_were_found() -> None:
     text = " ".join((STUDIES.parents[1] / "README.md").read_text(encoding="utf-8").split())
     _, found = study_findings.read(STUDIES / "mixed-sources", GRID)
