@@ -4,6 +4,7 @@ from pathlib import Path
 
 from coop_rl.report.stored_run import Axis
 from coop_rl.study.archive import write_archive
+from coop_rl.study.findings import Findings
 from coop_rl.study.planned import read_study
 from coop_rl.study.runs import Progress
 from docs import study_findings
@@ -28,19 +29,26 @@ def test_every_grid_has_its_place_on_the_page() -> None:
 def test_the_readme_has_the_figures_that_were_found() -> None:
     text = " ".join((STUDIES.parents[1] / "README.md").read_text(encoding="utf-8").split())
     _, found = study_findings.read(STUDIES / "mixed-sources", GRID)
+    _, mix = study_findings.read(
+        STUDIES / "learned-mix-good", study_findings.GRIDS / "learned-mix-good.yaml"
+    )
+    assert _difference(mix, "learned-from-.5", "tuned", "avg@8", "steps") in text
     told: list[tuple[str, str, Axis]] = [
         ("fixed", "pass@1", "steps"),
         ("rl", "avg@8", "steps"),
         ("rl", "avg@8", "device_seconds"),
     ]
     for reference, figure, axis in told:
-        own = [c for c in found.contrasts if (c.arm, c.reference) == ("learned", reference)]
-        (difference,) = [c.difference for c in own if (c.figure, c.axis) == (figure, axis)]
-        assert difference is not None
-        d = difference
-        assert f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]" in text, (reference, figure, axis)
+        assert _difference(found, "learned", reference, figure, axis) in text, reference
     (rl,) = [arm for arm in found.arms if arm.arm == "rl"]
     assert f"RL alone at {rl.figures['pass@1'].value:.3f}" in text
+
+
+def _difference(found: Findings, arm: str, reference: str, figure: str, axis: Axis) -> str:
+    own = [c for c in found.contrasts if (c.arm, c.reference) == (arm, reference)]
+    (d,) = [c.difference for c in own if (c.figure, c.axis) == (figure, axis)]
+    assert d is not None
+    return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]".replace("-", "−")
 
 
 def test_raw_figures_are_small() -> None:
