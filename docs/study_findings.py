@@ -8,6 +8,7 @@ runs.
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 from textwrap import fill
 
@@ -35,6 +36,7 @@ Differences are paired by seed: after the last step, and where both runs had spe
 device-seconds. Made from the raw figures by `make docs`."""
 
 
+@cache
 def read(folder: Path, declaration: Path) -> tuple[Grid, Findings]:
     """Return the declaration of a published study, and what it found."""
     grid = read_grid(declaration)
@@ -45,11 +47,14 @@ def read(folder: Path, declaration: Path) -> tuple[Grid, Findings]:
 def section_of(name: str, grid: Grid, found: Findings) -> str:
     """Return what the page says of one study."""
     num_runs = sum(cost.num_runs for cost in found.costs)
+    of_all = f"{num_runs} of {len(grid.arms) * len(grid.seeds)} runs of its arms"
     lines = [
         f"## {grid.question}",
         "",
         fill(
-            f"`configs/study/{name}.yaml`, {num_runs} runs: {', '.join(grid.arms)}.", PAGE_COLUMNS
+            f"`configs/study/{name}.yaml`, {of_all}: {', '.join(grid.arms)}.",
+            PAGE_COLUMNS,
+            break_on_hyphens=False,
         ),
         fill(f"{found.protocol or 'Trials only'}. [All tables]({name}/tables.md).", PAGE_COLUMNS),
         "",

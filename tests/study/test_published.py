@@ -11,7 +11,6 @@ from docs import study_findings
 from tests.study.stored import finish, write_grid
 
 STUDIES = Path(__file__).parents[2] / "docs/studies"
-GRID = study_findings.GRIDS / "mixed-sources.yaml"
 MOST_BYTES = 20e6
 
 
@@ -28,9 +27,9 @@ def test_every_grid_has_its_place_on_the_page() -> None:
 
 def test_the_readme_has_the_figures_that_were_found() -> None:
     text = " ".join((STUDIES.parents[1] / "README.md").read_text(encoding="utf-8").split())
-    _, found = study_findings.read(STUDIES / "mixed-sources", GRID)
-    _, mix = study_findings.read(
-        STUDIES / "learned-mix-good", study_findings.GRIDS / "learned-mix-good.yaml"
+    found, mix = (
+        study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")[1]
+        for name in ("mixed-sources", "learned-mix-good")
     )
     assert _difference(mix, "learned-from-.5", "tuned", "avg@8", "steps") in text
     told: list[tuple[str, str, Axis]] = [
@@ -62,7 +61,7 @@ def test_a_study_that_is_half_done_says_so(tmp_path: Path) -> None:
     write_archive(study, Progress().finished(study.runs({})), tmp_path / "export")
     section = study_findings.section_of("x", *study_findings.read(tmp_path / "export", study.path))
     assert "## Does it help?" in section
-    assert "4 runs: bridge, rl." in section
+    assert "4 of 6 runs of its arms: bridge, rl." in section
     assert "| bridge − rl | 2 | -0.250 [" in section
     assert "2 of 3 declared seeds so far" in section
     assert "In short: avg@2, without seeds 1:" in section
