@@ -201,7 +201,7 @@ class TeamCheckpoints:
         except (OSError, RunError) as error:
             self._store.clear()
             text = self._failure(boundary, error)
-            if isinstance(error, ActorLostError):
+            if isinstance(error, ActorLostError):  # who was lost comes first: lines are cut short
                 raise type(error)(text, error.actors, error.cause) from None
             if is_last or isinstance(error, DivergedError):
                 kind = type(error) if isinstance(error, RunError) else RunError
@@ -291,7 +291,10 @@ class TeamCheckpoints:
     def _failure(self, boundary: Progress, error: Exception) -> str:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         last = f"the last checkpoint is {self.last}" if self.last else "there is no checkpoint"
-        return f"no checkpoint after step {boundary.next_step}: {reason}; {last}"
+        failed = f"no checkpoint after step {boundary.next_step}"
+        if isinstance(error, ActorLostError):
+            return f"{reason}; {failed}; {last}"
+        return f"{failed}: {reason}; {last}"
 
     def _interrupt(self) -> None:
         raise Interrupted(

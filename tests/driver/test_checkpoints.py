@@ -20,6 +20,7 @@ from coop_rl.driver.checkpoints import TeamCheckpoints
 from coop_rl.driver.stop import StopAtBoundary, StopRequest
 from coop_rl.errors import ActorLostError, Interrupted, RunError
 from coop_rl.files import sha256
+from coop_rl.observability.losses import Loss
 from coop_rl.tracing.stages import Stages
 from coop_rl.types import PolicyVersion
 from tests.driver.tiny_checkpoints import ROLES, progress, save
@@ -253,9 +254,10 @@ def test_who_is_lost_in_a_save_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(checkpoint_store, "put_in_place", hung)
     roles = roles_of(CheckpointStore(tmp_path, keep=1), None, StopRequest(), [])
-    with pytest.raises(ActorLostError, match="no checkpoint after step 4: meta-cont") as told:
+    with pytest.raises(ActorLostError, match="; no checkpoint after step 4; there is no") as told:
         roles.maybe_save(3, PolicyVersion(4, 4), {}, {})
     assert (told.value.actors, told.value.cause) == (("meta-controller",), "hung")
+    assert Loss.of(told.value, tmp_path).in_short == "meta-controller is silent"
 
 
 def test_what_was_trained_before_a_failure_is_saved(tmp_path: Path) -> None:
