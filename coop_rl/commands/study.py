@@ -146,7 +146,8 @@ def _outlook(study: Study, progress: Progress, num_parallel: int) -> str:
         arms = [run.arm for run in missing] + [
             arm for arm in study.trials if arm not in chosen for _ in study.grid.seeds
         ]
-        lines.append(_estimate(study, arms, median_seconds(finished), num_parallel))
+        own = [run for run in finished if run.trial is None] or finished
+        lines.append(_estimate(study, arms, median_seconds(own), num_parallel))
     return "\n".join(lines)
 
 

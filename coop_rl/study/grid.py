@@ -75,6 +75,9 @@ class Grid(Section):
     over the last steps is taken. Held-out items have no part in the choice."""
     trial_seeds: tuple[Seed, ...] = Field((1000,), min_length=1)
     """`run.seed` of the trials' runs, none of which is a seed of the study."""
+    trial_evaluation: Overrides = Field({})
+    """Fields of section `evaluation` for the trials' runs alone, whose held-out figures nobody
+    looks at: `{every: 0, num_items: 16, num_samples: 1}` makes them cheaper."""
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -90,6 +93,11 @@ class Grid(Section):
         for name, trials in self.trials.items():
             if len(trials) < 2:
                 raise ValueError(f"trials.{name}: a choice needs 2 trials, got {len(trials)}")
+        if "num_demonstrations" in self.trial_evaluation:
+            raise ValueError(
+                "trial_evaluation.num_demonstrations: those are kept from training, so it is one "
+                "for all runs; move it to set"
+            )
         return self
 
     @model_validator(mode="after")

@@ -62,7 +62,9 @@ class Study:
     configs: Mapping[str, RunConfig]
     """The config of every arm, before trials and at the base's seed."""
     trials: Mapping[str, tuple[RunConfig, ...]]
-    """The configs of every arm's trials."""
+    """The configs of every arm's trials, as the arm takes them over."""
+    tried: Mapping[str, tuple[RunConfig, ...]]
+    """The same as they are tried: with the trials' own evaluation."""
 
     @property
     def name(self) -> str:
@@ -78,7 +80,7 @@ class Study:
         """Return the runs that settings are chosen by, trial by trial."""
         return [
             self._run(arm, seed, config, number)
-            for arm, configs in self.trials.items()
+            for arm, configs in self.tried.items()
             for seed in self.grid.trial_seeds
             for number, config in enumerate(configs, 1)
         ]
@@ -140,19 +142,26 @@ def read_study(path: Path, folder: Path | None = None) -> Study:
     except ConfigError as error:
         raise ConfigError(f"{path}: base {grid.base}: {error}") from None
     common = lay_over(sections, _overlay(grid.set, path, "set"))
-    configs, trials = {}, {}
+    configs, trials, tried = {}, {}, {}
+    cheaper = _overlay({"evaluation": grid.trial_evaluation}, path, "trial_evaluation")
     for arm, overrides in grid.arms.items():
         own = lay_over(common, _overlay(overrides, path, f"arms.{arm}"))
         configs[arm] = build_config(own, f"{path}: arm {arm}")
-        if tried := grid.trials.get(arm, ()):
-            wheres = [f"trials.{arm}.{number}" for number in range(1, len(tried) + 1)]
-            trials[arm] = tuple(
-                build_config(lay_over(own, _overlay(trial, path, where)), f"{path}: {where}")
-                for trial, where in zip(tried, wheres, strict=True)
+        settings = {
+            f"{path}: trials.{arm}.{number}": lay_over(
+                own, _overlay(trial, path, f"trials.{arm}.{number}")
+            )
+            for number, trial in enumerate(grid.trials.get(arm, ()), 1)
+        }
+        if settings:
+            trials[arm] = tuple(build_config(s, where) for where, s in settings.items())
+            tried[arm] = tuple(
+                build_config(lay_over(s, cheaper), f"{where} with trial_evaluation")
+                for where, s in settings.items()
             )
     if folder is None:
         folder = Path(next(iter(configs.values())).run.dir) / path.stem
-    study = Study(path, grid, folder.absolute(), configs, trials)
+    study = Study(path, grid, folder.absolute(), configs, trials, tried)
     _check(study)
     return study
 

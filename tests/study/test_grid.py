@@ -73,6 +73,14 @@ RATES = [{"learner.lr": 1e-4}, {"learner.lr": 2e-4}]
             {"trials": {"rl": [{}, {"learner.rate": 1}]}},
             "trials.rl.2: unknown config key learner.rate",
         ),
+        (
+            {"trials": {"rl": RATES}, "trial_evaluation": {"num_demonstrations": 8}},
+            "trial_evaluation.num_demonstrations: those are kept from training",
+        ),
+        (
+            {"trials": {"rl": RATES}, "trial_evaluation": {"items": 8}},
+            "trials.rl.1 with trial_evaluation: unknown config key evaluation.items",
+        ),
     ],
 )
 def test_a_wrong_grid_is_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
@@ -117,6 +125,20 @@ def test_arms_wait_for_their_trials(tmp_path: Path) -> None:
     bridge, rl = study.runs({"rl": 2})
     assert (bridge.config.learner.lr, rl.config.learner.lr) == (2e-4, 2e-4)
     assert study.runs({"rl": 1})[1].config.learner.lr == 1e-4
+
+
+def test_trials_have_an_evaluation_of_their_own_which_no_arm_takes_over(tmp_path: Path) -> None:
+    cheap = {"every": 0, "num_items": 16, "num_samples": 1}
+    path = write_grid(tmp_path, trials={"rl": RATES}, seeds=[0], trial_evaluation=cheap)
+    study = read_study(path)
+    bridge, rl = study.runs({"rl": 2})
+    for run in study.trial_runs():
+        assert run.config.evaluation.model_dump().items() >= cheap.items()
+        taken = rl.config.model_copy(update={"evaluation": run.config.evaluation})
+        same = {"run": taken.run, "learner": taken.learner}
+        assert run.config.model_copy(update=same) == taken
+    assert [run.config.learner.lr for run in study.trial_runs()] == [1e-4, 2e-4]
+    assert rl.config.evaluation == bridge.config.evaluation
 
 
 def test_paths_of_overrides_are_from_the_grids_folder(tmp_path: Path) -> None:
