@@ -273,8 +273,9 @@ class SyncedFleet(Fleet):
                 if engine.name in lost:
                     self._replace(engine, ActorLostError(lost[engine.name], [engine.name]))
         reasons = "; ".join(lost.values())
-        text = f"publishing {version}: receivers were lost {MOST_TRIES} times in a row: {reasons}"
-        raise ActorLostError(text, sorted(lost))
+        who = ", ".join(sorted(lost))
+        text = f"{who} lost while receiving {version}, the last of {MOST_TRIES} such losses"
+        raise ActorLostError(f"{text}: {reasons}", sorted(lost))
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
