@@ -11,6 +11,7 @@ contrasts:
   - {arm: learned, reference: rl}
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -125,6 +126,15 @@ def read_grid(path: Path) -> Grid:
         return Grid.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{path}: {_problem(error)}") from None
+
+
+def leaves(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every field that is set, by its dotted name."""
+    for name, value in overrides.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _refuse_repeated(field: str, values: Any) -> None:

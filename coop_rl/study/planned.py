@@ -7,7 +7,7 @@ seeds.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from coop_rl.config.load import build_config
 from coop_rl.config.paths import settle_paths
 from coop_rl.config.read import lay_over, read_sections
 from coop_rl.errors import ConfigError
-from coop_rl.study.grid import NAME, Grid, Overrides, read_grid
+from coop_rl.study.grid import NAME, Grid, Overrides, leaves, read_grid
 
 OWN_FIELDS = ("run.seed", "run.name", "run.dir")
 """Fields of a run that the study sets."""
@@ -169,7 +169,7 @@ def read_study(path: Path, folder: Path | None = None) -> Study:
 def _overlay(overrides: Overrides, path: Path, where: str) -> dict[str, Any]:
     """Return overrides as nested sections whose paths are absolute."""
     values: dict[str, Any] = {}
-    for dotted, value in _leaves(overrides):
+    for dotted, value in leaves(overrides):
         if dotted in OWN_FIELDS:
             raise ConfigError(f"{path}: {where}: the study sets {dotted} of each run; remove it")
         *names, leaf = dotted.split(".")
@@ -183,15 +183,6 @@ def _overlay(overrides: Overrides, path: Path, where: str) -> dict[str, Any]:
         section[leaf] = value
     settle_paths(values, path.parent)
     return values
-
-
-def _leaves(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every field that is set, by its dotted name."""
-    for name, value in overrides.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _check(study: Study) -> None:

@@ -14,7 +14,7 @@ from coop_rl.report.comparison import LAST_STEPS
 from coop_rl.report.stored_run import Axis
 from coop_rl.study.equal_cost import STUDY_AXES, TRAINING_REWARD
 from coop_rl.study.findings import ArmFinding, ContrastFinding, Findings, Mean
-from coop_rl.study.grid import Grid
+from coop_rl.study.grid import Grid, leaves
 
 NOTHING = "–"
 FILE_COLUMNS = 160
@@ -250,7 +250,7 @@ def _trials(grid: Grid, found: Findings) -> Table:
     rows = [
         (
             f"{t.arm}, trial {t.trial}",
-            ", ".join(f"{k} {v}" for k, v in grid.trials[t.arm][t.trial - 1].items()) or "as it is",
+            ", ".join(f"{k} {v}" for k, v in leaves(grid.trials[t.arm][t.trial - 1])) or "as it is",
             _shown(t.reward),
             "taken" if t.is_chosen else "",
         )

@@ -137,7 +137,7 @@ def test_arms_are_shown_over_the_seeds_that_all_have(tmp_path: Path) -> None:
 
 
 def test_the_trial_with_the_highest_reward_is_taken(tmp_path: Path) -> None:
-    trials = {"rl": [{"learner.lr": rate} for rate in (1e-4, 2e-4, 4e-4)]}
+    trials = {"rl": [{"learner": {"lr": rate}} for rate in (1e-4, 2e-4, 4e-4)]}
     study = read_study(write_grid(tmp_path, trials=trials), tmp_path / "runs")
     runs = study.trial_runs()
     for run, reward in zip(runs, (0.3, 0.6, 0.6), strict=True):
