@@ -94,6 +94,8 @@ class Grid(Section):
         for name, trials in self.trials.items():
             if len(trials) < 2:
                 raise ValueError(f"trials.{name}: a choice needs 2 trials, got {len(trials)}")
+        if self.trial_evaluation and not self.trials:
+            raise ValueError("trial_evaluation is for trials, and there are none; remove it")
         if "num_demonstrations" in self.trial_evaluation:
             raise ValueError(
                 "trial_evaluation.num_demonstrations: those are kept from training, so it is one "

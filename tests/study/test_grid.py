@@ -73,6 +73,7 @@ RATES = [{"learner.lr": 1e-4}, {"learner.lr": 2e-4}]
             {"trials": {"rl": [{}, {"learner.rate": 1}]}},
             "trials.rl.2: unknown config key learner.rate",
         ),
+        ({"trial_evaluation": {"every": 0}}, "trial_evaluation is for trials, and there are none"),
         (
             {"trials": {"rl": RATES}, "trial_evaluation": {"num_demonstrations": 8}},
             "trial_evaluation.num_demonstrations: those are kept from training",
