@@ -24,6 +24,7 @@ ORDER = (
     "learned-mix-harmful",
     "w-objective",
     "rivals",
+    "without-shadow",
     "rivals-sparse",
     "smollm2-sources",
     "robustness",
