@@ -27,11 +27,15 @@ def test_every_grid_has_its_place_on_the_page() -> None:
 
 def test_the_readme_has_the_figures_that_were_found() -> None:
     text = " ".join((STUDIES.parents[1] / "README.md").read_text(encoding="utf-8").split())
-    found, mix = (
+    found, mix, rivals = (
         study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")[1]
-        for name in ("mixed-sources", "learned-mix-good")
+        for name in ("mixed-sources", "learned-mix-good", "rivals")
     )
     assert _difference(mix, "learned-from-.5", "tuned", "avg@8", "steps") in text
+    assert _difference(rivals, "bridge", "rl", "avg@8", "steps") in text
+    assert _difference(rivals, "bridge", "cold_start", "avg@8", "steps") in text
+    for reference in ("sum", "alternate"):
+        assert _difference(rivals, "bridge", reference, "avg@8", "device_seconds") in text
     told: list[tuple[str, str, Axis]] = [
         ("fixed", "pass@1", "steps"),
         ("rl", "avg@8", "steps"),
