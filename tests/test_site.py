@@ -205,7 +205,9 @@ def test_the_config_for_one_node_asks_for_what_the_page_says(tmp_path: Path) -> 
     file = tmp_path / "mine.yaml"
     file.write_text(textwrap.dedent(found[1]))
     sizes = derive_sizes(load_config(file))
-    assert (sizes.total_gpus, sizes.gpus["learner shadow"]) == (5, 2)
+    assert (sizes.total_gpus, sizes.gpus["learner shadow"]) == (3, 0)
+    with_shadow = derive_sizes(load_config(file, ["meta.w_objective=cooperative"]))
+    assert (with_shadow.total_gpus, with_shadow.gpus["learner shadow"]) == (5, 2)
 
 
 def test_the_notebook_runs_on_stored_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

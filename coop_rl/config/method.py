@@ -91,7 +91,8 @@ class AdapterSection(OptimizerSection):
 
 
 class ShadowSection(Section):
-    """The branch `shadow`: theta-hat, which follows RL alone."""
+    """The branch `shadow`: theta-hat, which follows RL alone. It runs where `adapter` guidance has
+    meta.w_objective cooperative or random."""
 
     resync_every: int | None = Field(5, ge=1)
     """theta-hat restarts from theta every so many steps (m); null: never, as in the paper."""
@@ -139,8 +140,10 @@ class MetaSection(Section):
     lets it sample right responses to prompts that failed (docs/algorithm.md section 5). Where
     nothing is set and the demonstrations have sources (`mixture`, `source_column`, `split_by`) it
     is `demonstrations`, unless the learner takes several updates a batch."""
-    w_objective: Literal["cooperative", "mixture", "sft", "frozen", "random"] = "cooperative"
-    """What w follows: the method, or one of its controls (docs/algorithm.md section 5)."""
+    w_objective: Literal["cooperative", "mixture", "sft", "frozen", "random"] = "mixture"
+    """What w follows: the gradient of SFT and RL together, `mixture`, at one branch's cost and as
+    good at equal steps (ADR 18); `cooperative`, the paper's, whose bracket needs the branch
+    `shadow`; or a control (docs/algorithm.md section 5)."""
 
     penalty: float | None = Field(None, ge=0.0, le=1.0)
     """The bracket's share in w's step, lambda_w of docs/algorithm.md section 3, step 6; null: the

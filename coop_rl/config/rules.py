@@ -229,14 +229,15 @@ def check_shadow(
         "gain.estimator fresh": gain.estimator == "fresh",
         "gain.audit_every": gain.audit_every > 0,
         "shadow.rollouts own": shadow.rollouts == "own",
+        "shadow.num_rollout_actors": shadow.num_rollout_actors > 0,
     }
     for name in (name for name, is_wanted in wanted.items() if is_wanted):
         if not meta.needs_shadow:
             raise ValueError(
-                f"{name} samples from the branch shadow, which runs only where w follows it; add "
-                "adapter to meta.guidance with meta.w_objective cooperative or random, or drop it"
+                f"{name} samples from the branch shadow, which runs only where w follows it; set "
+                "meta.w_objective cooperative, with adapter in meta.guidance, or drop it"
             )
-        if rl.selects_groups and name != "gain.audit_every":
+        if rl.selects_groups and name in ("gain.estimator fresh", "shadow.rollouts own"):
             raise ValueError(
                 f"{name} compares groups that dynamic sampling chose by joint's luck with groups "
                 "that nobody chose; set gain.estimator reweighted and shadow.rollouts shared, or "
@@ -277,10 +278,10 @@ def check_scaffold(
             "meta.guidance adapter and scaffold are two uses of one w: part of the policy, or "
             "beside it; choose one"
         )
-    if is_guided_so and meta.w_objective not in ("cooperative", "frozen"):
+    if is_guided_so and meta.w_objective not in ("mixture", "cooperative", "frozen"):
         raise ValueError(
             f"meta.w_objective {meta.w_objective} is about a w in the policy; a scaffold follows "
-            "the demonstrations of failed prompts; set cooperative, the default, or frozen"
+            "the demonstrations of failed prompts; set mixture, the default, or frozen"
         )
     if isinstance(rl, DapoRl):
         raise ValueError(

@@ -27,6 +27,8 @@ MINIMAL = {
     "evaluation": {"data": {"path": "h.jsonl"}},
 }
 
+COOPERATIVE, SHADOW_SAMPLES = "meta.w_objective=cooperative", "shadow.num_rollout_actors=1"
+
 
 @pytest.fixture
 def minimal(tmp_path: Path) -> Path:
@@ -192,12 +194,16 @@ def test_switching_the_method_keeps_what_it_shares(minimal: Path) -> None:
 def test_sizes_and_shadow_follow_the_method(minimal: Path) -> None:
     bridge = derive_sizes(load_config(minimal))
     assert bridge.num_samples == 32 * 8
-    assert bridge.total_cpus == 3
-    assert bridge.cpus["learner shadow"] == 1
+    assert bridge.total_cpus == 2
+    assert bridge.cpus["learner shadow"] == 0
+    papers = derive_sizes(load_config(minimal, [COOPERATIVE]))
+    assert papers.total_cpus == 3
+    assert papers.cpus["learner shadow"] == 1
     rl = derive_sizes(load_config(minimal, ["method.kind=rl"]))
     assert rl.num_demonstrations == 0
     assert rl.cpus["learner shadow"] == 0
-    assert not has_shadow(load_config(minimal, ["meta.w_objective=mixture"]))
+    assert not has_shadow(load_config(minimal, ["method.kind=rl", COOPERATIVE]))
+    assert has_shadow(load_config(minimal, ["meta.w_objective=random"]))
     judges = load_config(minimal, ["reward.num_actors=3", "placement.reward.cpus=2"])
     assert derive_sizes(judges).cpus["reward"] == 6
 
@@ -224,11 +230,18 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
             ["meta.guidance=[demonstrations]", "meta.per_example=true", "model.dtype=bfloat16"],
             "set float32, or meta.per_example false",
         ),
-        (["gain.estimator=fresh"], "gain.estimator fresh samples from the shadow; set shadow.num"),
-        (["gain.audit_every=5"], "gain.audit_every samples from the shadow"),
-        (["shadow.rollouts=own"], "shadow.rollouts own samples from the shadow"),
         (
-            ["gain.audit_every=5", "meta.w_objective=mixture", "shadow.num_rollout_actors=1"],
+            [COOPERATIVE, "gain.estimator=fresh"],
+            "gain.estimator fresh samples from the shadow; set shadow.num",
+        ),
+        ([COOPERATIVE, "gain.audit_every=5"], "gain.audit_every samples from the shadow"),
+        ([COOPERATIVE, "shadow.rollouts=own"], "shadow.rollouts own samples from the shadow"),
+        (
+            ["shadow.num_rollout_actors=1"],
+            "shadow.num_rollout_actors samples from the branch shadow, which runs only where",
+        ),
+        (
+            ["gain.audit_every=5", "shadow.num_rollout_actors=1"],
             "gain.audit_every samples from the branch shadow, which runs only where w follows it",
         ),
         (
@@ -236,11 +249,11 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
             "gain.estimator fresh samples from the branch shadow, which runs only where",
         ),
         (
-            ["gain.estimator=fresh", "method.rl={kind: dapo}", "shadow.num_rollout_actors=1"],
+            [COOPERATIVE, "gain.estimator=fresh", "method.rl={kind: dapo}", SHADOW_SAMPLES],
             "gain.estimator fresh compares groups that dynamic sampling chose by joint's luck",
         ),
         (
-            ["shadow.rollouts=own", "shadow.num_rollout_actors=1", "gain.estimator=reweighted"],
+            [COOPERATIVE, "shadow.rollouts=own", SHADOW_SAMPLES, "gain.estimator=reweighted"],
             "set gain.estimator fresh",
         ),
         (["shadow.offload=true"], "shadow.offload needs learner.zero_stage 0 or 3, got 2"),

@@ -58,6 +58,31 @@ def test_readme_and_log_have_the_figures_of_the_rivals() -> None:
         assert _difference(rivals, "bridge", reference, "avg@8", "device_seconds") in log
 
 
+def test_what_made_the_default_has_the_figures_that_were_found() -> None:
+    pages = (STUDIES / "README.md", STUDIES.parent / "adr/0018-w-without-a-shadow.md")
+    log, decision = map(_words, pages)
+    readme = _words(STUDIES.parents[1] / "README.md")
+    grid = study_findings.GRIDS / "without-shadow.yaml"
+    found = study_findings.read(STUDIES / "without-shadow", grid)[1]
+    told: list[tuple[str, str, str, Axis, tuple[str, ...]]] = [
+        ("w-mixture", "bridge", "avg@8", "steps", (readme, log, decision)),
+        ("w-mixture", "bridge", "avg@8", "device_seconds", (readme, log, decision)),
+        ("w-mixture", "cold_start", "avg@8", "steps", (decision,)),
+        ("w-mixture", "cold_start", "avg@8", "device_seconds", (readme, log, decision)),
+        ("w-mixture", "sum", "avg@8", "steps", (log, decision)),
+        ("w-mixture", "sum", "avg@8", "device_seconds", (readme, log, decision)),
+        ("bridge", "sum", "avg@8", "steps", (decision,)),
+        ("bridge", "sum", "avg@8", "device_seconds", (log, decision)),
+        ("bridge", "cold_start", "avg@8", "steps", (log,)),
+        ("w-sft", "bridge", "pass@1", "steps", (log, decision)),
+        ("w-sft", "bridge", "avg@8", "steps", (log,)),
+        ("w-sft", "sum", "avg@8", "device_seconds", (log,)),
+    ]
+    for arm, reference, figure, axis, texts in told:
+        difference = _difference(found, arm, reference, figure, axis)
+        assert all(difference in text for text in texts), (arm, reference, figure, axis)
+
+
 def _words(page: Path) -> str:
     return " ".join(page.read_text(encoding="utf-8").split())
 
