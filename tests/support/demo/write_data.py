@@ -8,7 +8,8 @@ Files, pairwise disjoint but for the last because each draws from its own split 
     careless.jsonl        as demonstrations.jsonl, the same problems with every carry lost
 
 With `--carries` demonstrations.jsonl and held_out.jsonl alone, of problems in which every addition
-carries: the base model, which loses most carries, is rarely right there.
+carries: the base model, which loses most carries, is rarely right there. With `--levels`
+held_out.jsonl alone, of sums that no training had: two terms, four terms, terms of three digits.
 """
 
 import argparse
@@ -23,6 +24,9 @@ from tests.support.demo.task import Problem, Split, draw_distinct, solve, solve_
 
 LOG = logging.getLogger(__name__)
 NUM_CARRIES = {Split.DEMONSTRATIONS: 512, Split.HELD_OUT: 512}
+LEVELS = {"two-terms": (2, 1, 99), "four-terms": (4, 1, 99), "three-digits": (3, 100, 999)}
+"""Number of terms, smallest and largest term, by the name that ids begin with."""
+NUM_OF_LEVEL = 256
 NUM_ROWS = {Split.DEMONSTRATIONS: 2048, Split.PROMPTS: 2048, Split.HELD_OUT: 512}
 
 
@@ -68,6 +72,21 @@ def write_carries(folder: Path, seed: int) -> None:
         (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
 
 
+def write_levels(folder: Path, seed: int) -> None:
+    """Write one data set with all levels, one behind the other."""
+    rows = []
+    for level, (num_terms, smallest, largest) in LEVELS.items():
+        rng, problems = random.Random(f"{seed}-{level}"), dict[Problem, None]()
+        while len(problems) < NUM_OF_LEVEL:
+            terms = tuple(rng.randint(smallest, largest) for _ in range(num_terms))
+            problems[Problem(terms)] = None
+        for index, problem in enumerate(problems):
+            id_ = f"{level}-{index:04d}"
+            rows.append({"id": id_, "prompt": problem.prompt, "answer": problem.answer})
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / f"{Split.HELD_OUT}.jsonl").write_text(text, encoding="utf-8")
+
+
 def always_carries(problem: Problem) -> bool:
     """Return whether the units of every addition come to 10 or more."""
     subtotal, *rest = problem.terms
@@ -84,12 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the files in")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--carries", action="store_true", help="problems that always carry")
+    parser.add_argument("--levels", action="store_true", help="sums that no training had")
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     parsed.out.mkdir(parents=True, exist_ok=True)
     if parsed.carries:
         write_carries(parsed.out, parsed.seed)
+    if parsed.levels:
+        write_levels(parsed.out, parsed.seed)
+    if parsed.carries or parsed.levels:
         return
     for split in NUM_ROWS:
         path = write_split(parsed.out, split, parsed.seed)
