@@ -83,6 +83,16 @@ def test_what_made_the_default_has_the_figures_that_were_found() -> None:
         assert all(difference in text for text in texts), (arm, reference, figure, axis)
 
 
+def test_readme_and_log_have_the_figures_of_wrong_rewards() -> None:
+    readme, log = _words(STUDIES.parents[1] / "README.md"), _words(STUDIES / "README.md")
+    grid = study_findings.GRIDS / "robustness.yaml"
+    found = study_findings.read(STUDIES / "robustness", grid)[1]
+    for share in ("", "-flip-.1", "-flip-.2", "-flip-.3"):
+        told = _difference(found, f"bridge{share}", f"rl{share}", "avg@8", "steps")
+        assert told in log, share
+        assert share not in ("-flip-.1", "-flip-.2") or told in readme, share
+
+
 def _words(page: Path) -> str:
     return " ".join(page.read_text(encoding="utf-8").split())
 
