@@ -18,7 +18,7 @@ from coop_rl.commands.resume import Start, fetch_start, find_start, saved_roles
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.data import RowSource
 from coop_rl.config.paths import PACKAGES
-from coop_rl.config.sizes import has_adapter
+from coop_rl.config.sizes import has_adapter, reads_demonstrations
 from coop_rl.data.chat_template import end_of_turn
 from coop_rl.data.fingerprints import fingerprints
 from coop_rl.data.load import RunData, RunReader
@@ -305,7 +305,7 @@ def _used(config: RunConfig) -> list[RowSource]:
     sources: list[RowSource] = [config.evaluation.data] if config.evaluation.data else []
     if config.method.samples:
         sources += config.prompts.mixture or [config.prompts]
-    if config.method.demonstrations != "none":
+    if reads_demonstrations(config):
         sources += config.demonstrations.mixture or [config.demonstrations]
     return sources
 

@@ -46,8 +46,8 @@ class EvaluationSection(Section):
     while training goes on; 0: training's own rollout actors evaluate, and training waits."""
     num_demonstrations: int | None = Field(None, ge=0)
     """Demonstrations, the last rows, that are kept from training so that every evaluation measures
-    their NLL; null: none, but for `cold_start`, whose switch needs them: 64, at most a tenth of the
-    rows."""
+    their NLL, with a method that learns from none too; null: none, but for `cold_start`, whose
+    switch needs them: 64, at most a tenth of the rows."""
 
     def is_due(self, step: int, num_steps: int) -> bool:
         """Whether a run of `num_steps` evaluates after `step` steps."""

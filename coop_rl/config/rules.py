@@ -37,17 +37,22 @@ def check_verifiers(sources: Sequence[RowSource], reward: RewardSection) -> None
 
 
 def check_sources(
-    prompts: PromptsSection, demonstrations: DemonstrationsSection, method: Method
+    prompts: PromptsSection,
+    demonstrations: DemonstrationsSection,
+    method: Method,
+    evaluation: EvaluationSection,
 ) -> None:
-    """Refuse a run without the rows that its method learns from."""
-    needs_demonstrations = method.demonstrations != "none"
-    for name, section, is_read in (
-        ("prompts", prompts, method.samples),
-        ("demonstrations", demonstrations, needs_demonstrations),
+    """Refuse a run without the rows that its method learns from, or that it measures."""
+    learns = f"method.kind {method.kind} learns from"
+    shows = "evaluation.num_demonstrations measures" if method.demonstrations == "none" else learns
+    is_shown = method.demonstrations != "none" or bool(evaluation.num_demonstrations)
+    for name, section, is_read, why in (
+        ("prompts", prompts, method.samples, learns),
+        ("demonstrations", demonstrations, is_shown, shows),
     ):
         if is_read and not section.mixture and not section.has_source:
             raise ValueError(
-                f"method.kind {method.kind} learns from {name}: give one of {name}.mixture, "
+                f"{why} {name}: give one of {name}.mixture, "
                 f"{name}.path (JSONL or parquet files), {name}.dataset (Hugging Face) and "
                 f"{name}.task (reasoning-gym), got none"
             )

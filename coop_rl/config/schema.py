@@ -83,7 +83,7 @@ class RunConfig(ServingConfig):
 
     @model_validator(mode="after")
     def _check_across_sections(self) -> Self:
-        rules.check_sources(self.prompts, self.demonstrations, self.method)
+        rules.check_sources(self.prompts, self.demonstrations, self.method, self.evaluation)
         rules.check_group_size(self.rollout, self.method)
         rules.check_minibatches(self.learner, self.prompts, self.demonstrations, self.method)
         rules.check_evaluation_sets(self.evaluation)

@@ -202,6 +202,11 @@ def named_verifiers(config: ServingConfig) -> set[str]:
     return {source.verifier for source in config.sources if source.verifier is not None}
 
 
+def reads_demonstrations(config: RunConfig) -> bool:
+    """Return whether a run reads demonstrations: to learn from them, or to measure some alone."""
+    return config.method.demonstrations != "none" or bool(config.evaluation.num_demonstrations)
+
+
 def validation_rows(config: RunConfig, num_rows: int) -> int:
     """Return how many of `num_rows` demonstrations are kept from training, for validation."""
     given = config.evaluation.num_demonstrations

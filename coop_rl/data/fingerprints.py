@@ -17,6 +17,7 @@ from pathlib import Path
 from coop_rl.config import RunConfig
 from coop_rl.config.data import RowSource
 from coop_rl.config.paths import files_matching
+from coop_rl.config.sizes import reads_demonstrations
 from coop_rl.data.model_folder import local_folder
 from coop_rl.errors import DataError
 
@@ -57,7 +58,7 @@ def _data_files(config: RunConfig) -> Iterator[tuple[str, Path]]:
     if config.method.samples:
         prompts: Sequence[RowSource] = config.prompts.mixture
         sections += [("prompts", s) for s in prompts or [config.prompts]]
-    if config.method.demonstrations != "none":
+    if reads_demonstrations(config):
         shown: Sequence[RowSource] = config.demonstrations.mixture
         sections += [("demonstrations", s) for s in shown or [config.demonstrations]]
     if config.evaluation.data:

@@ -14,7 +14,7 @@ from coop_rl.config import RunConfig
 from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
 from coop_rl.config.paths import files_matching
 from coop_rl.config.schema import ServingConfig
-from coop_rl.config.sizes import has_scaffold, validation_rows
+from coop_rl.config.sizes import has_scaffold, reads_demonstrations, validation_rows
 from coop_rl.data.bins import bin_names, prompts_of, require_few_rows, split_by_length
 from coop_rl.data.collection import Mixture, render_rows
 from coop_rl.data.golds import (
@@ -170,18 +170,20 @@ class RunReader:
         return prompts
 
     def demonstrations(self) -> Mixture[Demonstration]:
-        """Read D_SFT, and keep some of it from training; empty where the method uses none.
+        """Read D_SFT, and keep some of it from training; empty where the method learns from none.
 
         Raises:
             UserError: A file, a row, a template or a count is bad.
         """
         config, section = self._config, self._config.demonstrations
-        if config.method.demonstrations == "none":
+        if not reads_demonstrations(config):
             return self._training
         dropped, template = self._dropped["demonstrations"], config.method.teacher_template
         shown = _load_demonstrations(section, self._loader, dropped, template)
         kept = min(len(shown), validation_rows(config, len(shown)))
         training, self._validation = shown.split_tail(kept)
+        if config.method.demonstrations == "none":
+            return self._training  # what is kept is measured, the rest is nobody's
         _refuse_more_than_rows("demonstrations", section.per_step, training)
         if section.split_by == "length":
             training = split_by_length(training, section)
@@ -318,15 +320,9 @@ def _load_prompts(
     section: PromptsSection, loader: Loader, dropped: list[Dropped]
 ) -> Mixture[Prompt]:
     sources: list[tuple[RowSource, str, float]] = [(s, s.name, s.weight) for s in section.mixture]
-    parts = []
+    parts, room, most = [], loader.config.rollout.max_tokens, section.max_dropped
     for source, name, _ in sources or [(section, "", 1.0)]:
-        part, left_out = loader.prompts(
-            "prompts",
-            source,
-            loader.config.rollout.max_tokens,
-            name=name,
-            max_dropped=section.max_dropped,
-        )
+        part, left_out = loader.prompts("prompts", source, room, name=name, max_dropped=most)
         parts.append(part)
         dropped.append(left_out)
     return Mixture(parts, [weight for _, _, weight in sources] or [1.0])

@@ -309,6 +309,10 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
         ),
         (["prompts.verifier=python"], "needs reward.function, which goes with reward.kind python"),
         (["prompts.path=null"], "reasoning-gym), got none"),
+        (
+            ["method.kind=rl", "demonstrations.path=null", "evaluation.num_demonstrations=8"],
+            "evaluation.num_demonstrations measures demonstrations: give one of",
+        ),
     ],
 )
 def test_what_cannot_work_together_is_refused(

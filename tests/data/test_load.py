@@ -235,6 +235,8 @@ def test_validation_rows_are_kept_from_training(build, tmp_path: Path) -> None:
     assert not {d.prompt_ids for d in kept.demonstrations} & {d.prompt_ids for d in kept.validation}
     asked = load_run_data(build(path, "evaluation.num_demonstrations=7"))
     assert len(asked.validation) == 7
+    measured = load_run_data(build(path, "method.kind=rl", "evaluation.num_demonstrations=7"))
+    assert (len(measured.demonstrations), measured.validation) == (0, asked.validation)
     for num_kept, left in ((39, 1), (55, 0)):
         with pytest.raises(DataError, match=rf"per_step must be at most the {left} rows"):
             load_run_data(build(path, f"evaluation.num_demonstrations={num_kept}"))
