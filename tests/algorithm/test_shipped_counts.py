@@ -28,10 +28,10 @@ def rollouts(config: RunConfig) -> list[TokenSample]:
     ("name", "count", "bound"),
     [
         ("cluster/1-gpu", 16, 1.25),
-        ("cluster/8-gpus", 5, 1.25),
-        ("cluster/16-gpus", 4, 1.25),
-        ("cluster/64-gpus", 7, 1.25),
-        ("cluster/256-gpus", 4, 1.25),
+        ("cluster/8-gpus", 3, 1.25),
+        ("cluster/16-gpus", 2, 1.25),
+        ("cluster/64-gpus", 4, 1.25),
+        ("cluster/256-gpus", 2, 1.25),
         # 8,192 places hold few of these long answers: a quarter more would be 59.
         ("paper/qwen2.5-3b", 61, 1.3),
         ("paper/llama-3.2-3b-instruct", 61, 1.3),

@@ -56,7 +56,7 @@ def controller(adapter: dict[str, Any] | None = None, **meta: Any) -> MetaContro
             "prompts": {"path": "p"},
             "demonstrations": {"path": "d"},
             "evaluation": {"data": {"path": "h"}},
-            "meta": meta,
+            "meta": {"w_objective": "cooperative", **meta},
         }
     )
     return MetaController(config, Adapter(SHAPES, rank=2, alpha=4, seed=0))
