@@ -16,6 +16,7 @@ from typing import Any
 
 from coop_rl.commands.stored_checkpoint import StoredCheckpoint, Which, run_folder
 from coop_rl.config import ServingConfig, load_config, load_serving_config
+from coop_rl.config.evaluation import EvaluationSection
 from coop_rl.config.sizes import serving_devices
 from coop_rl.distributed.build import team_of
 from coop_rl.distributed.cluster import preflight_local, ray_session
@@ -46,6 +47,8 @@ WITHOUT_RUN: dict[str, dict[str, Any]] = {
     "rollout": {"max_tokens": 2048},
 }
 """Defaults for a model that comes without a run and without --config."""
+ASKED = {"question_template", "system", "template", "template_arguments"}
+"""What a file given as --data takes from the config's own set: the form a policy has learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,7 @@ def _config(request: EvaluationRequest, path: Path | None, model: str) -> Servin
     if request.data:
         evaluation |= {
             "name": request.data.stem,
-            "data": {"path": str(request.data), "template": None},
+            "data": {"path": str(request.data), **_asked(base)},
         }
     if request.benchmarks or request.data:
         held_out = base.name if base and base.data and not request.data else None
@@ -203,6 +206,13 @@ def _config(request: EvaluationRequest, path: Path | None, model: str) -> Servin
     cuts = (f"evaluation.num_items={items}", f"evaluation.benchmark_items={items}")
     typed = dict.fromkeys(cuts, f"--num-items {items}")
     return load_serving_config(path, defaults, (*cuts, *dropped, *request.overrides), typed)
+
+
+def _asked(base: EvaluationSection | None) -> dict[str, Any]:
+    """Return how the config's own set is asked; the chat template where it has none."""
+    if base is None or base.data is None:
+        return {"template": None}
+    return base.data.model_dump(include=ASKED)
 
 
 def _make_folder(out: Path | None, names: Sequence[str]) -> Path:

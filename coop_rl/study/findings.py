@@ -104,6 +104,16 @@ class ContrastFinding:
 
 
 @dataclass(frozen=True, slots=True)
+class DiagnosticFinding:
+    """How far a declared contrast's diagnostics are apart, which is described and not tested."""
+
+    arm: str
+    reference: str
+    differences: Mapping[str, Mean]
+    """Of the last values of runs of the same seed, by metric; without those one arm lacks."""
+
+
+@dataclass(frozen=True, slots=True)
 class GainFinding:
     """The logged G of an arm against the difference from a separate RL run of the same seed."""
 
@@ -148,6 +158,7 @@ class Findings:
     """Those of the primary figure over the seeds that were not known before the declaration; empty
     where none were."""
     gains: Sequence[GainFinding]
+    diagnostics: Sequence[DiagnosticFinding]
     trials: Sequence[TrialFinding]
     costs: Sequence[CostFinding]
     protocol: str
@@ -183,6 +194,7 @@ def find(grid: Grid, set_name: str, runs: Sequence[StudyRun]) -> Findings:
             for finding in _contrasts(grid, set_name, grid.primary, axis, _fresh(grid, by_arm))
         ],
         list(_gains(grid, set_name, by_arm)),
+        list(_diagnostic_contrasts(grid, by_arm)),
         list(_trials([run for run in runs if run.trial is not None])),
         [_costs(arm, list(found.values())) for arm, found in by_arm.items()],
         _protocol(first, set_name) if first else "",
@@ -234,6 +246,25 @@ def _diagnostic(runs: Sequence[StudyRun], name: str) -> tuple[float, float] | No
     if not found:
         return None
     return median(value for values in found for value in values), fmean(v[-1] for v in found)
+
+
+def _diagnostic_contrasts(grid: Grid, by_arm: ByArm) -> Iterator[DiagnosticFinding]:
+    for contrast in grid.contrasts:
+        arm, reference = by_arm.get(contrast.arm, {}), by_arm.get(contrast.reference, {})
+        pairs = [(run, reference[seed]) for seed, run in sorted(arm.items()) if seed in reference]
+        found = {}
+        for name in grid.diagnostics:
+            ends = [(_last(run, name), _last(other, name)) for run, other in pairs]
+            differences = [a - b for a, b in ends if a is not None and b is not None]
+            if differences:
+                found[name] = mean_of(differences)
+        if found:
+            yield DiagnosticFinding(contrast.arm, contrast.reference, found)
+
+
+def _last(run: StudyRun, name: str) -> float | None:
+    found = numbers((*run.steps, *run.evaluations), name)
+    return found[-1] if found else None
 
 
 def _contrasts(

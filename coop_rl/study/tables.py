@@ -49,6 +49,7 @@ def tables_of(grid: Grid, found: Findings) -> list[Table]:
         *(_contrasts(figure, found) for figure in figures),
         _gains(grid, found),
         _diagnostics(grid, found),
+        _diagnostic_contrasts(grid, found),
         _trials(grid, found),
         _costs(found),
     ]
@@ -244,6 +245,19 @@ def _diagnostics(grid: Grid, found: Findings) -> Table:
     rows = [(a.arm, *(cell(a, name) for name in grid.diagnostics)) for a in found.arms]
     notes = ("median over steps and seeds; mean over seeds of the last value",)
     return Table("Diagnostics", ("arm", *grid.diagnostics), rows if grid.diagnostics else [], notes)
+
+
+def _diagnostic_contrasts(grid: Grid, found: Findings) -> Table:
+    def cell(mean: Mean | None) -> str:
+        return f"{_interval(mean, digits=4)}, n {mean.num_seeds}" if mean else NOTHING
+
+    names = [n for n in grid.diagnostics if any(n in d.differences for d in found.diagnostics)]
+    rows = [
+        (f"{d.arm} − {d.reference}", *(cell(d.differences.get(name)) for name in names))
+        for d in found.diagnostics
+    ]
+    notes = ("of the last values, with 95 % t intervals over seeds; described, not tested",)
+    return Table("Diagnostics: differences", ("arm − reference", *names), rows, notes)
 
 
 def _trials(grid: Grid, found: Findings) -> Table:

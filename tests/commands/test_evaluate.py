@@ -53,12 +53,15 @@ def test_named_sets_take_the_place_of_the_files(
     assert found.evaluation.set_names == names
 
 
-def test_a_data_file_is_a_set_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("base", "template"), [(DEMO, "{prompt}"), (None, None)])
+def test_a_data_file_is_asked_as_the_configs_own_set(
+    tmp_path: Path, base: Path | None, template: str | None
+) -> None:
     path = tmp_path / "mine.jsonl"
-    found = config(EvaluationRequest((MODEL,), ("gsm8k",), data=path), DEMO)
+    found = config(EvaluationRequest((MODEL,), ("gsm8k",), data=path), base)
     assert found.evaluation.set_names == ("mine", "gsm8k")
     assert found.evaluation.data
-    assert (found.evaluation.data.path, found.evaluation.data.template) == (str(path), None)
+    assert (found.evaluation.data.path, found.evaluation.data.template) == (str(path), template)
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,18 @@ def test_arms_are_shown_over_the_seeds_that_all_have(tmp_path: Path) -> None:
     assert "| bridge | 1.0000; 1.0000 |" in markdown(study.grid, found)
 
 
+def test_diagnostics_are_compared_by_seed_and_not_tested(tmp_path: Path) -> None:
+    names = ["reward/mean", "gain/pooled", "forgetting/nll_rise"]
+    study = read_study(write_grid(tmp_path, diagnostics=names), tmp_path / "runs")
+    found = found_of(written(study))
+    (own,) = found.diagnostics
+    assert (own.arm, own.reference, [*own.differences]) == ("bridge", "rl", names[:2])
+    assert own.differences["gain/pooled"].value == pytest.approx(fmean([0.01, 0.02, 0.03]))
+    assert own.differences["reward/mean"].value == pytest.approx(fmean([0.1, 0.05, 0.0]))
+    assert "| bridge − rl | +0.0500 [" in markdown(study.grid, found)
+    assert "described, not tested" in markdown(study.grid, found)
+
+
 def test_the_trial_with_the_highest_reward_is_taken(tmp_path: Path) -> None:
     trials = {"rl": [{"learner": {"lr": rate}} for rate in (1e-4, 2e-4, 4e-4)]}
     study = read_study(write_grid(tmp_path, trials=trials), tmp_path / "runs")

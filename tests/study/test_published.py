@@ -4,7 +4,7 @@ from pathlib import Path
 
 from coop_rl.report.stored_run import Axis
 from coop_rl.study.archive import write_archive
-from coop_rl.study.findings import Findings
+from coop_rl.study.findings import Findings, Mean
 from coop_rl.study.planned import read_study
 from coop_rl.study.runs import Progress
 from docs import study_findings
@@ -91,6 +91,12 @@ def test_readme_and_log_have_the_figures_of_wrong_rewards() -> None:
         told = _difference(found, f"bridge{share}", f"rl{share}", "avg@8", "steps")
         assert told in log, share
         assert share not in ("-flip-.1", "-flip-.2") or told in readme, share
+        told = _difference(found, f"bridge{share}", f"rl{share}", "avg@8", "device_seconds")
+        assert share not in ("-flip-.1", "-flip-.2") or told in log, share
+    nll = [_interval(d.differences["eval/demonstrations/nll"], 4) for d in found.diagnostics]
+    assert len(nll) == 4
+    assert ", ".join(nll) in log
+    assert _interval(found.diagnostics[-1].differences["forgetting/nll_rise"], 4) in log
 
 
 def _words(page: Path) -> str:
@@ -101,7 +107,12 @@ def _difference(found: Findings, arm: str, reference: str, figure: str, axis: Ax
     own = [c for c in found.contrasts if (c.arm, c.reference) == (arm, reference)]
     (d,) = [c.difference for c in own if (c.figure, c.axis) == (figure, axis)]
     assert d is not None
-    return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]".replace("-", "−")
+    return _interval(d, 3)
+
+
+def _interval(mean: Mean, digits: int) -> str:
+    shown = f"{mean.value:+.{digits}f} [{mean.low:+.{digits}f}, {mean.high:+.{digits}f}]"
+    return shown.replace("-", "−")
 
 
 def test_raw_figures_are_small() -> None:
