@@ -13,8 +13,8 @@ from statistics import fmean
 from coop_rl.metric_names import REWARD
 from coop_rl.report.stored_run import numbers
 from coop_rl.study.archive import read_archive
-from coop_rl.study.findings import at_end
 from coop_rl.study.grid import read_grid
+from coop_rl.study.runs import at_end
 
 FOLDER = Path(__file__).parent
 STUDY = FOLDER / "studies/mixed-sources"

@@ -15,6 +15,7 @@ t interval (`estimators.seed_interval`) is the one to rely on.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import fmean, stdev
 from typing import Any
 
@@ -59,16 +60,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def bootstrap_interval(difference_SP: NDArray[np.float64]) -> tuple[float, float]:
     """Return the 95 % interval of the mean over S seeds and P items, both drawn anew."""
     num_seeds, num_items = difference_SP.shape
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    means: list[NDArray[Any]] = []
-    for _ in range(NUM_DRAWS // DRAWS_AT_ONCE):
-        seed_BS, item_BP = (
-            generator.multinomial(count, np.full(count, 1 / count), DRAWS_AT_ONCE)
-            for count in (num_seeds, num_items)
-        )
-        means.append(((seed_BS @ difference_SP) * item_BP).sum(axis=1) / (num_seeds * num_items))
+    means: list[NDArray[Any]] = [
+        ((seed_BS @ difference_SP) * item_BP).sum(axis=1) / (num_seeds * num_items)
+        for seed_BS, item_BP in _draws(num_seeds, num_items)
+    ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return float(low), float(high)
+
+
+@lru_cache(maxsize=4)  # a study asks for the same ones again and again, and they take longest
+def _draws(num_seeds: int, num_items: int) -> list[tuple[NDArray[np.int16], NDArray[np.int16]]]:
+    """Return how often each seed and, apart from them, each item was drawn, in batches."""
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    draws = []
+    for _ in range(NUM_DRAWS // DRAWS_AT_ONCE):
+        seed_BS, item_BP = (
+            generator.multinomial(count, np.full(count, 1 / count), DRAWS_AT_ONCE).astype(np.int16)
+            for count in (num_seeds, num_items)
+        )
+        draws.append((seed_BS, item_BP))
+    return draws
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> Estimate | None:

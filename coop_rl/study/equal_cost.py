@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from coop_rl.report.comparison import TOLERANCE, training_reward
 from coop_rl.report.stored_run import Axis
-from coop_rl.study.runs import StudyRun
+from coop_rl.study.runs import TRAINING_REWARD, StudyRun
 
 STUDY_AXES: tuple[Axis, ...] = ("steps", "generated_tokens", "device_seconds")
-TRAINING_REWARD = "training reward"
 EXACT = 1e-9
 
 

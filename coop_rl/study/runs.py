@@ -29,6 +29,7 @@ from coop_rl.study.planned import PlannedRun, Study, run_name
 
 State = Literal["done", "half-way", "failed", "not begun"]
 Results = dict[str, dict[int, EvaluationResult]]
+TRAINING_REWARD = "training reward"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class StudyRun(StoredRun):
     def seconds(self) -> float | None:
         """Time from start to end; None where it paused between."""
         return None if self.status.get("num_resumes") else seconds_of(self.status)
+
+    def measured(self, metric: str) -> list[float]:
+        """Return the values of a metric, of training steps or of evaluations, in order."""
+        return numbers((*self.steps, *self.evaluations), metric)
+
+
+ByArm = Mapping[str, Mapping[int, StudyRun]]
+"""Runs by arm and seed."""
 
 
 def state_of(run: PlannedRun) -> State:
@@ -139,6 +148,15 @@ def last_reward(run: StoredRun) -> float | None:
     """Return the mean training reward over the last steps; None where nothing was sampled."""
     rewards = numbers(run.steps, REWARD)[-LAST_STEPS:]
     return fmean(rewards) if rewards else None
+
+
+def at_end(run: StudyRun, set_name: str, figure: str) -> float | None:
+    """Return a figure after the last step; None where it was not measured there."""
+    if figure == TRAINING_REWARD:
+        return last_reward(run)
+    results = run.results.get(set_name, {})
+    last = results.get(max(results)) if results and max(results) else None
+    return fmean(last.item_values(figure)) if last else None
 
 
 def choose(study: Study, trials: Sequence[StudyRun]) -> dict[str, int]:

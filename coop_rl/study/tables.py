@@ -12,9 +12,12 @@ from rich.text import Text
 
 from coop_rl.report.comparison import LAST_STEPS
 from coop_rl.report.stored_run import Axis
-from coop_rl.study.equal_cost import STUDY_AXES, TRAINING_REWARD
-from coop_rl.study.findings import ArmFinding, ContrastFinding, Findings, Mean
+from coop_rl.study.contrasts import ContrastFinding
+from coop_rl.study.equal_cost import STUDY_AXES
+from coop_rl.study.findings import ArmFinding, Findings
 from coop_rl.study.grid import Grid, leaves
+from coop_rl.study.mean import Mean
+from coop_rl.study.runs import TRAINING_REWARD
 
 NOTHING = "–"
 FILE_COLUMNS = 160

@@ -9,7 +9,8 @@ import pytest
 from coop_rl.evaluation.estimators import seed_interval
 from coop_rl.evaluation.seeds import bootstrap_interval, difference_p, equivalence_p
 from coop_rl.report.stored_run import Axis
-from coop_rl.study.findings import ContrastFinding, Findings, find
+from coop_rl.study.contrasts import ContrastFinding
+from coop_rl.study.findings import Findings, find
 from coop_rl.study.planned import Study, read_study
 from coop_rl.study.runs import Progress
 from coop_rl.study.tables import markdown, tables_of

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from coop_rl.report.stored_run import Axis
 from coop_rl.study.archive import write_archive
-from coop_rl.study.findings import Findings, Mean
+from coop_rl.study.findings import Findings
+from coop_rl.study.mean import Mean
 from coop_rl.study.planned import read_study
 from coop_rl.study.runs import Progress
 from docs import study_findings
