@@ -1,5 +1,7 @@
 """The published studies: their pages are what their raw figures give."""
 
+import re
+from collections import defaultdict
 from pathlib import Path
 
 from coop_rl.report.stored_run import Axis
@@ -98,6 +100,23 @@ def test_readme_and_log_have_the_figures_of_wrong_rewards() -> None:
     assert len(nll) == 4
     assert ", ".join(nll) in log
     assert _interval(found.diagnostics[-1].differences["forgetting/nll_rise"], 4) in log
+
+
+def test_every_p_is_that_of_the_difference_before_it() -> None:
+    found_p: dict[str, list[float | None]] = defaultdict(list)
+    for name in sorted(p.parent.name for p in STUDIES.glob("*/study.json")):
+        found = study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")[1]
+        for c in (*found.contrasts, *found.fresh):
+            if c.difference and c.difference.low is not None:
+                found_p[_interval(c.difference, 3)] += [c.p_holm, c.equivalence_p_holm]
+    pages = [STUDIES / "README.md", STUDIES.parents[1] / "README.md"]
+    for page in (*pages, *(STUDIES.parent / "adr").glob("*.md")):
+        text = _words(page)
+        for told in re.finditer(r"\bp (0\.\d+)", text):
+            before = re.findall(r"[+−]\d\.\d+ \[[+−]\d\.\d+, [+−]\d\.\d+\]", text[: told.start()])
+            digits = len(told[1]) - 2
+            own = {f"{p:.{digits}f}" for p in found_p[before[-1]] if p is not None}
+            assert told[1] in own, f"{page}: {text[told.start() - 120 : told.end()]}"
 
 
 def _words(page: Path) -> str:
