@@ -1,15 +1,16 @@
 """The published studies: their pages are what their raw figures give."""
 
+import math
 import re
 from collections import defaultdict
 from pathlib import Path
 
 from coop_rl.report.stored_run import Axis
-from coop_rl.study.archive import write_archive
+from coop_rl.study.archive import read_archive, write_archive
 from coop_rl.study.findings import Findings
 from coop_rl.study.mean import Mean
 from coop_rl.study.planned import read_study
-from coop_rl.study.runs import Progress
+from coop_rl.study.runs import Progress, StudyRun
 from docs import study_findings
 from tests.study.stored import finish, write_grid
 
@@ -44,6 +45,39 @@ def test_the_readme_has_the_figures_that_were_found() -> None:
         assert _difference(found, "learned", reference, figure, axis) in text, reference
     (rl,) = [arm for arm in found.arms if arm.arm == "rl"]
     assert f"RL alone at {rl.figures['pass@1'].value:.3f}" in text
+
+
+def test_readme_and_log_have_the_figures_of_a_learned_mix_on_harmful_demonstrations() -> None:
+    readme, log = _words(STUDIES.parents[1] / "README.md"), _words(STUDIES / "README.md")
+    decision = _words(STUDIES.parent / "adr/0015-sources-are-weighed-without-w.md")
+    name = "learned-mix-harmful"
+    grid, found = study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")
+    told: list[tuple[str, str, Axis, tuple[str, ...]]] = [
+        ("learned-from-.5", "tuned", "steps", (readme, log, decision)),
+        ("learned-from-.5", "tuned", "device_seconds", (log,)),
+        ("learned-from-.9", "tuned", "steps", (log,)),
+        ("learned-from-.1", "fixed-.1", "steps", (log,)),
+        ("learned-from-.1", "tuned", "steps", (log,)),
+        ("learned-from-.1", "tuned", "device_seconds", (log,)),
+    ]
+    for arm, reference, axis, texts in told:
+        difference = _difference(found, arm, reference, "avg@8", axis)
+        assert all(difference in text for text in texts), (arm, reference, axis)
+    at_end = {arm.arm: f"{arm.figures['avg@8'].value:.3f}" for arm in found.arms}
+    untrained = f"{found.before['avg@8']:.3f}"
+    assert f"avg@8 {at_end['fixed-.5']} after {untrained}; learned from .5" in readme
+    assert f"from .5 its avg@8 is {at_end['learned-from-.5']}," in log
+    runs = read_archive(STUDIES / name, grid)[1]
+    late = {arm: [_first_above(run, 0.9) for run in runs if run.arm == arm] for arm in at_end}
+    first, last = min(late["learned-from-.1"]), max(late["learned-from-.1"])
+    assert set(late["learned-from-.5"]) == {11}
+    assert "above .9 at step 11 from .5" in log
+    assert f"from .1 only at steps {first} to {last} of the 80" in log
+
+
+def _first_above(run: StudyRun, mix: float) -> float:
+    reached = (row["step"] for row in run.steps if (row.get("guidance/mix") or 0.0) > mix)
+    return next(reached, math.inf)
 
 
 def test_readme_and_log_have_the_figures_of_the_rivals() -> None:
