@@ -68,7 +68,7 @@ def bootstrap_interval(difference_SP: NDArray[np.float64]) -> tuple[float, float
     return float(low), float(high)
 
 
-@lru_cache(maxsize=4)  # a study asks for the same ones again and again, and they take longest
+@lru_cache(maxsize=2)  # a study asks for the same ones again and again, and they take longest
 def _draws(num_seeds: int, num_items: int) -> list[tuple[NDArray[np.int16], NDArray[np.int16]]]:
     """Return how often each seed and, apart from them, each item was drawn, in batches."""
     generator = np.random.default_rng(BOOTSTRAP_SEED)

@@ -15,7 +15,7 @@ from coop_rl.report.stored_run import Axis
 from coop_rl.study.equal_cost import PairAtCost, pair_at_cost
 from coop_rl.study.grid import Contrast, Grid
 from coop_rl.study.mean import Mean, mean_of
-from coop_rl.study.runs import ByArm
+from coop_rl.study.runs import ByArm, runs_of
 
 SIGNIFICANT = 0.05
 
@@ -104,11 +104,9 @@ def contrast_findings(
 def _pairs(
     contrast: Contrast, set_name: str, figure: str, axis: Axis, by_arm: ByArm
 ) -> list[PairAtCost]:
-    arm, reference = by_arm.get(contrast.arm, {}), by_arm.get(contrast.reference, {})
     found = [
-        pair_at_cost(run, reference[seed], set_name, figure, axis)
-        for seed, run in sorted(arm.items())
-        if seed in reference
+        pair_at_cost(run, reference, set_name, figure, axis)
+        for run, reference in runs_of(contrast, by_arm)
     ]
     return [pair for pair in found if pair]
 
@@ -122,8 +120,7 @@ def _bootstrap(pairs: Sequence[PairAtCost]) -> tuple[float, float] | None:
 def diagnostic_findings(grid: Grid, by_arm: ByArm) -> Iterator[DiagnosticFinding]:
     """Yield how far the diagnostics of every declared contrast are apart at the end."""
     for contrast in grid.contrasts:
-        arm, reference = by_arm.get(contrast.arm, {}), by_arm.get(contrast.reference, {})
-        pairs = [(run, reference[seed]) for seed, run in sorted(arm.items()) if seed in reference]
+        pairs = runs_of(contrast, by_arm)
         found = {}
         for name in grid.diagnostics:
             ends = [(run.measured(name), other.measured(name)) for run, other in pairs]

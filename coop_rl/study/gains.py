@@ -8,7 +8,7 @@ from coop_rl.evaluation.seeds import correlation
 from coop_rl.report.stored_run import numbers
 from coop_rl.study.grid import Grid
 from coop_rl.study.mean import Mean, mean_of
-from coop_rl.study.runs import ByArm, StudyRun, at_end, last_reward
+from coop_rl.study.runs import ByArm, StudyRun, at_end, last_reward, runs_of
 
 POOLED_GAIN = "gain/pooled"
 
@@ -38,11 +38,10 @@ def gain_findings(grid: Grid, set_name: str, by_arm: ByArm) -> Iterator[GainFind
     """Yield every contrast with an RL run whose arm logs a gain, then all of them together."""
     points: list[tuple[float, float, float | None]] = []
     for contrast in grid.contrasts:
-        arm, rl = by_arm.get(contrast.arm, {}), by_arm.get(contrast.reference, {})
         own = [
             point
-            for seed, run in sorted(arm.items())
-            if seed in rl and (point := _foretold(run, rl[seed], set_name, grid.primary))
+            for run, rl in runs_of(contrast, by_arm)
+            if (point := _foretold(run, rl, set_name, grid.primary))
         ]
         if own:
             points += own

@@ -25,6 +25,7 @@ from coop_rl.observability.run_directory import describe_change, flatten
 from coop_rl.report.comparison import LAST_STEPS
 from coop_rl.report.stored_run import Row, StoredRun, numbers, read_object, read_run
 from coop_rl.report.summary import seconds_of
+from coop_rl.study.grid import Contrast
 from coop_rl.study.planned import PlannedRun, Study, run_name
 
 State = Literal["done", "half-way", "failed", "not begun"]
@@ -63,6 +64,12 @@ class StudyRun(StoredRun):
 
 ByArm = Mapping[str, Mapping[int, StudyRun]]
 """Runs by arm and seed."""
+
+
+def runs_of(contrast: Contrast, by_arm: ByArm) -> list[tuple[StudyRun, StudyRun]]:
+    """Return the runs of a contrast's arm, each with its reference's of the same seed."""
+    arm, reference = by_arm.get(contrast.arm, {}), by_arm.get(contrast.reference, {})
+    return [(run, reference[seed]) for seed, run in sorted(arm.items()) if seed in reference]
 
 
 def state_of(run: PlannedRun) -> State:

@@ -16,6 +16,7 @@ from tests.study.stored import finish, write_grid
 
 STUDIES = Path(__file__).parents[2] / "docs/studies"
 MOST_BYTES = 20e6
+DIFFERENCE = re.compile(r"[+−]\d\.\d+ \[[+−]\d\.\d+, [+−]\d\.\d+\]")
 
 
 def test_pages_are_those_of_the_raw_figures() -> None:
@@ -137,20 +138,24 @@ def test_readme_and_log_have_the_figures_of_wrong_rewards() -> None:
 
 
 def test_every_p_is_that_of_the_difference_before_it() -> None:
-    found_p: dict[str, list[float | None]] = defaultdict(list)
+    found_p: dict[str, list[tuple[float | None, float | None]]] = defaultdict(list)
     for name in sorted(p.parent.name for p in STUDIES.glob("*/study.json")):
         found = study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")[1]
         for c in (*found.contrasts, *found.fresh):
             if c.difference and c.difference.low is not None:
-                found_p[_interval(c.difference, 3)] += [c.p_holm, c.equivalence_p_holm]
+                found_p[_interval(c.difference, 3)] += [(c.p_holm, c.equivalence_p_holm)]
     pages = [STUDIES / "README.md", STUDIES.parents[1] / "README.md"]
     for page in (*pages, *(STUDIES.parent / "adr").glob("*.md")):
         text = _words(page)
-        for told in re.finditer(r"\bp (0\.\d+)", text):
-            before = re.findall(r"[+−]\d\.\d+ \[[+−]\d\.\d+, [+−]\d\.\d+\]", text[: told.start()])
-            digits = len(told[1]) - 2
-            own = {f"{p:.{digits}f}" for p in found_p[before[-1]] if p is not None}
-            assert told[1] in own, f"{page}: {text[told.start() - 120 : told.end()]}"
+        for told in re.finditer(r"\bp (< )?(0\.\d+)", text):
+            before = [*DIFFERENCE.finditer(text, 0, told.start())][-1]
+            clause = text[before.end() : told.start()].split(";")[-1]
+            own = [p["within" in clause] for p in found_p[before[0]]]
+            digits = len(told[2]) - 2
+            assert any(
+                p is not None and (p < float(told[2]) if told[1] else f"{p:.{digits}f}" == told[2])
+                for p in own
+            ), f"{page}: {text[before.start() : told.end()]}"
 
 
 def _words(page: Path) -> str:
