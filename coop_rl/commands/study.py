@@ -63,6 +63,8 @@ def run_study(request: StudyRequest, say: Say, note: Say) -> None:
     if request.archive is not None:
         if request.export:
             raise UserError("--export writes what run folders hold; give it without --from")
+        if request.folder:
+            raise UserError("--study-dir is where run folders lie; give it without --from")
         grid = read_grid(request.grid)
         set_name, runs = read_archive(request.archive, grid)
         _tell(request, grid, find(grid, set_name, runs), say)

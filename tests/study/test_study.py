@@ -31,8 +31,8 @@ def study(tmp_path: Path) -> Study:
 
 
 def called(study: Study, *options: str) -> str:
-    arguments = ["study", str(study.path), "--study-dir", str(study.folder), *options]
-    shown = CliRunner().invoke(app, arguments)
+    runs = [] if "--from" in options else ["--study-dir", str(study.folder)]
+    shown = CliRunner().invoke(app, ["study", str(study.path), *runs, *options])
     if shown.exception:
         raise shown.exception
     return shown.output
@@ -179,7 +179,8 @@ def test_an_archive_of_another_declaration_is_refused(study: Study, tmp_path: Pa
     ("options", "expected"),
     [
         (("--dry-run", "--table-only"), "each start nothing: give one of them"),
-        (("--from", "x", "--export", "y"), "give it without --from"),
+        (("--from", "x", "--export", "y"), "--export writes what run folders hold; give it"),
+        (("--from", "x", "--study-dir", "y"), "--study-dir is where run folders lie; give it"),
         (("--export", "README.md", "--dry-run"), "README.md is a file; give --export a folder"),
         (("--from", "gone"), "gone is no study (study.json is missing or broken)"),
         (("--table-only",), "has finished"),
