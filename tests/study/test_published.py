@@ -121,6 +121,38 @@ def test_what_made_the_default_has_the_figures_that_were_found() -> None:
         assert all(difference in text for text in texts), (arm, reference, figure, axis)
 
 
+def test_what_the_bracket_is_worth_has_the_figures_that_were_found() -> None:
+    pages = (STUDIES / "README.md", STUDIES.parent / "adr/0018-w-without-a-shadow.md")
+    log, decision = map(_words, pages)
+    readme = _words(STUDIES.parents[1] / "README.md")
+    grid = study_findings.GRIDS / "w-objective.yaml"
+    found = study_findings.read(STUDIES / "w-objective", grid)[1]
+    close, long = "cooperative-penalty-.97", "cooperative-resync-20"
+    told: list[tuple[str, str, Axis, tuple[str, ...]]] = [
+        ("cooperative", "random", "steps", (readme, log, decision)),
+        ("cooperative", "mixture", "steps", (log, decision)),
+        ("cooperative", "sft", "steps", (log,)),
+        ("cooperative", "frozen", "steps", (log,)),
+        ("cooperative", "mixture", "device_seconds", (log, decision)),
+        ("cooperative", "sft", "device_seconds", (log,)),
+        ("cooperative", "frozen", "device_seconds", (log,)),
+        (close, "random-penalty-.97", "steps", (readme, log, decision)),
+        (close, "sft", "steps", (log,)),
+        (long, "sft", "steps", (log,)),
+        (f"{long}-penalty-.97", "sft", "steps", (log,)),
+    ]
+    for arm, reference, axis, texts in told:
+        difference = _difference(found, arm, reference, "avg@8", axis)
+        assert all(difference in text for text in texts), (arm, reference, axis)
+    by_pair = {(d.arm, d.reference): d.differences for d in found.diagnostics}
+    gain = "gain/pooled"
+    assert _interval(by_pair["cooperative", "random"][gain], 4) in log
+    harmful = by_pair[close, "random-penalty-.97"]
+    assert _interval(harmful[gain], 4) in log
+    assert _interval(harmful["guidance/grad_sft_norm"], 4) in log
+    assert _difference(found, close, "random-penalty-.97", "training reward", "steps") in log
+
+
 def test_readme_and_log_have_the_figures_of_wrong_rewards() -> None:
     readme, log = _words(STUDIES.parents[1] / "README.md"), _words(STUDIES / "README.md")
     grid = study_findings.GRIDS / "robustness.yaml"
