@@ -233,8 +233,9 @@ def example_derivatives(
 def _mean_over_present(products: Mapping[str, float], weights: Mapping[str, float]) -> float:
     """Return zbar: the mean of z over the sources present in the step, by their share of it."""
     present = {source: v for source, v in weights.items() if source in products}
-    total = math.fsum(v * products[source] for source, v in present.items())
-    return total / math.fsum(present.values())
+    total = math.fsum(present.values())
+    # The share first: a source by itself has exactly 1, and pulls exactly 0 away from itself.
+    return math.fsum(v / total * products[source] for source, v in present.items())
 
 
 def _free_share(num_sources: int, floor: float) -> float:

@@ -382,16 +382,3 @@ def test_slope_where_no_gradient_was_seen_is_its_limit() -> None:
     for u in step.responses(step.slope()).values():
         assert bool((u[-1] == 0.0).all())
         assert bool(torch.isfinite(u).all())
-
-
-def test_one_undivided_source_gives_the_derivative_of_mix_alone() -> None:
-    assert lookahead.mix_derivative({"rl": 2.0, "": 0.5}, {"": 1.0}) == 1.5
-
-
-def test_source_weights_sum_to_one_above_the_floor() -> None:
-    v = lookahead.source_weights({"a": 1000.0, "b": 0.0, "c": -1000.0}, FLOOR)
-    assert v == pytest.approx({"a": 0.9, "b": 0.05, "c": 0.05})
-    c = lookahead.example_weights({"a": 1.0, "b": 0.0, "c": -1.0})
-    assert sum(c.values()) == pytest.approx(3.0)
-    with pytest.raises(ValueError, match="3 sources"):
-        lookahead.source_weights(LOGITS[3], 0.4)
