@@ -28,7 +28,7 @@ from coop_rl.study.runs import (
     ByArm,
     StudyRun,
     at_end,
-    best_trial,
+    taken_trial,
     trial_rewards,
 )
 
@@ -121,7 +121,7 @@ def find(grid: Grid, set_name: str, runs: Sequence[StudyRun]) -> Findings:
         ],
         list(gain_findings(grid, set_name, by_arm)),
         list(diagnostic_findings(grid, by_arm)),
-        list(_trials([run for run in runs if run.trial is not None])),
+        list(_trials(grid, [run for run in runs if run.trial is not None])),
         [_costs(arm, list(found.values())) for arm, found in by_arm.items()],
         _protocol(first, set_name) if first else "",
         sorted({str(run.status.get("git_commit") or "unknown") for run in runs}),
@@ -157,12 +157,12 @@ def _diagnostic(runs: Sequence[StudyRun], name: str) -> tuple[float, float] | No
     return median(value for values in found for value in values), fmean(v[-1] for v in found)
 
 
-def _trials(runs: Sequence[StudyRun]) -> Iterator[TrialFinding]:
+def _trials(grid: Grid, runs: Sequence[StudyRun]) -> Iterator[TrialFinding]:
     for arm in dict.fromkeys(run.arm for run in runs):
-        rewards = trial_rewards([run for run in runs if run.arm == arm])
-        best = best_trial(rewards)
-        for number, reward in rewards.items():
-            yield TrialFinding(arm, number, reward, number == best)
+        own = [run for run in runs if run.arm == arm]
+        taken = taken_trial(grid, arm, own)
+        for number, reward in trial_rewards(own).items():
+            yield TrialFinding(arm, number, reward, number == taken)
 
 
 def _costs(arm: str, runs: Sequence[StudyRun]) -> CostFinding:

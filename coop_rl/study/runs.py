@@ -25,7 +25,7 @@ from coop_rl.observability.run_directory import describe_change, flatten
 from coop_rl.report.comparison import LAST_STEPS
 from coop_rl.report.stored_run import Row, StoredRun, numbers, read_object, read_run
 from coop_rl.report.summary import seconds_of
-from coop_rl.study.grid import Contrast
+from coop_rl.study.grid import Contrast, Grid
 from coop_rl.study.planned import PlannedRun, Study, run_name
 
 State = Literal["done", "half-way", "failed", "not begun"]
@@ -167,17 +167,25 @@ def at_end(run: StudyRun, set_name: str, figure: str) -> float | None:
 
 
 def choose(study: Study, trials: Sequence[StudyRun]) -> dict[str, int]:
-    """Return the trial that each arm takes; arms with trials still to run are left out.
+    """Return the trial that each arm takes; arms with trials still to run are left out."""
+    chosen = {}
+    for arm in study.trials:
+        trial = taken_trial(study.grid, arm, [run for run in trials if run.arm == arm])
+        if trial is not None:
+            chosen[arm] = trial
+    return chosen
+
+
+def taken_trial(grid: Grid, arm: str, runs: Sequence[StudyRun]) -> int | None:
+    """Return the trial that an arm takes, None while some of its trials are still to run.
 
     It is the one with the highest training reward over the last steps, the mean of its seeds; of
     equal ones the first.
     """
-    chosen = {}
-    for arm, configs in study.trials.items():
-        own = [run for run in trials if run.arm == arm]
-        if len(own) == len(configs) * len(study.grid.trial_seeds):
-            chosen[arm] = best_trial(trial_rewards(own))
-    return chosen
+    if len(runs) < len(grid.trials[arm]) * len(grid.trial_seeds):
+        return None
+    rewards = trial_rewards(runs)
+    return max(rewards, key=lambda n: -math.inf if (r := rewards[n]) is None else r)
 
 
 def trial_rewards(runs: Sequence[StudyRun]) -> dict[int, float | None]:
@@ -190,11 +198,6 @@ def trial_rewards(runs: Sequence[StudyRun]) -> dict[int, float | None]:
         number: None if None in own else fmean(reward or 0.0 for reward in own)
         for number, own in sorted(rewards.items())
     }
-
-
-def best_trial(rewards: Mapping[int, float | None]) -> int:
-    """Return the trial with the highest reward, of equal ones the first."""
-    return max(rewards, key=lambda n: -math.inf if (r := rewards[n]) is None else r)
 
 
 def median_seconds(runs: Sequence[StudyRun]) -> Mapping[str, float]:

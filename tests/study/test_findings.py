@@ -158,3 +158,5 @@ def test_the_trial_with_the_highest_reward_is_taken(tmp_path: Path) -> None:
     found = find(study.grid, study.primary_set, Progress().finished(runs))
     assert [t.is_chosen for t in found.trials] == [False, True, False]
     assert "| rl, trial 2 | learner.lr 0.0002 | 0.600 | taken |" in markdown(study.grid, found)
+    found = find(study.grid, study.primary_set, Progress().finished(runs[:2]))
+    assert not any(t.is_chosen for t in found.trials)  # one is still to run
