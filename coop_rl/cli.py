@@ -241,7 +241,7 @@ def evaluate(
     ],
     benchmarks: Annotated[
         list[str] | None,
-        typer.Option("--benchmark", help="Benchmarks by name, or the config's own set."),
+        typer.Option("--benchmark", help="Benchmarks by name, or the config's own sets."),
     ] = None,
     data: DataFile = None,
     data_dir: Annotated[

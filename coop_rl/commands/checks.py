@@ -187,9 +187,8 @@ class Door:
 
     def evaluation(self) -> str:
         """Read and render the sets to evaluate on."""
-        section = self.config.evaluation
-        held_out = self.reader.held_out()
-        self.sets = [EvaluationSet(section.name, held_out)] if section.data else []
+        names = [held_out.name for held_out in self.config.evaluation.held_out]
+        self.sets = list(map(EvaluationSet, names, self.reader.held_out()))
         self.sets += benchmark_sets(self.config, self.tokenizer, self.facts)
         return ", ".join(f"{one.name} {len(one.prompts):,} rows" for one in self.sets)
 
@@ -302,7 +301,7 @@ def _split(text: str) -> tuple[str, str]:
 
 def _used(config: RunConfig) -> list[RowSource]:
     """Return the sources of rows that a run reads."""
-    sources: list[RowSource] = [config.evaluation.data] if config.evaluation.data else []
+    sources: list[RowSource] = [held_out.source for held_out in config.evaluation.held_out]
     if config.method.samples:
         sources += config.prompts.mixture or [config.prompts]
     if reads_demonstrations(config):

@@ -1,8 +1,8 @@
 """`coop-rl data check`: do training questions occur in the evaluation? Prints, and can drop them.
 
-evaluation.data, evaluation.benchmarks --> OverlapIndex
-prompts, demonstrations                --> each question's closest overlap --> table
-                                       --> without the overlaps, as new JSONL files
+evaluation: data, more_data, benchmarks --> OverlapIndex
+prompts, demonstrations                 --> each question's closest overlap --> table
+                                        --> without the overlaps, as new JSONL files
 """
 
 import json
@@ -67,11 +67,10 @@ def check_data(
 
 def _evaluation_questions(config: RunConfig) -> Iterator[Question]:
     section = config.evaluation
-    if section.data is not None:
-        column = section.data.prompt_column
-        wanted = Wanted((column,))
-        read = open_rows("evaluation.data", section.data, config, section.num_items, wanted)
-        _require_rows("evaluation.data", read)
+    for _, where, source in section.held_out:
+        column = source.prompt_column
+        read = open_rows(where, source, config, section.num_items, Wanted((column,)))
+        _require_rows(where, read)
         for row in read.rows:
             yield _question(row, column)
     for name in section.benchmarks:

@@ -189,9 +189,15 @@ def _config(request: EvaluationRequest, path: Path | None, model: str) -> Servin
             "data": {"path": str(request.data), **_asked(base)},
         }
     if request.benchmarks or request.data:
-        held_out = base.name if base and base.data and not request.data else None
-        evaluation["benchmarks"] = [name for name in request.benchmarks if name != held_out]
-        if not request.data and held_out not in request.benchmarks:
+        own = [] if base is None or request.data else base.held_out
+        kept = {held_out.name: held_out for held_out in own if held_out.name in request.benchmarks}
+        evaluation["benchmarks"] = [name for name in request.benchmarks if name not in kept]
+        evaluation["more_data"] = {
+            name: held_out.source.model_dump(mode="json")
+            for name, held_out in kept.items()
+            if base and name in base.more_data
+        }
+        if not request.data and len(kept) == len(evaluation["more_data"]):
             evaluation["data"] = None
     defaults: dict[str, dict[str, Any]] = {
         "model": {"path": model},

@@ -1,20 +1,35 @@
 """Section `evaluation`: what is measured before, during and after training, or by itself."""
 
-from typing import Self
+import re
+from typing import NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from coop_rl.config.base import Section
 from coop_rl.config.data import DataSource
 
+SET_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class HeldOut(NamedTuple):
+    """A set of the user's own."""
+
+    name: str
+    """As metrics call it."""
+    section: str
+    """Its section of the config, for errors."""
+    source: DataSource
+
 
 class EvaluationSection(Section):
     """Accuracy on held-out data and on benchmarks, each a set with figures of its own."""
 
-    name: str = Field("held_out", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("held_out", pattern=SET_NAME)
     """Name of the set `data` in metrics: `eval/<name>/pass@1`."""
     data: DataSource | None = None
-    """Held-out prompts; null: only `benchmarks` are measured."""
+    """Held-out prompts; null: only `more_data` and `benchmarks` are measured."""
+    more_data: dict[str, DataSource] = Field({})
+    """More held-out prompts, each a set by its name, such as `{harder: {path: harder.jsonl}}`."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks by name, such as math500 or gsm8k (docs/evaluation.md)."""
     data_dir: str | None = None
@@ -24,7 +39,7 @@ class EvaluationSection(Section):
     """Arguments of the model's chat template where benchmarks are asked, such as
     `{enable_thinking: false}`; `data` has its own."""
     num_items: int | None = Field(256, ge=1)
-    """Rows of `data` used, from its top; null: all."""
+    """Rows of `data`, and of each of `more_data`, used from the top; null: all."""
     benchmark_items: int | None = Field(None, ge=1)
     """Rows of each benchmark used, from its top; its name in metrics then ends in `-first<n>`;
     null: all, which is what its name stands for."""
@@ -55,8 +70,18 @@ class EvaluationSection(Section):
 
     @property
     def set_names(self) -> tuple[str, ...]:
-        """The sets in order: `data` first, then the benchmarks, as metrics call them."""
-        return ((self.name,) if self.data else ()) + tuple(map(self.shown_name, self.benchmarks))
+        """The sets in order, as metrics call them; the first is what a study's figures are of."""
+        own = tuple(held_out.name for held_out in self.held_out)
+        return own + tuple(map(self.shown_name, self.benchmarks))
+
+    @property
+    def held_out(self) -> list[HeldOut]:
+        """The user's own sets, `data` first."""
+        first = [HeldOut(self.name, "evaluation.data", self.data)] if self.data else []
+        return first + [
+            HeldOut(name, f"evaluation.more_data.{name}", source)
+            for name, source in self.more_data.items()
+        ]
 
     def shown_name(self, benchmark: str) -> str:
         """Return what metrics call a benchmark: a part of it does not go by the name of all."""
@@ -82,6 +107,12 @@ class EvaluationSection(Section):
     @model_validator(mode="after")
     def _check_sets(self) -> Self:
         names = self.set_names
+        for name in self.more_data:
+            if not re.fullmatch(SET_NAME, name):
+                raise ValueError(
+                    "names in evaluation.more_data are of letters, digits, dots, hyphens and "
+                    f"underscores, got {name!r}; rename it"
+                )
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"evaluation sets need names of their own, got {name} twice")

@@ -13,7 +13,7 @@ from typing import Any
 PACKAGES = "working_dir_files"
 """The folder Ray unpacks the working directories of jobs in."""
 SOURCES = ("prompts", "prompts.mixture.*", "demonstrations", "demonstrations.mixture.*",
-           "evaluation.data")  # fmt: skip
+           "evaluation.data", "evaluation.more_data.*")  # fmt: skip
 MAY_BE_HUB_IDS = ("model.path", *(f"{source}.dataset.name" for source in SOURCES))
 PATHS = (
     *MAY_BE_HUB_IDS,

@@ -47,7 +47,7 @@ class ServingConfig(Section):
     @property
     def sources(self) -> Sequence[RowSource]:
         """Every source of prompts."""
-        return [self.evaluation.data] if self.evaluation.data else []
+        return [held_out.source for held_out in self.evaluation.held_out]
 
     @model_validator(mode="after")
     def _check_serving(self) -> Self:

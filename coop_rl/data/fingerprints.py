@@ -61,8 +61,7 @@ def _data_files(config: RunConfig) -> Iterator[tuple[str, Path]]:
     if reads_demonstrations(config):
         shown: Sequence[RowSource] = config.demonstrations.mixture
         sections += [("demonstrations", s) for s in shown or [config.demonstrations]]
-    if config.evaluation.data:
-        sections.append(("evaluation.data", config.evaluation.data))
+    sections += [(held_out.section, held_out.source) for held_out in config.evaluation.held_out]
     for section, source in sections:
         given = [source.path] if isinstance(source.path, str) else source.path or []
         yield from ((section, path) for pattern in given for path in files_matching(pattern))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from coop_rl.config import RunConfig
-from coop_rl.config.data import DataSource, DemonstrationsSection, PromptsSection, RowSource, Traces
+from coop_rl.config.data import DemonstrationsSection, PromptsSection, RowSource, Traces
+from coop_rl.config.evaluation import HeldOut
 from coop_rl.config.paths import files_matching
 from coop_rl.config.schema import ServingConfig
 from coop_rl.config.sizes import has_scaffold, reads_demonstrations, validation_rows
@@ -49,7 +50,7 @@ class RunData:
     validation: tuple[Demonstration, ...]
     """Demonstrations kept from training, to measure their NLL."""
     held_out: Sequence[Prompt]
-    """Evaluation prompts, the first `evaluation.num_items` rows."""
+    """Prompts of the evaluation's first own set, the first `evaluation.num_items` rows."""
     sources: tuple[str, ...]
     """Names of the demonstrations' sources."""
     decode: Callable[[Sequence[int]], str]
@@ -147,7 +148,7 @@ class RunReader:
         self._training: Mixture[Demonstration] = Mixture([], [])
         self._asked: tuple[Prompt, ...] = ()
         self._validation: tuple[Demonstration, ...] = ()
-        self._held_out: Sequence[Prompt] = ()
+        self._held_out: Sequence[Sequence[Prompt]] = ()
         self._dropped: dict[str, list[Dropped]] = {"prompts": [], "demonstrations": []}
 
     def prompts(self) -> Mixture[Prompt]:
@@ -196,8 +197,8 @@ class RunReader:
         self._training = training
         return training
 
-    def held_out(self) -> Sequence[Prompt]:
-        """Read the evaluation's prompts."""
+    def held_out(self) -> Sequence[Sequence[Prompt]]:
+        """Read the evaluation's prompts, own set by own set."""
         self._held_out = load_held_out(self._config, self._loader.tokenizer, self._loader.facts)
         return self._held_out
 
@@ -216,7 +217,7 @@ class RunReader:
             self._prompts,
             self._training,
             self._validation,
-            self._held_out,
+            self._held_out[0] if self._held_out else (),
             _source_names(config.demonstrations, self._training),
             partial(tokenizer.decode, skip_special_tokens=True),
             self._asked,
@@ -242,16 +243,12 @@ def load_run_data(config: RunConfig) -> RunData:
 
 def load_held_out(
     config: ServingConfig, tokenizer: "PreTrainedTokenizerBase", facts: ModelFacts
-) -> Sequence[Prompt]:
-    """Read the evaluation's prompts, at most `evaluation.num_items` from the top."""
-    section = config.evaluation
-    if section.data is None:
-        return ()
-    loader = Loader(config, tokenizer, facts)
-    prompts, _ = loader.prompts(
-        "evaluation.data", section.data, config.max_evaluation_tokens, limit=section.num_items
-    )
-    return prompts
+) -> Sequence[Sequence[Prompt]]:
+    """Read each of the evaluation's own sets, at most `evaluation.num_items` from the top."""
+    section, loader = config.evaluation, Loader(config, tokenizer, facts)
+    room, most = config.max_evaluation_tokens, section.num_items
+    read = [loader.prompts(where, own, room, limit=most) for _, where, own in section.held_out]
+    return [prompts for prompts, _ in read]
 
 
 def open_rows(
@@ -278,12 +275,12 @@ def open_rows(
         return open_dataset(source.dataset, wanted, limit)
     if source.task is None:
         return _open_files(section, source, wanted, limit)
-    held_out, num_items = config.evaluation.data, config.evaluation.num_items
+    held_out, num_items = config.evaluation.held_out, config.evaluation.num_items
     num_rows, is_whole = source.task.num_rows, wanted.is_whole
-    if source is held_out:
+    if any(source is own.source for own in held_out):
         num_rows = min(num_rows, num_items) if num_items else num_rows
         return ReadRows.of(generate_rows(section, source.task, num_rows, is_whole=is_whole))
-    excluded = _questions(held_out, config) if held_out else []
+    excluded = [question for own in held_out for question in _questions(own, config)]
     return ReadRows.of(generate_rows(section, source.task, num_rows, excluded, is_whole=is_whole))
 
 
@@ -310,9 +307,9 @@ def _open_files(section: str, source: RowSource, wanted: Wanted, limit: int | No
     return open_jsonl(paths, wanted, limit)
 
 
-def _questions(held_out: DataSource, config: ServingConfig) -> list[str]:
-    column, num_items = held_out.prompt_column, config.evaluation.num_items
-    read = open_rows("evaluation.data", held_out, config, num_items, Wanted((column,)))
+def _questions(held_out: HeldOut, config: ServingConfig) -> list[str]:
+    column, num_items = held_out.source.prompt_column, config.evaluation.num_items
+    read = open_rows(held_out.section, held_out.source, config, num_items, Wanted((column,)))
     return [row.turns(column)[-1].text for row in read.rows]
 
 

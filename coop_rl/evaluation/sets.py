@@ -1,7 +1,7 @@
 """The sets to evaluate on, read and rendered before anything starts; called by `commands`.
 
-evaluation.data        --data.load--> prompts --+
-evaluation.benchmarks  --benchmarks--> rows --rendering--> prompts --+--> EvaluationSet
+evaluation.data, more_data  --data.load--> prompts ----------------------+
+evaluation.benchmarks       --benchmarks--> rows --rendering--> prompts --+--> EvaluationSet
 """
 
 from collections.abc import Sequence
@@ -52,8 +52,8 @@ def serving_sets(config: ServingConfig) -> list[EvaluationSet]:
     for name in section.benchmarks:
         find_benchmark(name)  # an unknown one is refused before the model is read
     facts, tokenizer = read_model_facts(config.model), load_tokenizer(config.model.path)
-    held_out = load_held_out(config, tokenizer, facts)
-    sets = [EvaluationSet(section.name, held_out)] if section.data else []
+    names = [held_out.name for held_out in section.held_out]
+    sets = list(map(EvaluationSet, names, load_held_out(config, tokenizer, facts)))
     return sets + benchmark_sets(config, tokenizer, facts)
 
 

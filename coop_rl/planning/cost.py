@@ -129,7 +129,7 @@ def evaluated_samples(config: RunConfig) -> int:
     cut = section.benchmark_items
     known = [BENCHMARK_ITEMS.get(name, UNKNOWN_ITEMS) for name in section.benchmarks]
     items = sum(min(size, cut) if cut else size for size in known)
-    items += (section.num_items or UNKNOWN_ITEMS) if section.data else 0
+    items += (section.num_items or UNKNOWN_ITEMS) * len(section.held_out)
     return items * (1 + section.num_samples)
 
 

@@ -41,6 +41,13 @@ def test_overlaps_are_counted_shown_and_dropped(tmp_path: Path) -> None:
     assert "held_out.jsonl" not in printed(again)
 
 
+def test_more_sets_of_the_evaluation_are_compared_too(tmp_path: Path) -> None:
+    harder = write(tmp_path / "harder.jsonl", 5)
+    more = configure(tmp_path, f"evaluation.more_data.harder.path={harder}")
+    assert "in 30 evaluation questions" in printed(configure(tmp_path))
+    assert "in 35 evaluation questions" in printed(more)
+
+
 def test_every_source_the_method_uses_is_checked(tmp_path: Path) -> None:
     text = printed(configure(tmp_path))
     assert "│ prompts " in text

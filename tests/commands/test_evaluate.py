@@ -1,10 +1,12 @@
 """The command line becomes a config, and bad input is refused before anything starts."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from coop_rl.commands import evaluate
 from coop_rl.commands.evaluate import EvaluationRequest, run_evaluation
@@ -51,6 +53,41 @@ def test_named_sets_take_the_place_of_the_files(
 ) -> None:
     found = config(EvaluationRequest((MODEL,), benchmarks), DEMO)
     assert found.evaluation.set_names == names
+
+
+def with_harder(folder: Path) -> Path:
+    """Write a config that has one set more than the demo's."""
+    harder = {"path": "harder.jsonl", "template": "{prompt}"}
+    values = {
+        "extends": os.path.relpath(DEMO, folder),
+        "evaluation": {"more_data": {"harder": harder}},
+    }
+    (folder / "more.yaml").write_text(yaml.safe_dump(values))
+    return folder / "more.yaml"
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "names"),
+    [
+        ((), ("sums", "harder")),
+        (("gsm8k",), ("gsm8k",)),
+        (("gsm8k", "harder"), ("harder", "gsm8k")),
+        (("harder", "sums"), ("sums", "harder")),
+    ],
+)
+def test_more_sets_of_the_file_are_named_alike(
+    tmp_path: Path, benchmarks: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    found = config(EvaluationRequest((MODEL,), benchmarks), with_harder(tmp_path))
+    assert found.evaluation.set_names == names
+    if "harder" in names:
+        assert found.evaluation.more_data["harder"].template == "{prompt}"
+
+
+def test_a_data_file_is_alone(tmp_path: Path) -> None:
+    request = EvaluationRequest((MODEL,), data=tmp_path / "mine.jsonl")
+    found = config(request, with_harder(tmp_path))
+    assert found.evaluation.set_names == ("mine",)
 
 
 @pytest.mark.parametrize(("base", "template"), [(DEMO, "{prompt}"), (None, None)])

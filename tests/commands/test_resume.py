@@ -146,12 +146,14 @@ def test_a_longer_run_says_what_its_schedules_are_now(
 def test_files_are_told_apart_by_their_content(tmp_path: Path) -> None:
     for name in ("prompts.jsonl", "demonstrations.jsonl", "held_out.jsonl"):
         shutil.copy(ROOT / "configs/local/demo" / name, tmp_path)
+    shutil.copy(tmp_path / "held_out.jsonl", tmp_path / "harder.jsonl")
     shutil.copytree(ROOT / "configs/local/demo/model", tmp_path / "model")
     (tmp_path / "mine.py").write_text("def judge(answer):\n    return 1.0\n")
     config = configure(
         f"prompts.path={tmp_path}/p*.jsonl",
         f"demonstrations.path={tmp_path}/demonstrations.jsonl",
         f"evaluation.data.path={tmp_path}/held_out.jsonl",
+        f"evaluation.more_data.harder.path={tmp_path}/harder.jsonl",
         f"model.path={tmp_path}/model",
         "reward.kind=python",
         f"reward.function={tmp_path}/mine.py:judge",

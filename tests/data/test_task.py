@@ -60,15 +60,14 @@ def test_unknown_task_or_setting_is_refused(name, settings, message) -> None:
         generate_rows("prompts", wrong, 1)
 
 
+def set_task(section: str, num_rows: int, seed: int = 5) -> str:
+    return f"{section}.task={task(num_rows, seed).model_dump_json()}"
+
+
 def config(*overrides: str) -> RunConfig:
-    names = ("min_terms", "max_terms", "min_digits", "max_digits")
-    level = ", ".join(f"{name}: {LEVEL[name]}" for name in names)
     sets = []
     for section, rows in (("prompts", 72), ("demonstrations", 72), ("evaluation.data", 128)):
-        sets.append(f"{section}.path=null")
-        sets.append(
-            f"{section}.task={{name: chain_sum, settings: {{{level}}}, num_rows: {rows}, seed: 5}}"
-        )
+        sets += [f"{section}.path=null", set_task(section, rows)]
     return load_config(
         DEMO,
         [
@@ -100,6 +99,17 @@ def test_nor_one_of_an_evaluation_file(tmp_path: Path) -> None:
     data = load_run_data(config(*path, *fitting, *sizes))
     assert len(data.prompts) == 50
     assert not {p.text for p in data.held_out} & {p.text for p in data.prompts}
+
+
+def test_nor_one_of_any_of_its_sets() -> None:
+    asked = {row.columns["prompt"] for row in generate_rows("e", task(30, seed=10**6), 30)}
+    sections = ("prompts", "demonstrations")
+    fewer = [f"{s}.{field}" for s in sections for field in ("task.num_rows=20", "per_step=8")]
+    alone = load_run_data(config())
+    assert asked & {prompt.text.strip() for prompt in alone.prompts}
+    data = load_run_data(config(*fewer, set_task("evaluation.more_data.more", 30, seed=10**6)))
+    assert len(data.prompts) == 20
+    assert not asked & {prompt.text.strip() for prompt in data.prompts}
 
 
 def test_file_and_task_together_or_neither_are_refused() -> None:

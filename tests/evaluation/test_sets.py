@@ -59,6 +59,42 @@ def test_own_data_comes_first(tmp_path: Path) -> None:
     assert found[0].prompts[0].verifier == ""
 
 
+def test_more_data_comes_behind_it_each_set_by_itself(tmp_path: Path) -> None:
+    held_out = ROOT / "configs/local/demo/held_out.jsonl"
+    harder = tmp_path / "harder.jsonl"
+    harder.write_text('{"prompt": "99+99=?", "answer": "198"}\n' * 3)
+    found = sets(
+        tmp_path,
+        f"evaluation.data={{path: {held_out}}}",
+        f"evaluation.more_data.harder={{path: {harder}, verifier: number}}",
+        "evaluation.num_items=2",
+        "rollout.max_tokens=8",
+    )
+    shown = [(s.name, len(s.prompts)) for s in found]
+    assert shown == [("held_out", 2), ("harder", 2), ("minerva_math", 2)]
+    assert {prompt.verifier for prompt in found[1].prompts} == {"number"}
+    harder.write_text('{"prompt": "99+99=?"}\n')
+    with pytest.raises(DataError, match=r"harder\.jsonl"):
+        sets(tmp_path, f"evaluation.more_data.harder.path={harder}", "rollout.max_tokens=8")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("evaluation.more_data.gsm8k.path=mine.jsonl", "got gsm8k twice"),
+        ("evaluation.more_data={a/b: {path: mine.jsonl}}", "more_data"),
+        ("evaluation.more_data.harder={}", "more_data.harder"),
+    ],
+)
+def test_what_names_no_set_is_refused(given: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_serving_config(
+            None,
+            {"model": {"path": MODEL}, "evaluation": {"benchmarks": ["gsm8k"]}},
+            [given],
+        )
+
+
 def test_a_part_of_a_benchmark_does_not_go_by_its_name(tmp_path: Path) -> None:
     overrides = ("evaluation.benchmark_items=1", "rollout.max_tokens=8", "model.max_length=256")
     (found,) = sets(tmp_path, *overrides)

@@ -123,6 +123,7 @@ def test_evaluations_are_planned_and_where_they_wait() -> None:
     cut = ("evaluation.benchmarks=[gsm8k,aime24]", "evaluation.benchmark_items=100")
     assert planned(*cut) == ((256 + 100 + 30) * 5, 2, 2)
     assert planned("evaluation.benchmarks=[gsm8k]")[0] == (256 + 1319) * 5
+    assert planned("evaluation.more_data.harder.path=harder.jsonl")[0] == 2 * 256 * 5
 
 
 def test_the_longest_response_is_waited_for_at_lag_0_alone() -> None:
