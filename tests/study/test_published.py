@@ -96,6 +96,30 @@ def test_readme_and_log_have_the_figures_of_the_rivals() -> None:
         assert _difference(rivals, "bridge", reference, "avg@8", "device_seconds") in log
 
 
+def test_the_log_has_the_trials_where_most_groups_get_no_reward() -> None:
+    log = _words(STUDIES / "README.md")
+    name = "rivals-sparse"
+    grid, found = study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")
+    rewards: dict[str, dict[float, float]] = defaultdict(dict)
+    taken = {}
+    for trial in found.trials:
+        rate = grid.trials[trial.arm][trial.trial - 1].get("learner.lr", 2e-4)
+        if trial.reward is not None:
+            rewards[trial.arm][rate] = trial.reward
+        if trial.is_chosen:
+            taken[trial.arm] = rate
+    rising = [arm for arm, rate in taken.items() if rate == 8e-4]
+    assert len(rising) == 5
+    for arm in rising:
+        assert f"`{arm}` {rewards[arm][4e-4]:.3f} to {rewards[arm][8e-4]:.3f}" in log
+        assert rewards[arm][1.6e-3] < rewards[arm][8e-4]
+    falling = [arm for arm, rate in taken.items() if rate == 4e-4]
+    assert "That of " + ", ".join(f"`{arm}`" for arm in falling[:-1]) in log
+    assert f"`{falling[-1]}` falls there" in log
+    assert (len(rising) + len(falling), len(taken)) == (11, 14)
+    assert f"{max(rewards['self_distil'].values()):.3f} at most" in log
+
+
 def test_what_made_the_default_has_the_figures_that_were_found() -> None:
     pages = (STUDIES / "README.md", STUDIES.parent / "adr/0018-w-without-a-shadow.md")
     log, decision = map(_words, pages)
