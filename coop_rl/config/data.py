@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from coop_rl.config.base import Section
+from coop_rl.config.base import NAME, Section
 from coop_rl.config.reward import VerifierKind
 
 
@@ -139,7 +139,7 @@ class DataSource(RowSource):
 class PromptSource(DataSource):
     """One source of a mixture of prompts."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     """Name of the source; prompt ids begin with it."""
     weight: float = Field(1.0, gt=0)
     """Share of a step's prompts, relative to the weights of the other sources."""
@@ -191,7 +191,7 @@ class Traces(RowSource):
 class TraceSource(Traces):
     """One source of a mixture of demonstrations."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     """Name of the source, to which its rows belong unless `source_column` says otherwise."""
     weight: float = Field(1.0, gt=0)
     """Share of a step's demonstrations, relative to the weights of the other sources."""

@@ -5,10 +5,8 @@ from typing import NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from coop_rl.config.base import Section
+from coop_rl.config.base import NAME, Section
 from coop_rl.config.data import DataSource
-
-SET_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class HeldOut(NamedTuple):
@@ -24,7 +22,7 @@ class HeldOut(NamedTuple):
 class EvaluationSection(Section):
     """Accuracy on held-out data and on benchmarks, each a set with figures of its own."""
 
-    name: str = Field("held_out", pattern=SET_NAME)
+    name: str = Field("held_out", pattern=NAME)
     """Name of the set `data` in metrics: `eval/<name>/pass@1`."""
     data: DataSource | None = None
     """Held-out prompts; null: only `more_data` and `benchmarks` are measured."""
@@ -108,7 +106,7 @@ class EvaluationSection(Section):
     def _check_sets(self) -> Self:
         names = self.set_names
         for name in self.more_data:
-            if not re.fullmatch(SET_NAME, name):
+            if not re.fullmatch(NAME, name):
                 raise ValueError(
                     "names in evaluation.more_data are of letters, digits, dots, hyphens and "
                     f"underscores, got {name!r}; rename it"

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from coop_rl.config.base import Section
+from coop_rl.config.base import NAME, Section
 from coop_rl.redaction import SECRET_NAME
 
 TrackerKind = Literal[
@@ -17,7 +17,7 @@ TARGET_SCHEMES = ("file", "s3", "gs", "memory")
 class RunSection(Section):
     """Name, length and seed of the run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     """Name of the run, whose directory is `<dir>/<name>`."""
     dir: str = "runs"
     """Parent of the run directory."""

@@ -114,6 +114,7 @@ def test_the_log_has_the_trials_where_most_groups_get_no_reward() -> None:
         assert f"`{arm}` {rewards[arm][4e-4]:.3f} to {rewards[arm][8e-4]:.3f}" in log
         assert rewards[arm][1.6e-3] < rewards[arm][8e-4]
     falling = [arm for arm, rate in taken.items() if rate == 4e-4]
+    assert all(rewards[arm][8e-4] < rewards[arm][4e-4] for arm in falling)
     assert "That of " + ", ".join(f"`{arm}`" for arm in falling[:-1]) in log
     assert f"`{falling[-1]}` falls there" in log
     assert (len(rising) + len(falling), len(taken)) == (11, 14)
