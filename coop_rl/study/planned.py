@@ -228,9 +228,12 @@ def _check(study: Study) -> None:
 def _refuse_other_protocol(
     path: Path, first: tuple[str, RunConfig], second: tuple[str, RunConfig]
 ) -> None:
-    """Refuse arms that are evaluated otherwise than the first: their figures would not compare."""
+    """Refuse arms that are evaluated otherwise than the first: their figures would not compare.
+
+    How often is an arm's own: arms of unlike length meet at equal cost.
+    """
     (_, a), (arm, b) = first, second
-    sections = [config.evaluation.model_dump() for config in (a, b)]
+    sections = [config.evaluation.model_dump(exclude={"every"}) for config in (a, b)]
     named = [f"evaluation.{name}" for name in sections[0] if sections[0][name] != sections[1][name]]
     if a.max_evaluation_tokens != b.max_evaluation_tokens:
         named.append("evaluation.max_tokens (rollout.max_tokens, where it is null)")

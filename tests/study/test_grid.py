@@ -142,6 +142,14 @@ def test_trials_have_an_evaluation_of_their_own_which_no_arm_takes_over(tmp_path
     assert rl.config.evaluation == bridge.config.evaluation
 
 
+def test_arms_may_be_of_unlike_length_and_be_evaluated_unlike_often(tmp_path: Path) -> None:
+    long = {"method.kind": "sft", "run.num_steps": 60, "evaluation.every": 30}
+    study = read_study(write_grid(tmp_path, arms={"bridge": {}, "long": long}, contrasts=[]))
+    _, run = study.runs({})[:2]
+    assert (run.config.run.num_steps, run.config.evaluation.every) == (60, 30)
+    assert study.configs["bridge"].run.num_steps == 20
+
+
 def test_paths_of_overrides_are_from_the_grids_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("{}\n")
     study = read_study(write_grid(tmp_path, set={**GRID["set"], "prompts.path": "mine.jsonl"}))
