@@ -26,6 +26,7 @@ ORDER = (
     "rivals",
     "without-shadow",
     "rivals-sparse",
+    "equal-seconds",
     "smollm2-sources",
     "robustness",
 )

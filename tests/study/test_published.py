@@ -121,6 +121,42 @@ def test_the_log_has_the_trials_where_most_groups_get_no_reward() -> None:
     assert f"{max(rewards['self_distil'].values()):.3f} at most" in log
 
 
+def test_readme_and_log_have_the_figures_where_most_groups_get_no_reward() -> None:
+    pages = (STUDIES / "README.md", STUDIES.parent / "adr/0018-w-without-a-shadow.md")
+    log, decision = map(_words, pages)
+    readme, results = map(_words, (STUDIES.parents[1] / "README.md", STUDIES.parent / "results.md"))
+    grid = study_findings.GRIDS / "rivals-sparse.yaml"
+    found = study_findings.read(STUDIES / "rivals-sparse", grid)[1]
+    told: list[Told] = [
+        ("bridge", "bridge-shadow", "steps", (log, decision, results)),
+        ("bridge", "bridge-shadow", "device_seconds", (readme, log, decision, results)),
+        ("bridge", "rl", "steps", (readme, log)),
+        ("bridge", "cold_start", "steps", (readme, log)),
+        ("bridge", "sum", "steps", (readme, log)),
+        ("bridge", "rl", "device_seconds", (readme, log)),
+    ]
+    told += [("bridge", arm, "steps", (log,)) for arm in ("alternate", "srft", "chord", "sft")]
+    even = ("cold_start", "alternate", "sum", "srft")
+    told += [("bridge", arm, "device_seconds", (log,)) for arm in even]
+    _require_told(found, told)
+    every = {arm.arm for arm in found.arms}
+    not_higher = {"bridge", "bridge-shadow", "sum"}
+    assert every - _higher(found, "avg@8", "steps") == not_higher
+    assert every - _higher(found, "pass@1", "steps") == not_higher | {"sft", "alternate", "srft"}
+    not_higher -= {"bridge-shadow"}
+    unsure = {"sft", "cold_start", "alternate", "chord", "srft", "relift"}
+    assert every - _higher(found, "avg@8", "device_seconds") == not_higher | unsure
+    best = max(found.arms, key=lambda arm: arm.figures["avg@8"].value)
+    assert f"highest avg@8 of the {len(every)} arms, {best.figures['avg@8'].value:.3f}" in log
+    assert best.arm == "bridge"
+
+
+def _higher(found: Findings, figure: str, axis: Axis) -> set[str]:
+    """The references that bridge is higher than, after Holm."""
+    own = [c for c in found.contrasts if (c.figure, c.axis) == (figure, axis)]
+    return {c.reference for c in own if c.reads.startswith("higher")}
+
+
 def test_what_made_the_default_has_the_figures_that_were_found() -> None:
     pages = (STUDIES / "README.md", STUDIES.parent / "adr/0018-w-without-a-shadow.md")
     log, decision = map(_words, pages)
