@@ -157,6 +157,17 @@ def _higher(found: Findings, figure: str, axis: Axis) -> set[str]:
     return {c.reference for c in own if c.reads.startswith("higher")}
 
 
+def test_the_log_has_the_trials_with_equal_seconds() -> None:
+    log = _words(STUDIES / "README.md")
+    name = "equal-seconds"
+    found = study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")[1]
+    best: dict[str, float] = defaultdict(float)
+    for trial in found.trials[:4]:
+        best[trial.arm] = max(best[trial.arm], trial.reward or 0.0)
+    assert f"{best['cold_start']:.3f} of `cold_start` with 240 steps of SFT" in log
+    assert f"at most {best['bridge-more']:.3f} of `bridge` with eight times" in log
+
+
 def test_what_made_the_default_has_the_figures_that_were_found() -> None:
     pages = (STUDIES / "README.md", STUDIES.parent / "adr/0018-w-without-a-shadow.md")
     log, decision = map(_words, pages)
