@@ -162,7 +162,7 @@ def test_the_log_has_the_trials_with_equal_seconds() -> None:
     name = "equal-seconds"
     found = study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")[1]
     best: dict[str, float] = defaultdict(float)
-    for trial in found.trials[:4]:
+    for trial in found.trials:
         best[trial.arm] = max(best[trial.arm], trial.reward or 0.0)
     assert f"{best['cold_start']:.3f} of `cold_start` with 240 steps of SFT" in log
     assert f"at most {best['bridge-more']:.3f} of `bridge` with eight times" in log
