@@ -149,6 +149,15 @@ def test_readme_and_log_have_the_figures_where_most_groups_get_no_reward() -> No
     best = max(found.arms, key=lambda arm: arm.figures["avg@8"].value)
     assert f"highest avg@8 of the {len(every)} arms, {best.figures['avg@8'].value:.3f}" in log
     assert best.arm == "bridge"
+    in_pass = {arm.arm: f"{arm.figures['pass@1'].value:.3f}" for arm in found.arms}
+    assert f"In pass@1 it has {in_pass['bridge']}, `sft` {in_pass['sft']};" in log
+    cost = {arm.arm: round(arm.device_seconds) for arm in found.costs}
+    assert f"`sft` ends ({cost['sft']} of them, `bridge` {cost['bridge']})" in log
+    assert round(cost["bridge"] / cost["sft"]) == 16
+    gain = found.gains[0]
+    assert (
+        f"{_interval(gain.gain, 4)} where the separate RL run is {gain.reward.value:.3f} b" in log
+    )
 
 
 def _higher(found: Findings, figure: str, axis: Axis) -> set[str]:
