@@ -73,9 +73,10 @@ quick: setup
 	@$(MAKE) --no-print-directory --keep-going -j2 $(QUICK:%=test-%) EXCEPT="and not lengthy"
 
 # What a group prints comes in one piece, with what took it longest. Pytest leaves the fault handler on for its own exit
-# only where Python was started with it: the stacks of Python's threads at a crash there are printed then.
+# only where Python was started with it: the stacks of Python's threads at a crash there are printed then. What may
+# crash after Python's end, the destructors of native libraries, does not run (tests/support/session.py).
 $(GROUPS:%=test-%): test-%:
-	@log=.venv/test-$*.log; python -X faulthandler -m pytest -p no:cacheprovider --durations 25 $(TESTS_$*) >$$log 2>&1; code=$$?; \
+	@log=.venv/test-$*.log; python -X faulthandler -m tests.support.session -p no:cacheprovider --durations 25 $(TESTS_$*) >$$log 2>&1; code=$$?; \
 	printf '\n$* tests\n'; cat $$log; exit $$code
 
 check: setup
