@@ -191,7 +191,10 @@ def schedule_notes(before: Inputs, config: RunConfig, step: int) -> list[str]:
     method = config.method
     if isinstance(method, BridgeMethod) and method.mix_schedule != "constant":
         mix, schedule = mix_and_penalty(config)[0], method.mix_schedule
-        old, new = (scheduled_mix(step, count, schedule, mix) for count in (was, num_steps))
+        first = min(step, method.cold_start_steps)
+        old, new = (
+            scheduled_mix(step - first, count - first, schedule, mix) for count in (was, num_steps)
+        )
         changes.append((f"method.mix ({schedule})", old, new))
     if isinstance(method, PrefixMethod) and method.anneal_steps is None:
         old, new = (method.share * max(0.0, 1.0 - step / count) for count in (was, num_steps))

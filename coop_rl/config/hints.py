@@ -24,6 +24,7 @@ NAMES_ELSEWHERE = {
     "model.dtype": "bf16 torch_dtype precision param_dtype",
     "model.max_length": "max_model_len max_seq_length model_max_length max_len",
     "method.mix": "sft_loss_coef rl_weight",
+    "method.cold_start_steps": "sft_steps sft_first_steps num_sft_steps",
     "method.rl.kind": "advantage_estimator adv_estimator loss_type",
     "method.rl.clip": "clip_ratio epsilon eps_clip cliprange clip_eps",
     "method.rl.clip_low": "clip_ratio_low epsilon_low eps_clip_low",

@@ -39,7 +39,9 @@ class BridgeMethod(EstimatorMethod):
     """Share of RL in theta's step (the paper's lambda); 1 = RL only, 0 = SFT only."""
     mix_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How lambda runs: `constant` stays at `mix`; `linear` and `cosine` rise from 0 to 1 over
-    run.num_steps."""
+    run.num_steps, less cold_start_steps."""
+    cold_start_steps: int = Field(0, ge=0)
+    """Steps of SFT alone before cooperation starts: lambda is 0 and nothing is sampled."""
     rl: AnyRl = ReweightedRl()
     """The RL estimator."""
 

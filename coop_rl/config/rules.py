@@ -188,6 +188,22 @@ def check_gradients_of_w(meta: MetaSection, method: BridgeMethod) -> None:
             )
 
 
+def check_cold_start(run: RunSection, meta: MetaSection, method: BridgeMethod) -> None:
+    """Refuse a cold start that never ends, or one beside a shadow, which follows RL from step 0."""
+    num_steps = method.cold_start_steps
+    if num_steps >= run.num_steps:
+        raise ValueError(
+            f"method.cold_start_steps must be below run.num_steps {run.num_steps}, "
+            f"got {num_steps}; method.kind sft is SFT alone"
+        )
+    if num_steps and meta.needs_shadow:
+        raise ValueError(
+            f"method.cold_start_steps {num_steps} samples nothing that the branch shadow could "
+            f"follow, which meta.w_objective {meta.w_objective} needs; set meta.w_objective "
+            "mixture, or method.cold_start_steps 0"
+        )
+
+
 def check_lookahead(
     meta: MetaSection, method: BridgeMethod, learner: LearnerSection, model: ModelSection
 ) -> None:

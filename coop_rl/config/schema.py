@@ -94,6 +94,7 @@ class RunConfig(ServingConfig):
         if isinstance(self.method, BridgeMethod):
             rules.check_guidance(self.meta)
             rules.check_gradients_of_w(self.meta, self.method)
+            rules.check_cold_start(self.run, self.meta, self.method)
             rules.check_lookahead(self.meta, self.method, self.learner, self.model)
             rules.check_shadow(
                 self.shadow, self.gain, self.learner, self.meta, self.method.rl_settings

@@ -173,7 +173,7 @@ class GradientStep:
             if not self.is_measured:
                 continue
             self._fused_parts = self.engine.gradient_parts()
-            if self.lookahead:
+            if self.lookahead and self._rl_parts:
                 self.lookahead.add_source(source, self.objective, self._fused_parts)
         self._w_sft = self._take_w_gradients(self.objective.sft_weight)
 

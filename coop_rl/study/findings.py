@@ -50,6 +50,8 @@ class CostFinding:
 
     arm: str
     num_runs: int
+    num_steps: int
+    """Of a run."""
     generated_tokens: float
     """Mean of a run."""
     device_seconds: float
@@ -171,7 +173,9 @@ def _costs(arm: str, runs: Sequence[StudyRun]) -> CostFinding:
         for axis in ("generated_tokens", "device_seconds")
     )
     times = [run.seconds for run in runs if run.seconds is not None]
-    return CostFinding(arm, len(runs), tokens, seconds, median(times) / 60 if times else None)
+    minutes = median(times) / 60 if times else None
+    num_steps = runs[0].config["run"]["num_steps"]
+    return CostFinding(arm, len(runs), num_steps, tokens, seconds, minutes)
 
 
 def _protocol(run: StoredRun, set_name: str) -> str:

@@ -125,13 +125,9 @@ def _in_short(
 ) -> Table:
     by_axis = {axis: [c for c in own if c.axis == axis] for axis in IN_SHORT}
     rows = [
-        (
-            f"{at[0].arm} − {at[0].reference}",
-            str(at[0].num_seeds),
-            *(cell for c in at for cell in _read(c, at[0].num_seeds)),
-        )
+        (f"{at[0].arm} − {at[0].reference}", str(n), *(cell for c in at for cell in _read(c, n)))
         for at in zip(*by_axis.values(), strict=True)
-        if at[0].num_seeds
+        if (n := max(c.num_seeds for c in at))
     ]
     columns = [cell for axis in IN_SHORT for cell in (f"at equal {EQUAL[axis]} [95 %]", "reads")]
     notes = [*notes, "reads: at 5 %, p adjusted for the declared contrasts (Holm)"]
@@ -149,12 +145,16 @@ def _read(c: ContrastFinding, num_seeds: int) -> tuple[str, str]:
 def _arms(grid: Grid, found: Findings) -> Table:
     figures = (grid.primary, grid.second, TRAINING_REWARD)
     before = ", ".join(f"{figure} {value:.3f}" for figure, value in found.before.items())
+    is_unlike = len({c.num_steps for c in found.costs}) > 1
     notes = [
         f"over the {found.num_seeds} of {len(grid.seeds)} seeds that every arm has finished: mean "
         "± standard deviation",
         f"before training: {before}" if before else "",
         found.protocol,
         f"the training reward is the mean of the last {LAST_STEPS} steps",
+        "each at its own end: arms differ in steps, which are under Cost of a run"
+        if is_unlike
+        else "",
         f"trained by the code of {', '.join(found.commits)}",
     ]
     return Table(
@@ -285,13 +285,14 @@ def _costs(found: Findings) -> Table:
         (
             c.arm,
             str(c.num_runs),
+            str(c.num_steps),
             f"{c.generated_tokens:,.0f}",
             f"{c.device_seconds:,.0f}",
             f"{c.minutes:.1f}" if c.minutes is not None else NOTHING,
         )
         for c in found.costs
     ]
-    columns = ("arm", "runs", "generated tokens", "device-seconds", "minutes")
+    columns = ("arm", "runs", "steps", "generated tokens", "device-seconds", "minutes")
     notes = (
         "means of a run; minutes: median of the runs that were not interrupted, start-up and "
         "evaluations included",

@@ -224,6 +224,14 @@ def test_every_config_we_ship_is_valid(path: Path) -> None:
             "meta.guidance mix differentiates one optimiser step",
         ),
         (["meta.guidance=[mix]", "method.mix_schedule=linear"], "both set lambda"),
+        (
+            ["run.num_steps=8", "method.cold_start_steps=8"],
+            "method.cold_start_steps must be below run.num_steps 8, got 8",
+        ),
+        (
+            [COOPERATIVE, "method.cold_start_steps=1"],
+            "meta.w_objective cooperative needs; set meta.w_objective mixture",
+        ),
         (["meta.guidance=[demonstrations]", "method.mix=1"], "needs both losses"),
         (["meta.guidance=[mix]", "meta.mix_min=0.96"], "meta.mix_min must be below meta.mix_max"),
         (

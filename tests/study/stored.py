@@ -48,7 +48,10 @@ def finish(
     (run.folder / "run.json").write_text(json.dumps(about))
     for step, correct in right.items():
         _evaluation(run.folder / f"evaluations/step-{step:06d}", step, correct)
-    rows = [step_row(step, cost=cost, reward=reward) | {"gain/pooled": gain} for step in range(20)]
+    rows = [
+        step_row(step, cost=cost, reward=reward) | {"gain/pooled": gain}
+        for step in range(run.config.run.num_steps)
+    ]
     lines(run.folder / "metrics.jsonl", rows)
 
 

@@ -127,14 +127,43 @@ def test_arms_are_shown_over_the_seeds_that_all_have(tmp_path: Path) -> None:
     found = found_of(study)
     assert found.num_seeds == 2
     assert found.arms[0].figures["avg@2"].value == pytest.approx(fmean([5 / 8, 7 / 8]))
-    assert [(cost.arm, cost.num_runs, cost.minutes) for cost in found.costs] == [
-        ("bridge", 3, 3.0),
-        ("rl", 2, 3.0),
+    assert [(c.arm, c.num_runs, c.num_steps, c.minutes) for c in found.costs] == [
+        ("bridge", 3, 20, 3.0),
+        ("rl", 2, 20, 3.0),
     ]
     titles = [table.title for table in tables_of(study.grid, found)]
     assert titles[:2] == ["In short: avg@2", "Arms"]
     assert {"Diagnostics", "Cost of a run", "Contrasts: avg@2"} <= set(titles)
     assert "| bridge | 1.0000; 1.0000 |" in markdown(study.grid, found)
+    assert "arms differ in steps" not in markdown(study.grid, found)
+
+
+def test_arms_of_unlike_length_are_shown_with_their_steps(tmp_path: Path) -> None:
+    arms = {"bridge": {}, "rl": {"method.kind": "rl", "run.num_steps": 10}}
+    study = read_study(write_grid(tmp_path, arms=arms), tmp_path / "runs")
+    page = markdown(study.grid, found_of(written(study)))
+    assert "- each at its own end: arms differ in steps, which are under Cost of a run" in page
+    assert "| bridge | 3 | 20 |" in page
+    assert "| rl | 3 | 10 |" in page
+
+
+def test_what_meets_at_equal_device_seconds_alone_is_told_in_short(tmp_path: Path) -> None:
+    """A short dear run against a long cheap one that was not evaluated at its few steps."""
+    arms = {"bridge": {"run.num_steps": 10}, "rl": {"method.kind": "rl"}}
+    study = read_study(write_grid(tmp_path, arms=arms), tmp_path / "runs")
+    for run in study.runs({}):
+        num_steps, cost = (20, 1.0) if run.arm == "rl" else (10, 2.0)
+        right = (RL if run.arm == "rl" else BRIDGE)[run.seed]
+        finish(run, {0: BEFORE, num_steps: right}, cost=cost)
+    found = found_of(study)
+    seeds = {c.axis: c.num_seeds for c in found.contrasts if c.figure == "avg@2"}
+    assert (seeds["steps"], seeds["device_seconds"]) == (0, 3)
+    table = tables_of(study.grid, found)[0]
+    assert table.title == "In short: avg@2"
+    ((name, num_seeds, *cells),) = table.rows
+    assert (name, num_seeds, cells[:2]) == ("bridge − rl", "3", ["–", "–"])
+    mean = fmean(fmean(np.subtract(BRIDGE[seed], RL[seed]) / 2) for seed in range(3))
+    assert cells[2].startswith(f"{mean:+.3f} [")
 
 
 def test_diagnostics_are_compared_by_seed_and_not_tested(tmp_path: Path) -> None:

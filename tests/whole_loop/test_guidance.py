@@ -25,6 +25,15 @@ def test_learned_lambda_is_bounded_inside_from_the_first_step(
     assert {name for name, _ in run.records[2].joint.lookahead.components} > {"rl"}
 
 
+def test_lambda_and_weights_are_learned_from_the_end_of_a_cold_start_on(tmp_path: Path) -> None:
+    guidance = ("meta.guidance=[mix,demonstrations]", "method.cold_start_steps=2")
+    run = start(configure(*guidance), tmp_path, make_task(6, 3, good="right", bad="wrong"))
+    known = [bool(record.joint.lookahead.components) for record in run.records]
+    assert known == [False, False, False, True, True, True]
+    assert run.column("guidance/mix")[:3] == [0.0, 0.0, 0.5]
+    assert 0.5 not in run.column("guidance/mix")[4:]
+
+
 def test_sources_absent_from_a_step_leave_the_whole_of_sft_to_the_others(tmp_path: Path) -> None:
     """Eight sources, two demonstrations a step: at equal weights SFT alone, then half of theta."""
     sources = {f"s{i}": "right" for i in range(8)}

@@ -113,6 +113,25 @@ def test_after_a_cold_start_rl_begins_with_moments_of_its_own_where_it_shall(
     assert bool((rates > 0.99).float().mean() > 0.95) == fresh
 
 
+def test_before_cooperation_a_cold_start_is_sft_of_theta_and_w_that_samples_nothing(
+    tmp_path: Path,
+) -> None:
+    first = 3
+    cold = (f"method.cold_start_steps={first}", "meta.w_objective=mixture", "gain.every=1")
+    run = start(configure(*cold), tmp_path / "run")
+    assert_sound(run)
+    samples = [bool(record.sampled.groups) for record in run.records]
+    assert samples == [step >= first for step in range(6)]
+    assert all(value > 0.0 for value in run.column("guidance/update_norm"))
+    assert set(run.column("guidance/skipped")) == {0}
+    # The gain is that of the last step with RL, measured by the next one's rollouts.
+    assert [r.step for r in run.records if r.gain is not None] == [first + 1, first + 2]
+    still = start(configure(*cold, "meta.w_objective=frozen"), tmp_path / "still")
+    alone = start(configure("method.kind=sft"), tmp_path / "alone")
+    steps = [s == a for s, a in zip(*(r.column("grad/norm") for r in (still, alone)), strict=True)]
+    assert steps == [step < first for step in range(6)]
+
+
 @pytest.mark.parametrize(("kind", "mix"), [("rl", 1.0), ("sft", 0.0)])
 def test_the_ends_of_mix_are_rl_and_sft(tmp_path: Path, kind: str, mix: float) -> None:
     """Bridge with w frozen takes the very steps of the method at that end of mix."""

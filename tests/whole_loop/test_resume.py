@@ -41,6 +41,11 @@ CASES: dict[str, tuple[str, ...]] = {
         "adapter.lr_schedule=linear",
         "adapter.warmup_steps=2",
     ),
+    "cold_start_steps": (
+        "method.cold_start_steps=4",
+        "meta.w_objective=mixture",
+        "meta.guidance=[adapter,mix,demonstrations]",
+    ),
     "dapo": ("method.kind=rl", "method.rl={kind: dapo, max_refills: 2}"),
     "sum": ("method.kind=sum",),
     "scaffold": ("meta.guidance=[scaffold,mix]",),

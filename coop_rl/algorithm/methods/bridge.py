@@ -14,6 +14,10 @@ both gradients), or is what the meta-controller learned (`mix` guidance; inside 
 first step on, so that every step has both losses):
     linear   lambda_k = (k + 1/2) / K
     cosine   lambda_k = (1 - cos(pi (k + 1/2) / K)) / 2
+Before them may come `cold_start_steps` steps with lambda_k = 0, where nothing is sampled and every
+g^RL is 0: SFT of theta and w is much cheaper than a step with rollouts. k and K above count from
+their end.
+
 With `demonstrations` guidance g_theta^SFT = sum_s v_s g_s / sum_s v_s over the sources s of a step.
 """
 
@@ -43,6 +47,8 @@ class Bridge(Method[BridgeMethod]):
         self._is_mix_learned = "mix" in config.meta.guidance
         self._mix, _ = mix_and_penalty(config)
         self._num_steps = config.run.num_steps
+        self._first_step = self.section.cold_start_steps
+        """The first step of cooperation."""
         self._resync_every = config.shadow.resync_every
         self._learns_own = config.shadow.rollouts == "own"
         self._has_low_ess = False
@@ -60,9 +66,15 @@ class Bridge(Method[BridgeMethod]):
 
     def objective(self, step: int, guidance: Guidance | None = None) -> Objective:
         """Return lambda L_RL + (1 - lambda) L_SFT, the sources weighed where guidance says so."""
-        if guidance is None or not self._is_mix_learned:
-            schedule = self.section.mix_schedule
-            mix = scheduled_mix(step, self._num_steps, schedule, self._mix)
+        if step < self._first_step:
+            mix = 0.0
+        elif guidance is None or not self._is_mix_learned:
+            mix = scheduled_mix(
+                step - self._first_step,
+                self._num_steps - self._first_step,
+                self.section.mix_schedule,
+                self._mix,
+            )
         else:
             mix = guidance.mix
         every = self._resync_every

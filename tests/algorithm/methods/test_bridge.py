@@ -64,6 +64,21 @@ def test_lambda_is_that_of_the_schedule() -> None:
     assert set(mixes(bridge("method.mix=0.3"))) == {0.3}
 
 
+def test_after_a_cold_start_without_rollouts_lambda_runs_as_in_a_run_of_the_steps_left() -> None:
+    first = 5
+    cold = (f"method.cold_start_steps={first}", "meta.w_objective=mixture")
+    method = bridge("method.mix=0.3", *cold)
+    assert mixes(method) == [0.0] * first + [0.3] * (NUM_STEPS - first)
+    needs = [method.needs(step) for step in range(NUM_STEPS)]
+    assert [need.rollouts for need in needs] == [step >= first for step in range(NUM_STEPS)]
+    assert {need.demonstrations for need in needs} == {"next"}
+    risen = mixes(bridge("method.mix_schedule=linear", *cold))
+    left = bridge("method.mix_schedule=linear", f"run.num_steps={NUM_STEPS - first}")
+    assert risen[first:] == [left.objective(step).rl_weight for step in range(NUM_STEPS - first)]
+    learned = mixes(bridge("meta.guidance=[mix]", *cold), Guidance(mix=0.8))
+    assert learned == [0.0] * first + [0.8] * (NUM_STEPS - first)
+
+
 def test_lambda_is_taken_from_guidance_only_where_it_is_learned() -> None:
     said = Guidance(mix=0.8)
     assert set(mixes(bridge("method.mix=0.3", "meta.guidance=[adapter,mix]"), said)) == {0.8}
