@@ -166,15 +166,45 @@ def _higher(found: Findings, figure: str, axis: Axis) -> set[str]:
     return {c.reference for c in own if c.reads.startswith("higher")}
 
 
-def test_the_log_has_the_trials_with_equal_seconds() -> None:
-    log = _words(STUDIES / "README.md")
+def test_readme_and_log_have_the_figures_with_equal_seconds() -> None:
+    readme, log = _words(STUDIES.parents[1] / "README.md"), _words(STUDIES / "README.md")
+    decision = _words(STUDIES.parent / "adr/0019-cooperation-after-sft.md")
     name = "equal-seconds"
     found = study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")[1]
     best: dict[str, float] = defaultdict(float)
     for trial in found.trials:
         best[trial.arm] = max(best[trial.arm], trial.reward or 0.0)
     assert f"{best['cold_start']:.3f} of `cold_start` with 240 steps of SFT" in log
+    assert f"{best['bridge-after-sft']:.3f} of cooperation after as many" in log
     assert f"at most {best['bridge-more']:.3f} of `bridge` with eight times" in log
+    sft, after = ("sft-2e-4", "sft-4e-4"), "bridge-after-sft"
+    lower = [("bridge", arm) for arm in (*sft, "cold_start")]
+    unsure = [(after, arm) for arm in (*sft, "cold_start")]
+    told: list[Told] = [(*pair, "device_seconds", (readme, log)) for pair in lower]
+    told += [(*pair, "device_seconds", (log, decision)) for pair in unsure]
+    told += [("bridge-more", "bridge", axis, (log,)) for axis in ("steps", "device_seconds")]
+    told += [(after, "bridge", "device_seconds", (readme, log, decision))]
+    _require_told(found, told)
+    axis: Axis = "device_seconds"
+    reads = {
+        (c.arm, c.reference): c.reads
+        for c in found.contrasts
+        if c.figure == "avg@8" and c.axis == axis
+    }
+    assert [reads[pair] for pair in lower] == ["lower"] * 3
+    assert [reads[pair] for pair in unsure] == ["no difference shown"] * 3
+    assert reads[after, "bridge"] == "higher"
+    ends = {arm.arm: f"{arm.figures['avg@8'].value:.3f}" for arm in found.arms}
+    for text in (readme, log):
+        assert " and ".join(ends[arm] for arm in sft) in text
+    assert f"neither RL, {ends['cold_start']}, nor cooperation, {ends[after]}," in log
+    step = {cost.arm: cost.device_seconds / cost.num_steps for cost in found.costs}
+    of_sft = sum(step[arm] for arm in sft) / 2
+    assert f"`bridge` takes {step['bridge']:.1f} device-seconds, one of SFT {of_sft:.1f}" in log
+    ratio = f"{step['bridge'] / of_sft:.0f}"
+    assert f"SFT has {ratio} updates in the time of one" in log
+    assert f"takes the time of {ratio} steps of SFT" in decision
+    assert f"many steps of SFT ({ratio} on" in _words(STUDIES.parent / "how-it-works.md")
 
 
 def test_what_made_the_default_has_the_figures_that_were_found() -> None:
