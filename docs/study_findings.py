@@ -27,6 +27,7 @@ ORDER = (
     "without-shadow",
     "rivals-sparse",
     "equal-seconds",
+    "few-demonstrations",
     "smollm2-sources",
     "robustness",
 )

@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
     ("options", "folder", "names"),
     [
         ([], "local/demo", {"careless", "demonstrations", "held_out", "prompts"}),
-        (["--carries"], "study/carries", {"demonstrations", "held_out"}),
+        (["--carries"], "study/carries", {"demonstrations", "few_demonstrations", "held_out"}),
         (["--levels"], "study/levels", {"held_out"}),
     ],
 )

@@ -8,7 +8,8 @@ Files, pairwise disjoint but for the last because each draws from its own split 
     careless.jsonl        as demonstrations.jsonl, the same problems with every carry lost
 
 With `--carries` demonstrations.jsonl and held_out.jsonl alone, of problems in which every addition
-carries: the base model, which loses most carries, is rarely right there. With `--levels`
+carries: the base model, which loses most carries, is rarely right there; and the first of those
+demonstrations as few_demonstrations.jsonl. With `--levels`
 held_out.jsonl alone, of sums that no training had: two terms, four terms, terms of three digits.
 """
 
@@ -24,6 +25,7 @@ from tests.support.demo.task import Problem, Split, draw_distinct, solve, solve_
 
 LOG = logging.getLogger(__name__)
 NUM_CARRIES = {Split.DEMONSTRATIONS: 512, Split.HELD_OUT: 512}
+NUM_FEW = 32
 LEVELS = {"two-terms": (2, 1, 99), "four-terms": (4, 1, 99), "three-digits": (3, 100, 999)}
 """Number of terms, smallest and largest term, by the name that ids begin with."""
 NUM_OF_LEVEL = 256
@@ -63,13 +65,17 @@ def write_careless(folder: Path) -> Path:
 
 
 def write_carries(folder: Path, seed: int) -> None:
-    """Write the two data sets of problems in which every addition carries."""
+    """Write the data sets of problems in which every addition carries."""
     for split, num_rows in NUM_CARRIES.items():
         problems = draw_distinct(random.Random(f"{seed}-{split}-carries"), split)
         hard = islice(filter(always_carries, problems), num_rows)
         rows = [to_row(problem, split, index) for index, problem in enumerate(hard)]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+        names = {f"{split}.jsonl": rows}
+        if split is Split.DEMONSTRATIONS:
+            names[f"few_{split}.jsonl"] = rows[:NUM_FEW]
+        for name, those in names.items():
+            text = "".join(json.dumps(row) + "\n" for row in those)
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def write_levels(folder: Path, seed: int) -> None:
