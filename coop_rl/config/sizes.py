@@ -92,6 +92,12 @@ def has_second_optimizer(config: RunConfig) -> bool:
     return has_fresh or isinstance(method, ReliftMethod)
 
 
+def cold_start_steps(config: RunConfig) -> int:
+    """Return how many steps of SFT alone come first, as far as the config says."""
+    method = config.method
+    return method.cold_start_steps if isinstance(method, BridgeMethod) else 0
+
+
 def amplifies_bracket(config: RunConfig) -> bool:
     """Whether theta goes to the shadow at every step, where rounding hides their difference."""
     is_reweighted = config.gain.estimator != "fresh" and config.shadow.rollouts == "shared"

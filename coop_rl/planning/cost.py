@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from coop_rl.config import RunConfig, derive_sizes
 from coop_rl.config.sizes import (
     amplifies_bracket,
+    cold_start_steps,
     has_scaffold,
     has_shadow,
     learner_devices,
@@ -65,6 +66,8 @@ class StepCost:
     generate_s: float
     train_s: float
     sync_s: float
+    sft_s: float
+    """Seconds of a step of a cold start: nothing is sampled, and weights are sent at its end."""
     shadow_bytes: float
     """Bytes from a rank of joint to its counterpart of the shadow, in the mean of the steps."""
     shadow_s: float
@@ -113,6 +116,7 @@ def step_cost(config: RunConfig, shape: ModelShape, device: Device) -> StepCost:
         + _generate_s(config, shape, device, num_tries, prompt, response)
         + tail_s,
         train_s=_train_s(config, shape, device, rl_tokens, sft_tokens),
+        sft_s=_train_s(config, shape, device, 0.0, sft_tokens),
         sync_s=sync_bytes / (engines[weight_backend(config)] * 1e9),
         shadow_bytes=shadow_bytes,
         shadow_s=shadow_bytes / (shadow[shadow_backend(config)] * 1e9),
@@ -146,8 +150,9 @@ def run_s(config: RunConfig, cost: StepCost) -> float:
     """
     is_beside = config.evaluation.num_rollout_actors > 0
     waits = 1 if is_beside else num_evaluations(config)
-    steps_s = config.run.num_steps * cost.step_s(config.rollout.max_policy_lag)
-    return steps_s + waits * cost.evaluate_s
+    first = cold_start_steps(config)
+    steps_s = (config.run.num_steps - first) * cost.step_s(config.rollout.max_policy_lag)
+    return first * cost.sft_s + steps_s + waits * cost.evaluate_s
 
 
 def shadow_bytes_per_step(config: RunConfig, shape: ModelShape) -> float:

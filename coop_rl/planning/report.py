@@ -5,7 +5,13 @@ import math
 from rich.table import Table
 
 from coop_rl.config import RunConfig, derive_sizes
-from coop_rl.config.sizes import role_counts, shadow_backend, weight_backend, zero_stage
+from coop_rl.config.sizes import (
+    cold_start_steps,
+    role_counts,
+    shadow_backend,
+    weight_backend,
+    zero_stage,
+)
 from coop_rl.planning.cost import StepCost, num_evaluations, run_s
 from coop_rl.planning.memory import (
     GIB,
@@ -96,6 +102,8 @@ def step_table(config: RunConfig, cost: StepCost) -> Table:
     lag = config.rollout.max_policy_lag
     step = cost.step_s(lag)
     table.add_row(f"seconds a step, lag {lag}", f"{step:,.2f}")
+    if first := cold_start_steps(config):
+        table.add_row(f"seconds of each of the first {first:,} steps", f"{cost.sft_s:,.2f}")
     if cost.evaluated_samples:
         what = f"seconds an evaluation, {cost.evaluated_samples:,} responses"
         table.add_row(what, f"{cost.evaluate_s:,.2f}")

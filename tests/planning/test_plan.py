@@ -126,6 +126,23 @@ def test_evaluations_are_planned_and_where_they_wait() -> None:
     assert planned("evaluation.more_data.harder.path=harder.jsonl")[0] == 2 * 256 * 5
 
 
+def test_steps_of_a_cold_start_cost_their_training_alone() -> None:
+    shape, device = shape_of(str(ROOT / "configs/local/demo/model")), device_named("H100")
+    demo, mixture = ROOT / "configs/local/demo.yaml", "meta.w_objective=mixture"
+    still = ("evaluation.num_rollout_actors=1", "run.num_steps=40", mixture)
+    whole, cold = (
+        load_config(demo, [*still, f"method.cold_start_steps={first}"]) for first in (0, 30)
+    )
+    sft = load_config(demo, ["method.kind=sft"])
+    cost = step_cost(whole, shape, device)
+    assert step_cost(cold, shape, device) == cost
+    assert cost.sft_s == pytest.approx(step_cost(sft, shape, device).train_s)
+    saved = run_s(whole, cost) - run_s(cold, cost)
+    assert saved == pytest.approx(30 * (cost.step_s(0) - cost.sft_s))
+    shown = plan(str(demo), "--set", mixture, "--set", "method.cold_start_steps=30")
+    assert "seconds of each of the first 30 steps" in shown.stdout
+
+
 def test_the_longest_response_is_waited_for_at_lag_0_alone() -> None:
     shape, device = shape_of(str(ROOT / "configs/local/demo/model")), device_named("H100")
     demo = ROOT / "configs/local/demo.yaml"
