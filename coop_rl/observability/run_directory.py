@@ -321,12 +321,18 @@ def git_commit() -> str | None:
 
 
 def describe_change(found: Mapping[str, Any], config: RunConfig) -> str | None:
-    """Return the first field that a run may not change and has; None where all are as found."""
+    """Return the first field that a run may not change and has; None where all are as found.
+
+    A field that an older version did not have was at its default.
+    """
     wanted = flatten(config.model_dump(mode="json"))
+    known = found.keys() | flatten(config.model_dump(mode="json", exclude_defaults=True)).keys()
     different = [
         name
-        for name in sorted(found.keys() | wanted.keys())
+        # A section's kind first: what other fields there are depends on it.
+        for name in sorted(found.keys() | wanted.keys(), key=lambda n: (not n.endswith("kind"), n))
         if not name.startswith(MAY_CHANGE) and found.get(name) != wanted.get(name)
+        if name in known
     ]
     if not different:
         return None

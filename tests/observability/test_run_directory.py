@@ -48,6 +48,17 @@ def test_another_config_is_refused_and_the_field_named(tmp_path: Path) -> None:
         RunDirectory.open(config("method.kind=rl"), tmp_path)
 
 
+def test_a_field_that_an_older_version_did_not_have_was_at_its_default(tmp_path: Path) -> None:
+    mixture = "meta.w_objective=mixture"
+    path = RunDirectory.open(config(mixture), tmp_path).path / "config.json"
+    values = json.loads(path.read_text())
+    del values["method"]["cold_start_steps"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(RunDirectoryError, match=r"method.cold_start_steps None, got 3"):
+        RunDirectory.open(config(mixture, "method.cold_start_steps=3"), tmp_path)
+    assert RunDirectory.open(config(mixture), tmp_path).config == config(mixture)
+
+
 def test_where_and_how_long_may_change(tmp_path: Path) -> None:
     RunDirectory.open(config(), tmp_path)
     longer = config("run.num_steps=90", "placement.rollout.cpus=2", "checkpoint.every=1")

@@ -18,6 +18,7 @@ def run(arguments: Sequence[str]) -> int:
     import pytest
 
     code = int(pytest.main(list(arguments)))
+    sys.stdout.flush()  # an exit handler that crashes must not take what pytest said along
     return code
 
 
