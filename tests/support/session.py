@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> None:
     """Run pytest; the process ends with its exit code as the last of Python's exit handlers."""
     code = 1
     atexit.register(lambda: _leave(code))  # handlers run in reverse: before all others' imports
@@ -19,7 +19,6 @@ def run(arguments: Sequence[str]) -> int:
 
     code = int(pytest.main(list(arguments)))
     sys.stdout.flush()  # an exit handler that crashes must not take what pytest said along
-    return code
 
 
 def _leave(code: int) -> None:
