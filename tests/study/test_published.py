@@ -185,12 +185,7 @@ def test_readme_and_log_have_the_figures_with_equal_seconds() -> None:
     told += [("bridge-more", "bridge", axis, (log,)) for axis in ("steps", "device_seconds")]
     told += [(after, "bridge", "device_seconds", (readme, log, decision))]
     _require_told(found, told)
-    axis: Axis = "device_seconds"
-    reads = {
-        (c.arm, c.reference): c.reads
-        for c in found.contrasts
-        if c.figure == "avg@8" and c.axis == axis
-    }
+    reads = _reads(found)
     assert [reads[pair] for pair in lower] == ["lower"] * 3
     assert [reads[pair] for pair in unsure] == ["no difference shown"] * 3
     assert reads[after, "bridge"] == "higher"
@@ -205,6 +200,43 @@ def test_readme_and_log_have_the_figures_with_equal_seconds() -> None:
     assert f"SFT has {ratio} updates in the time of one" in log
     assert f"takes the time of {ratio} steps of SFT" in decision
     assert f"many steps of SFT ({ratio} on" in _words(STUDIES.parent / "how-it-works.md")
+
+
+def test_readme_and_log_have_the_figures_where_demonstrations_are_few() -> None:
+    readme, log = _words(STUDIES.parents[1] / "README.md"), _words(STUDIES / "README.md")
+    decision = _words(STUDIES.parent / "adr/0019-cooperation-after-sft.md")
+    name = "few-demonstrations"
+    found = study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")[1]
+    after = "bridge-after-sft"
+    told: list[Told] = [
+        ("bridge", "rl", "steps", (log,)),
+        ("bridge", "sum", "steps", (log,)),
+        ("bridge", "sft", "steps", (log,)),
+        (after, "cold_start", "steps", (log,)),
+        ("bridge", "rl", "device_seconds", (readme, log)),
+        ("bridge", "sum", "device_seconds", (readme, log, decision)),
+        ("bridge", "sft-long", "device_seconds", (readme, log, decision)),
+        ("bridge", "cold_start", "device_seconds", (readme, log, decision)),
+        (after, "cold_start", "device_seconds", (readme, log, decision)),
+        (after, "bridge", "device_seconds", (log, decision)),
+    ]
+    _require_told(found, told)
+    reads = _reads(found)
+    higher = {("bridge", arm) for arm in ("rl", "sum", "sft-long")} | {(after, "cold_start")}
+    assert {pair for pair, text in reads.items() if text == "higher"} == higher
+    assert reads["bridge", "cold_start"] == reads[after, "bridge"] == "no difference shown"
+    ends = {arm.arm: f"{arm.figures['avg@8'].value:.3f}" for arm in found.arms}
+    rest = ", ".join(f"`{arm}` {ends[arm]}" for arm in ("rl", "sum", "cold_start"))
+    assert f"`bridge` has {ends['bridge']}, {rest};" in log
+    assert f"ends at {ends[after]}," in log
+    assert f"{ends['sft']} after 40 steps, {ends['sft-long']} after 600" in log
+    (of_sum,) = (t.reward for t in found.trials if t.arm == "sum" and t.is_chosen)
+    last = found.trials[max(i for i, t in enumerate(found.trials) if t.arm == "sum")]
+    assert f"at 1.6e-3, run then, has {last.reward:.3f} after its {of_sum:.3f}" in log
+    in_pass = _difference(found, after, "cold_start", "pass@1", "device_seconds")
+    assert f"in pass@1 {in_pass} at equal device-seconds" in log
+    gain = found.gains[0]
+    assert f"{_interval(gain.gain, 4)} where the separate RL run is {gain.reward.value:.3f}" in log
 
 
 def test_what_made_the_default_has_the_figures_that_were_found() -> None:
@@ -307,6 +339,12 @@ def _require_told(found: Findings, told: list[Told]) -> None:
     for arm, reference, axis, texts in told:
         difference = _difference(found, arm, reference, "avg@8", axis)
         assert all(difference in text for text in texts), (arm, reference, axis)
+
+
+def _reads(found: Findings) -> dict[tuple[str, str], str]:
+    """What avg@8 at equal device-seconds says of every declared pair."""
+    own = [c for c in found.contrasts if (c.figure, c.axis) == ("avg@8", "device_seconds")]
+    return {(c.arm, c.reference): c.reads for c in own}
 
 
 def _difference(found: Findings, arm: str, reference: str, figure: str, axis: Axis) -> str:
