@@ -323,6 +323,9 @@ def _lost(call: Call[object], error: RayError) -> ActorLostError:
     if call.actor in _hung:
         return ActorLostError(_hung[call.actor], [call.actor], "hung")
     is_memory = isinstance(error, OutOfMemoryError) or "RAY_memory_usage_threshold" in str(error)
-    reason = MEMORY_ADVICE if is_memory else first_line(error)
-    text = f"{call.actor} died in {call.phase}: {reason}; see logs/{call.actor}.log"
+    # Memory is named before the colon, since a restart is told by what stands there.
+    died, reason = (
+        ("ran out of memory", MEMORY_ADVICE) if is_memory else ("died", first_line(error))
+    )
+    text = f"{call.actor} {died} in {call.phase}: {reason}; see logs/{call.actor}.log"
     return ActorLostError(text, [call.actor])

@@ -136,7 +136,10 @@ def test_errors_of_ours_keep_their_type_and_gain_the_actor(workers) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OutOfMemoryError("1 worker(s) were killed\n" + "x\n" * 99), "died in step: Ray ended it"),
+        (
+            OutOfMemoryError("1 worker(s) were killed\n" + "x\n" * 99),
+            "ran out of memory in step: Ray ended",
+        ),
         (ActorDiedError(), "died in step: The actor died unexpectedly"),
         (RaySystemError("lost"), "failed in step: System error: lost"),
         (LocalRayletDiedError(), "failed in step: The task's local raylet died"),
