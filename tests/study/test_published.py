@@ -121,6 +121,16 @@ def test_the_log_has_the_trials_where_most_groups_get_no_reward() -> None:
     assert f"{max(rewards['self_distil'].values()):.3f} at most" in log
 
 
+def test_the_log_has_the_trials_on_a_real_model() -> None:
+    log, name = _words(STUDIES / "README.md"), "smollm2-sources"
+    found = study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")[1]
+    of_sft = [trial.reward for trial in found.trials if trial.arm == "cold_start"]
+    assert of_sft[:2] == [None, None]
+    threshold, *epochs = (f"{reward:.3f}" for reward in of_sft[2:6] if reward is not None)
+    assert "is {} after one epoch, {} after two, {} after three".format(*epochs) in log
+    assert f"{threshold} where the threshold ends SFT after three steps" in log
+
+
 def test_readme_and_log_have_the_figures_where_most_groups_get_no_reward() -> None:
     pages = (STUDIES / "README.md", STUDIES.parent / "adr/0018-w-without-a-shadow.md")
     log, decision = map(_words, pages)
