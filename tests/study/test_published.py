@@ -128,6 +128,8 @@ def test_the_log_has_the_trials_on_a_real_model() -> None:
     assert of_sft[:2] == [None, None]
     threshold, *epochs = (f"{reward:.3f}" for reward in of_sft[2:6] if reward is not None)
     assert "is {} after one epoch, {} after two, {} after three".format(*epochs) in log
+    (after,) = (trial.reward for trial in found.trials if trial.arm == "learned-after-sft")
+    assert f"after two epochs their reward is {after:.3f}." in log
     assert f"{threshold} where the threshold ends SFT after three steps" in log
 
 
