@@ -223,7 +223,7 @@ def test_readme_and_log_have_the_figures_where_demonstrations_are_few() -> None:
     told: list[Told] = [
         ("bridge", "rl", "steps", (log,)),
         ("bridge", "sum", "steps", (log,)),
-        ("bridge", "sft", "steps", (log,)),
+        ("bridge", "sft", "steps", (readme, log)),
         (after, "cold_start", "steps", (log,)),
         ("bridge", "rl", "device_seconds", (readme, log)),
         ("bridge", "sum", "device_seconds", (readme, log, decision)),
@@ -242,6 +242,8 @@ def test_readme_and_log_have_the_figures_where_demonstrations_are_few() -> None:
     assert f"`bridge` has {ends['bridge']}, {rest};" in log
     assert f"ends at {ends[after]}," in log
     assert f"{ends['sft']} after 40 steps, {ends['sft-long']} after 600" in log
+    cost = {arm.arm: round(arm.device_seconds) for arm in found.costs}
+    assert f"take {cost['sft-long']} device-seconds of `bridge`'s {cost['bridge']}," in log
     (of_sum,) = (t.reward for t in found.trials if t.arm == "sum" and t.is_chosen)
     last = found.trials[max(i for i, t in enumerate(found.trials) if t.arm == "sum")]
     assert f"at 1.6e-3, run then, has {last.reward:.3f} after its {of_sum:.3f}" in log
