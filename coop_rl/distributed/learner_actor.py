@@ -25,6 +25,7 @@ from coop_rl.distributed.heartbeat import phases
 from coop_rl.distributed.member import Member
 from coop_rl.distributed.sync_client import RayWeightSyncClient
 from coop_rl.learner.groups import RESYNC_GROUP
+from coop_rl.learner.host_memory import give_back_freed_memory
 from coop_rl.tracing.trace import span
 from coop_rl.types import (
     AdapterGradients,
@@ -201,10 +202,11 @@ class LearnerActor(PeerShell):
             self._leave_memory()
 
     def _leave_memory(self) -> None:
-        """Where engines share the device, give back what torch keeps of freed tensors.
+        """Give back what is kept of freed tensors, which others on this machine could not have.
 
-        An engine that wakes could not have it otherwise.
+        On a GPU only where engines share it, and then they could not wake otherwise.
         """
+        give_back_freed_memory()
         if self._config.placement.colocated:
             import torch
 
