@@ -1,8 +1,8 @@
 """Host memory that malloc keeps of freed tensors, and how the system gets it back.
 
 glibc keeps freed blocks of up to 32 MiB, as most activations on a CPU are, in arenas of a thread,
-and gives back what lies at their ends alone. A learner of 135 million parameters kept 3 to 5 GiB
-more than it held, more with every step; giving it back takes 0.1 s (docs/results.md).
+and gives back what lies at their ends alone. A learner of 135 million parameters kept 4 GiB more
+than it held, and more with every step; giving it back takes 0.1 s (docs/results.md).
 
 Source: mallopt(3) and malloc_trim(3), glibc.
 """
