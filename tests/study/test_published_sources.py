@@ -63,10 +63,13 @@ def test_the_log_has_the_trials_on_a_real_model() -> None:
     found = study_findings.read(STUDIES / name, study_findings.GRIDS / f"{name}.yaml")[1]
     of_sft = [trial.reward for trial in found.trials if trial.arm == "cold_start"]
     assert of_sft[:2] == [None, None]
-    threshold, *epochs = (f"{reward:.3f}" for reward in of_sft[2:6] if reward is not None)
+    threshold, *epochs, last = (f"{reward:.3f}" for reward in of_sft[2:] if reward is not None)
     assert "is {} after one epoch, {} after two, {} after three".format(*epochs) in log
-    (after,) = (trial.reward for trial in found.trials if trial.arm == "learned-after-sft")
-    assert f"after two epochs their reward is {after:.3f}." in log
+    assert f"the most, had the highest reward: {last}, so three stay" in log
+    two, three = (trial for trial in found.trials if trial.arm == "learned-after-sft")
+    assert f"after two epochs their reward is {two.reward:.3f}." in log
+    assert f"learned sources have {three.reward:.3f}, and take them" in log
+    assert three.is_chosen
     assert f"{threshold} where the threshold ends SFT after three steps" in log
 
 
