@@ -70,6 +70,8 @@ def test_the_log_has_the_trials_on_a_real_model() -> None:
     assert f"after two epochs their reward is {two.reward:.3f}." in log
     assert f"learned sources have {three.reward:.3f}, and take them" in log
     assert three.is_chosen
+    step = {cost.arm: cost.device_seconds / cost.num_steps for cost in found.costs}
+    assert f"takes {step['learned']:.0f} device-seconds, one of `rl` {step['rl']:.0f}, which" in log
     assert f"{threshold} where the threshold ends SFT after three steps" in log
 
 
