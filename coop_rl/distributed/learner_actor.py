@@ -204,7 +204,7 @@ class LearnerActor(PeerShell):
     def _leave_memory(self) -> None:
         """Give back what is kept of freed tensors, which others on this machine could not have.
 
-        On a GPU only where engines share it, and then they could not wake otherwise.
+        A GPU's only where engines share it: they could not wake otherwise.
         """
         give_back_freed_memory()
         if self._config.placement.colocated:

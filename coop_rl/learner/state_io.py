@@ -24,8 +24,8 @@ from coop_rl.files import aside, put_in_place, remove, sha256
 
 META = "state.json"
 MAX_FILE_BYTES = 512 << 20
-"""About the size of one file: the writer holds no more than this twice in host memory, unless it is
-to write later."""
+"""About the size of one file: a writer holds no more than this in host memory, unless it is to
+write later. A learner has up to three at a time."""
 Digests = dict[str, str]
 """SHA-256 of files, by folder and name."""
 Finish = Callable[[], Digests]
